@@ -1,0 +1,14 @@
+//! pgkeep backs up a multi-tenant PostgreSQL server, proves every backup, and brings back what was lost.
+//!
+//! The map of the house, from the top down; each module imports only from those below it:
+//!
+//! - [`cli`]: what the user types and sees.
+//! - [`command`]: one file per subcommand, each a short chain.
+//! - [`source`] and [`target`]: what is read, and what is written.
+//! - [`store`], [`catalog`], [`postgres`], [`pipeline`]: where objects live, the index, the server, bytes in motion.
+//! - [`config`]: typed settings.
+//! - [`format`], [`plan`]: what lies in a store, and what to do, as pure functions.
+//! - [`model`], [`system`]: nouns, and the machine.
+
+pub mod model;
+pub mod system;

@@ -1,0 +1,20 @@
+//! Nouns without input or output: identifiers, digests, sizes, times, failures.
+//!
+//! Everybody may import this module; it imports nothing of the crate. Each type is valid by construction:
+//! what could be wrong with the text it came from is said by its `parse`.
+
+mod codec;
+mod connection;
+mod digest;
+mod failure;
+mod id;
+mod measure;
+mod time;
+
+pub use codec::Codec;
+pub use connection::{ConnectionSettings, SslMode};
+pub use digest::Digest;
+pub use failure::{Fault, FaultContext, Kind};
+pub use id::{BackupId, BackupKind, ClusterName, RunId, StoreName};
+pub use measure::{Bytes, Elapsed, Thousands, ratio};
+pub use time::{Timestamp, parse_timestamp, timestamp_text};

@@ -1,0 +1,28 @@
+//! Room on a file system.
+
+use std::path::Path;
+
+use anyhow::Context;
+
+/// What a file system has.
+#[derive(Debug, Clone, Copy)]
+pub struct Space {
+    /// Bytes that this user may still write.
+    pub free: u64,
+    /// Bytes in all.
+    pub total: u64,
+    /// Files that may still be made; `None` where the file system does not count them.
+    pub free_files: Option<u64>,
+}
+
+/// Asks the file system that holds `path`, or the nearest directory above it that exists.
+pub fn of(path: &Path) -> anyhow::Result<Space> {
+    let there = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
+    let stat =
+        rustix::fs::statvfs(there).with_context(|| format!("ask the free space of {}", path.display()))?;
+    Ok(Space {
+        free: stat.f_bavail.saturating_mul(stat.f_frsize),
+        total: stat.f_blocks.saturating_mul(stat.f_frsize),
+        free_files: (stat.f_files > 0).then_some(stat.f_favail),
+    })
+}

@@ -1,0 +1,107 @@
+//! The steps after which a run may be cut off, by name, so that tests can cut it off there.
+//!
+//! Every step that writes something lasting calls [`reached`]. In builds for tests (debug assertions on) the
+//! variable `PGKEEP_TEST_STOP` = `<step>:<kill|term|int|fail>` makes the process send itself that signal, or
+//! fail, at that step. Release builds hold none of this.
+
+/// The steps of all commands, in the order in which they happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// `init`: the state directory is there, the catalog is not.
+    InitStateDirectory,
+    /// `init`: the catalog is there, the identity is in no store.
+    InitCatalog,
+    /// `backup`: the run has its row, nothing else has happened.
+    BackupBegun,
+    /// `backup`: the snapshot is exported, `pg_dump` has not started.
+    BackupSnapshot,
+    /// `backup`: `pg_dump` is running.
+    BackupDumping,
+    /// `backup`: frames are being written into an unfinished volume.
+    BackupFrames,
+    /// `backup`: a volume is closed and flushed, but not under its name.
+    BackupVolumeClosed,
+    /// `backup`: a volume is under its name.
+    BackupVolumeStored,
+    /// `backup`: all volumes are stored, there is no manifest.
+    BackupVolumesStored,
+    /// `backup`: the manifest is stored, the catalog does not know.
+    BackupManifestStored,
+    /// `backup`: the catalog knows, the scratch directory is still there.
+    BackupRecorded,
+    /// `restore`: the log has its row, nothing else has happened.
+    RestoreBegun,
+    /// `restore`: the files are unpacked, the server knows nothing.
+    RestoreUnpacked,
+    /// `restore`: the staging database exists, empty.
+    RestoreCreated,
+    /// `restore`: `pg_restore` is running.
+    RestoreLoading,
+    /// `restore`: the staging database is filled.
+    RestoreLoaded,
+    /// `restore`: the staging database is checked and has its properties.
+    RestoreChecked,
+    /// `restore`: both renames are done in a transaction that is not committed.
+    RestoreSwapPrepared,
+    /// `restore`: the databases are swapped, the log does not know.
+    RestoreSwapped,
+    /// `restore`: the log knows, the scratch directory is still there.
+    RestoreRecorded,
+    /// `verify`: some copies are read, their proofs are not written down.
+    VerifyRead,
+}
+
+impl Step {
+    /// Every step.
+    pub const ALL: [Self; 21] = [
+        Self::InitStateDirectory,
+        Self::InitCatalog,
+        Self::BackupBegun,
+        Self::BackupSnapshot,
+        Self::BackupDumping,
+        Self::BackupFrames,
+        Self::BackupVolumeClosed,
+        Self::BackupVolumeStored,
+        Self::BackupVolumesStored,
+        Self::BackupManifestStored,
+        Self::BackupRecorded,
+        Self::RestoreBegun,
+        Self::RestoreUnpacked,
+        Self::RestoreCreated,
+        Self::RestoreLoading,
+        Self::RestoreLoaded,
+        Self::RestoreChecked,
+        Self::RestoreSwapPrepared,
+        Self::RestoreSwapped,
+        Self::RestoreRecorded,
+        Self::VerifyRead,
+    ];
+}
+
+/// Marks that a step is reached; in builds for tests, the place where a run can be made to end.
+#[cfg(debug_assertions)]
+pub fn reached(step: Step) -> anyhow::Result<()> {
+    use rustix::process::{Signal, getpid, kill_process};
+    let Ok(wanted) = std::env::var("PGKEEP_TEST_STOP") else { return Ok(()) };
+    let Some((name, how)) = wanted.split_once(':') else { return Ok(()) };
+    if name != format!("{step:?}") {
+        return Ok(());
+    }
+    let signal = match how {
+        "kill" => Signal::KILL,
+        "term" => Signal::TERM,
+        "int" => Signal::INT,
+        _ => anyhow::bail!("made to fail at step {step:?}"),
+    };
+    kill_process(getpid(), signal)?;
+    // A signal that is handled ends the run a moment later: give the handler that moment, once.
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    Ok(())
+}
+
+/// Marks that a step is reached.
+#[cfg(not(debug_assertions))]
+#[inline]
+pub fn reached(_: Step) -> anyhow::Result<()> {
+    Ok(())
+}
