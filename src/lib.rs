@@ -10,5 +10,15 @@
 //! - [`format`], [`plan`]: what lies in a store, and what to do, as pure functions.
 //! - [`model`], [`system`]: nouns, and the machine.
 
+pub mod catalog;
+pub mod cli;
+pub mod command;
+pub mod config;
+pub mod format;
 pub mod model;
+pub mod pipeline;
+pub mod postgres;
+pub mod source;
+pub mod store;
 pub mod system;
+pub mod target;

@@ -9,6 +9,7 @@ mod digest;
 mod failure;
 mod id;
 mod measure;
+mod progress;
 mod time;
 
 pub use codec::Codec;
@@ -17,4 +18,5 @@ pub use digest::Digest;
 pub use failure::{Fault, FaultContext, Kind};
 pub use id::{BackupId, BackupKind, ClusterName, RunId, StoreName};
 pub use measure::{Bytes, Elapsed, Thousands, ratio};
+pub use progress::{Counter, Progress, Silent, Stage};
 pub use time::{Timestamp, parse_timestamp, timestamp_text};

@@ -51,23 +51,6 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     })
 }
 
-/// Moves a finished and flushed file to its name, which must not exist yet, and makes that durable.
-///
-/// Returns [`io::ErrorKind::AlreadyExists`] inside the error when the name is taken.
-pub fn publish(from: &Path, to: &Path) -> anyhow::Result<()> {
-    let describe = || format!("publish {}", to.display());
-    match fs::hard_link(from, to) {
-        Ok(()) => fs::remove_file(from).with_context(describe)?,
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            return Err(error).with_context(describe);
-        }
-        // File systems without hard links (exFAT, some network ones): names are unique, so a look is enough.
-        Err(_) if !to.exists() => fs::rename(from, to).with_context(describe)?,
-        Err(error) => return Err(error).with_context(describe),
-    }
-    sync_parent(to)
-}
-
 /// Flushes a directory, so that names made or removed in it survive a crash.
 pub fn sync_dir(path: &Path) -> anyhow::Result<()> {
     File::open(path)
@@ -117,4 +100,21 @@ fn unfinished_name(path: &Path) -> anyhow::Result<PathBuf> {
         path.file_name().with_context(|| format!("{} is not a file's name", path.display()))?.to_owned();
     name.push(UNFINISHED);
     Ok(path.with_file_name(name))
+}
+
+/// Copies a file under a new name, whole or not at all.
+pub fn copy_file(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let unfinished = unfinished_name(to)?;
+    remove_file_if_there(&unfinished)?;
+    let copy = || -> anyhow::Result<()> {
+        let mut source = File::open(from).with_context(|| format!("open file {}", from.display()))?;
+        let mut file = create_private_file(&unfinished)?;
+        io::copy(&mut source, &mut file).with_context(|| format!("copy to {}", to.display()))?;
+        file.sync_all().with_context(|| format!("flush file {}", to.display()))?;
+        fs::rename(&unfinished, to).with_context(|| format!("rename {}", unfinished.display()))?;
+        sync_parent(to)
+    };
+    copy().inspect_err(|_| {
+        let _ = fs::remove_file(&unfinished);
+    })
 }

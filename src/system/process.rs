@@ -140,6 +140,11 @@ impl Ended {
     }
 }
 
+/// The arguments after `pgkeep __tethered`, if that is how this process was started.
+pub fn tethered() -> Option<std::iter::Skip<std::env::ArgsOs>> {
+    std::env::args_os().nth(1).filter(|word| word == TETHER).map(|_| std::env::args_os().skip(2))
+}
+
 /// What `pgkeep __tethered PARENT PROGRAM ARGUMENT...` does: ask to die with the parent, then become the program.
 ///
 /// Returns only when the program could not be started.
@@ -155,4 +160,28 @@ pub fn become_tethered(mut arguments: impl Iterator<Item = OsString>) -> anyhow:
     }
     let error = std::process::Command::new(&program).args(arguments).exec();
     anyhow::Error::new(error).context(format!("start {}", OsStr::new(&program).display()))
+}
+
+/// Runs a short program to its end and returns what it wrote to stdout; an exit status other than 0 is an error
+/// with what it wrote to stderr.
+pub async fn capture(
+    program: &Path,
+    arguments: &[OsString],
+    environment: &[(OsString, OsString)],
+) -> anyhow::Result<Vec<u8>> {
+    let describe = || format!("run {}", program.display());
+    let output = Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .envs(environment.iter().map(|(key, value)| (key, value)))
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .with_context(describe)?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        anyhow::bail!("run {}: {} ({})", program.display(), said.trim(), output.status);
+    }
+    Ok(output.stdout)
 }

@@ -1,0 +1,199 @@
+//! The table `copies`: every object of every backup in every store in which it should be.
+
+use rusqlite::{Row, Transaction, named_params};
+use serde::Serialize;
+
+use super::values::{count, integer, parsed, parsed_or_null, time_or_null};
+use super::words::words;
+use super::{Catalog, failure};
+use crate::model::{BackupId, Digest, StoreName, Timestamp, timestamp_text};
+
+words! {
+    /// What is known of a copy.
+    pub enum CopyState {
+        /// It is there.
+        Good = "good",
+        /// It was never made, and is to be.
+        Owed = "owed",
+        /// It was there and no longer is.
+        Missing = "missing",
+        /// It is there and is not what was written.
+        Damaged = "damaged",
+        /// It is being deleted.
+        Deleting = "deleting",
+    }
+}
+
+words! {
+    /// How it was found out that a copy is what it should be.
+    pub enum Proof {
+        /// It was written, and the store said that it is durable.
+        Written = "written",
+        /// The store lists it with the right size: it is there, its bytes were not looked at.
+        Listed = "listed",
+        /// It was read, and its SHA-256 is right.
+        Read = "read",
+        /// It was decrypted, and the plain bytes' SHA-256 are right.
+        Decrypted = "decrypted",
+        /// It was restored, and the result was checked.
+        Restored = "restored",
+    }
+}
+
+/// A copy as the catalog has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CopyRow {
+    /// The backup.
+    pub backup_id: BackupId,
+    /// The object's name within it: `manifest`, `data.00000`.
+    pub object: String,
+    /// The store.
+    pub store: StoreName,
+    /// The object's size.
+    pub size_bytes: u64,
+    /// SHA-256 of the object as it is stored.
+    pub sha256: Digest,
+    /// What is known of it.
+    pub state: CopyState,
+    /// When it was last found present with its size.
+    #[serde(serialize_with = "super::values::time_or_null_as_text")]
+    pub seen_at: Option<Timestamp>,
+    /// When it was last proven.
+    #[serde(serialize_with = "super::values::time_or_null_as_text")]
+    pub proven_at: Option<Timestamp>,
+    /// How it was proven then; there exactly when `proven_at` is.
+    pub proven_how: Option<Proof>,
+    /// What was found when it was last found wrong.
+    pub note: Option<String>,
+}
+
+/// What names a copy.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CopyKey {
+    /// The backup.
+    pub backup_id: BackupId,
+    /// The object's name within it.
+    pub object: String,
+    /// The store.
+    pub store: StoreName,
+}
+
+/// What can be done with the table of copies.
+#[derive(Debug, Clone, Copy)]
+pub struct Copies<'a> {
+    catalog: &'a Catalog,
+}
+
+impl<'a> Copies<'a> {
+    pub(super) fn new(catalog: &'a Catalog) -> Self {
+        Self { catalog }
+    }
+
+    /// The copies of a backup's objects, by object, then by store.
+    pub fn of(self, backup: &BackupId) -> anyhow::Result<Vec<CopyRow>> {
+        self.catalog.read("list the copies of a backup", |connection| {
+            let mut statement = connection
+                .prepare("SELECT * FROM copies WHERE backup_id = :backup_id ORDER BY object, store")?;
+            statement.query_map(named_params! { ":backup_id": backup.as_str() }, copy)?.collect()
+        })
+    }
+
+    /// Writes down what was found out about a copy; the note replaces an older one.
+    pub fn set_state(
+        self,
+        backup: &BackupId,
+        object: &str,
+        store: StoreName,
+        state: CopyState,
+        note: Option<&str>,
+    ) -> anyhow::Result<()> {
+        let changed = self.catalog.write("write down the state of a copy", |transaction| {
+            transaction.execute(
+                "UPDATE copies SET state = :state, note = :note \
+                 WHERE backup_id = :backup_id AND object = :object AND store = :store",
+                named_params! {
+                    ":backup_id": backup.as_str(),
+                    ":object": object,
+                    ":store": store.as_str(),
+                    ":state": state.as_str(),
+                    ":note": note,
+                },
+            )
+        })?;
+        failure::require_one(changed, || format!("no copy of {object} of {backup} in store {store}"))
+    }
+
+    /// Writes down that these copies were found to be what they should be, all at once. Keys that the catalog does
+    /// not have are passed over: their backup's row is made up later.
+    ///
+    /// A proof by reading or writing makes a copy good, and replaces the last proof. [`Proof::Listed`] says less:
+    /// it makes a missing or owed copy good, but not a damaged one, and replaces no proof of the bytes. A copy that
+    /// is being deleted stays so.
+    pub fn prove(self, copies: &[CopyKey], how: Proof, at: Timestamp) -> anyhow::Result<()> {
+        let sql = match how {
+            Proof::Listed => {
+                "UPDATE copies SET seen_at = :at, \
+                 proven_at = iif(coalesce(proven_how, 'listed') = 'listed', :at, proven_at), \
+                 proven_how = coalesce(proven_how, :how), \
+                 note = iif(state IN ('missing', 'owed'), NULL, note), \
+                 state = iif(state IN ('missing', 'owed'), 'good', state) \
+                 WHERE backup_id = :backup_id AND object = :object AND store = :store AND state <> 'deleting'"
+            }
+            Proof::Written | Proof::Read | Proof::Decrypted | Proof::Restored => {
+                "UPDATE copies SET seen_at = :at, proven_at = :at, proven_how = :how, state = 'good', note = NULL \
+                 WHERE backup_id = :backup_id AND object = :object AND store = :store AND state <> 'deleting'"
+            }
+        };
+        let at = timestamp_text(at);
+        self.catalog.write("write down that copies are proven", |transaction| {
+            let mut statement = transaction.prepare(sql)?;
+            for key in copies {
+                statement.execute(named_params! {
+                    ":backup_id": key.backup_id.as_str(),
+                    ":object": key.object,
+                    ":store": key.store.as_str(),
+                    ":how": how.as_str(),
+                    ":at": at,
+                })?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Adds a copy unless it is known.
+pub(super) fn insert(transaction: &Transaction<'_>, copy: &CopyRow) -> rusqlite::Result<()> {
+    let mut statement = transaction.prepare_cached(
+        "INSERT INTO copies (backup_id, object, store, size_bytes, sha256, state, seen_at, proven_at, proven_how, \
+         note) VALUES (:backup_id, :object, :store, :size_bytes, :sha256, :state, :seen_at, :proven_at, \
+         :proven_how, :note) ON CONFLICT (backup_id, object, store) DO NOTHING",
+    )?;
+    statement.execute(named_params! {
+        ":backup_id": copy.backup_id.as_str(),
+        ":object": copy.object,
+        ":store": copy.store.as_str(),
+        ":size_bytes": integer(copy.size_bytes),
+        ":sha256": copy.sha256.to_string(),
+        ":state": copy.state.as_str(),
+        ":seen_at": copy.seen_at.map(timestamp_text),
+        ":proven_at": copy.proven_at.map(timestamp_text),
+        ":proven_how": copy.proven_how.map(Proof::as_str),
+        ":note": copy.note,
+    })?;
+    Ok(())
+}
+
+fn copy(row: &Row<'_>) -> rusqlite::Result<CopyRow> {
+    Ok(CopyRow {
+        backup_id: parsed(row, "backup_id")?,
+        object: row.get("object")?,
+        store: parsed(row, "store")?,
+        size_bytes: count(row, "size_bytes")?,
+        sha256: parsed(row, "sha256")?,
+        state: parsed(row, "state")?,
+        seen_at: time_or_null(row, "seen_at")?,
+        proven_at: time_or_null(row, "proven_at")?,
+        proven_how: parsed_or_null(row, "proven_how")?,
+        note: row.get("note")?,
+    })
+}

@@ -1,0 +1,252 @@
+//! The table `restore_log`: every restore and test restore, also the failed and the refused ones.
+
+use rusqlite::{Row, named_params};
+use serde::Serialize;
+
+use super::values::{count_or_null, integer, json_or_null, parsed, time, time_or_null};
+use super::words::words;
+use super::{Catalog, failure};
+use crate::model::{BackupId, RunId, Timestamp, timestamp_text};
+
+words! {
+    /// What a restore does with what is there.
+    pub enum RestoreMode {
+        /// Puts the backup in its place.
+        Full = "full",
+        /// Keeps it and adds what is missing.
+        Merge = "merge",
+        /// Brings the cluster back as it was at a point in time.
+        Pitr = "pitr",
+    }
+}
+
+words! {
+    /// How a restore ended.
+    pub enum RestoreState {
+        /// It has not ended.
+        Running = "running",
+        /// It is in place and checked.
+        Done = "done",
+        /// It failed; the message says why.
+        Failed = "failed",
+        /// A signal asked for the end.
+        Interrupted = "interrupted",
+        /// It ended without a word, and a later run has found it so.
+        Died = "died",
+        /// Nothing was begun, because it would have destroyed something or was not confirmed.
+        Refused = "refused",
+    }
+}
+
+/// A restore that begins.
+#[derive(Debug, Clone)]
+pub struct NewRestore {
+    /// The run that restores.
+    pub run_id: Option<RunId>,
+    /// The backup that is restored.
+    pub backup_id: BackupId,
+    /// Who wants it.
+    pub initiated_by: String,
+    /// The tenants; `None`: everything that the backup holds.
+    pub tenant_ids: Option<Vec<String>>,
+    /// What is done with what is there.
+    pub mode: RestoreMode,
+    /// The point in time that is wanted.
+    pub target_timestamp: Option<Timestamp>,
+    /// The database that was backed up.
+    pub source_database: Option<String>,
+    /// The name that the restored database is to have.
+    pub target_database: Option<String>,
+    /// When it began.
+    pub started_at: Timestamp,
+}
+
+/// How a restore ended, with what was found.
+#[derive(Debug, Clone)]
+pub struct RestoreEnd {
+    /// Anything but [`RestoreState::Running`]; after [`RestoreState::Died`] the time of the end stays unknown.
+    pub state: RestoreState,
+    /// The error, or a word on the result.
+    pub message: Option<String>,
+    /// Rows that were restored.
+    pub rows: Option<u64>,
+    /// What was checked, with what result.
+    pub checks: Option<serde_json::Value>,
+    /// When it ended.
+    pub at: Timestamp,
+}
+
+/// A restore as the log has it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Restore {
+    /// Its number.
+    pub id: i64,
+    /// The run that restored.
+    #[serde(serialize_with = "super::values::run_as_text")]
+    pub run_id: Option<RunId>,
+    /// The backup; its row may be gone.
+    pub backup_id: BackupId,
+    /// Who wanted it.
+    pub initiated_by: String,
+    /// The tenants; `None`: everything.
+    pub tenant_ids: Option<Vec<String>>,
+    /// What was done with what was there.
+    #[serde(rename = "restore_mode")]
+    pub mode: RestoreMode,
+    /// The point in time that was wanted.
+    #[serde(serialize_with = "super::values::time_or_null_as_text")]
+    pub target_timestamp: Option<Timestamp>,
+    /// The database that was backed up.
+    pub source_database: Option<String>,
+    /// The name that the restored database was to have.
+    pub target_database: Option<String>,
+    /// The database that was filled and checked before it was swapped in.
+    pub staging_database: Option<String>,
+    /// The name under which the replaced database is kept.
+    pub previous_database: Option<String>,
+    /// How it ended.
+    pub state: RestoreState,
+    /// When it began.
+    #[serde(serialize_with = "super::values::time_as_text")]
+    pub started_at: Timestamp,
+    /// When it ended; `None` while it runs, and when it died.
+    #[serde(serialize_with = "super::values::time_or_null_as_text")]
+    pub ended_at: Option<Timestamp>,
+    /// How long it took.
+    pub seconds: Option<f64>,
+    /// Rows that were restored.
+    pub rows: Option<u64>,
+    /// What was checked, with what result.
+    pub checks: Option<serde_json::Value>,
+    /// The error, or a word on the result.
+    pub message: Option<String>,
+}
+
+/// What can be done with the log of restores.
+#[derive(Debug, Clone, Copy)]
+pub struct Restores<'a> {
+    catalog: &'a Catalog,
+}
+
+impl<'a> Restores<'a> {
+    pub(super) fn new(catalog: &'a Catalog) -> Self {
+        Self { catalog }
+    }
+
+    /// Writes down that a restore has begun, and returns its number.
+    pub fn begin(self, restore: &NewRestore) -> anyhow::Result<i64> {
+        let tenants = restore.tenant_ids.as_ref().map(|tenants| serde_json::json!(tenants).to_string());
+        self.catalog.write("write down that the restore has begun", |transaction| {
+            transaction.execute(
+                "INSERT INTO restore_log (run_id, backup_id, initiated_by, tenant_ids, restore_mode, \
+                 target_timestamp, source_database, target_database, started_at) VALUES (:run_id, :backup_id, \
+                 :initiated_by, :tenant_ids, :restore_mode, :target_timestamp, :source_database, \
+                 :target_database, :started_at)",
+                named_params! {
+                    ":run_id": restore.run_id.as_ref().map(RunId::as_str),
+                    ":backup_id": restore.backup_id.as_str(),
+                    ":initiated_by": restore.initiated_by,
+                    ":tenant_ids": tenants,
+                    ":restore_mode": restore.mode.as_str(),
+                    ":target_timestamp": restore.target_timestamp.map(timestamp_text),
+                    ":source_database": restore.source_database,
+                    ":target_database": restore.target_database,
+                    ":started_at": timestamp_text(restore.started_at),
+                },
+            )?;
+            Ok(transaction.last_insert_rowid())
+        })
+    }
+
+    /// Writes down the staging database's name. To be called before it is created: after a kill in between, the
+    /// next run looks for it and finds nothing, where otherwise it would not know of it.
+    /// `None` when it is no more: renamed into place, or dropped.
+    pub fn set_staging(self, id: i64, database: Option<&str>) -> anyhow::Result<()> {
+        self.set(id, "UPDATE restore_log SET staging_database = :database WHERE id = :id", database)
+    }
+
+    /// Writes down the name under which the replaced database will be kept. To be called before the swap.
+    pub fn set_previous(self, id: i64, database: Option<&str>) -> anyhow::Result<()> {
+        self.set(id, "UPDATE restore_log SET previous_database = :database WHERE id = :id", database)
+    }
+
+    fn set(self, id: i64, sql: &str, database: Option<&str>) -> anyhow::Result<()> {
+        let changed = self.catalog.write("write down the restore's databases", |transaction| {
+            transaction.execute(sql, named_params! { ":id": id, ":database": database })
+        })?;
+        failure::require_one(changed, || format!("no restore {id}"))
+    }
+
+    /// Writes down how the restore ended.
+    pub fn end(self, id: i64, end: &RestoreEnd) -> anyhow::Result<()> {
+        let known = end.state != RestoreState::Died;
+        let changed = self.catalog.write("write down how the restore ended", |transaction| {
+            transaction.execute(
+                "UPDATE restore_log SET state = :state, message = :message, rows = :rows, checks = :checks, \
+                 ended_at = :at, \
+                 seconds = max(0.0, round(unixepoch(:at, 'subsec') - unixepoch(started_at, 'subsec'), 3)) \
+                 WHERE id = :id",
+                named_params! {
+                    ":id": id,
+                    ":state": end.state.as_str(),
+                    ":message": end.message,
+                    ":rows": end.rows.map(integer),
+                    ":checks": end.checks.as_ref().map(ToString::to_string),
+                    ":at": known.then(|| timestamp_text(end.at)),
+                },
+            )
+        })?;
+        failure::require_one(changed, || format!("no restore {id}"))
+    }
+
+    /// The restores that have not ended as far as the log knows, oldest first.
+    pub fn unfinished(self) -> anyhow::Result<Vec<Restore>> {
+        self.catalog.read("look for unfinished restores", |connection| {
+            let mut statement =
+                connection.prepare("SELECT * FROM restore_log WHERE state = 'running' ORDER BY id")?;
+            statement.query_map([], restore)?.collect()
+        })
+    }
+
+    /// The restores that have not ended as far as the log knows, and those that may have left a staging database.
+    pub fn unsettled(self) -> anyhow::Result<Vec<Restore>> {
+        self.catalog.read("look for unfinished restores", |connection| {
+            let mut statement = connection.prepare(
+                "SELECT * FROM restore_log WHERE state = 'running' OR staging_database IS NOT NULL ORDER BY id",
+            )?;
+            statement.query_map([], restore)?.collect()
+        })
+    }
+
+    /// The last restores, newest first.
+    pub fn recent(self, count: usize) -> anyhow::Result<Vec<Restore>> {
+        self.catalog.read("list the last restores", |connection| {
+            let mut statement =
+                connection.prepare("SELECT * FROM restore_log ORDER BY id DESC LIMIT :count")?;
+            statement.query_map(named_params! { ":count": integer(count as u64) }, restore)?.collect()
+        })
+    }
+}
+
+fn restore(row: &Row<'_>) -> rusqlite::Result<Restore> {
+    Ok(Restore {
+        id: row.get("id")?,
+        run_id: row.get::<_, Option<String>>("run_id")?.map(RunId::from_catalog),
+        backup_id: parsed(row, "backup_id")?,
+        initiated_by: row.get("initiated_by")?,
+        tenant_ids: json_or_null(row, "tenant_ids")?,
+        mode: parsed(row, "restore_mode")?,
+        target_timestamp: time_or_null(row, "target_timestamp")?,
+        source_database: row.get("source_database")?,
+        target_database: row.get("target_database")?,
+        staging_database: row.get("staging_database")?,
+        previous_database: row.get("previous_database")?,
+        state: parsed(row, "state")?,
+        started_at: time(row, "started_at")?,
+        ended_at: time_or_null(row, "ended_at")?,
+        seconds: row.get("seconds")?,
+        rows: count_or_null(row, "rows")?,
+        checks: json_or_null(row, "checks")?,
+        message: row.get("message")?,
+    })
+}

@@ -1,0 +1,217 @@
+//! The table `runs`: every execution of pgkeep that did something.
+
+use rusqlite::{Row, named_params};
+use serde::Serialize;
+
+use super::values::{integer, parsed, time, time_or_null};
+use super::words::words;
+use super::{Catalog, failure};
+use crate::model::{RunId, Timestamp, timestamp_text};
+use crate::system::caller::Caller;
+
+words! {
+    /// How a run ended.
+    pub enum RunOutcome {
+        /// It has not ended.
+        Running = "running",
+        /// All of it was done.
+        Done = "done",
+        /// Done, but something is missing.
+        Incomplete = "incomplete",
+        /// It failed; the message says why.
+        Failed = "failed",
+        /// A signal asked for the end.
+        Interrupted = "interrupted",
+        /// It ended without a word, and a later run has found it so.
+        Died = "died",
+    }
+}
+
+/// A run that begins.
+#[derive(Debug, Clone)]
+pub struct NewRun {
+    /// Its identifier.
+    pub id: RunId,
+    /// The subcommand, such as `backup database`.
+    pub command: String,
+    /// The rest of the command line, without secrets.
+    pub arguments: String,
+    /// Who runs it, from where.
+    pub caller: Caller,
+    /// The process's number.
+    pub pid: u32,
+    /// When it began.
+    pub started_at: Timestamp,
+}
+
+/// A run as the catalog has it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Run {
+    /// Its identifier.
+    #[serde(serialize_with = "super::values::as_text")]
+    pub id: RunId,
+    /// The subcommand.
+    pub command: String,
+    /// The rest of the command line.
+    pub arguments: String,
+    /// What it works on, such as the backup that it makes.
+    pub subject: Option<String>,
+    /// The operating system's user.
+    pub user: String,
+    /// Who called sudo, if it was sudo.
+    pub sudo_user: Option<String>,
+    /// The machine's name.
+    pub host: String,
+    /// The terminal, or `none`.
+    pub terminal: String,
+    /// The process's number.
+    pub pid: u32,
+    /// The pgkeep that ran.
+    pub pgkeep_version: String,
+    /// When it began.
+    #[serde(serialize_with = "super::values::time_as_text")]
+    pub started_at: Timestamp,
+    /// When it ended; `None` while it runs, and when it died.
+    #[serde(serialize_with = "super::values::time_or_null_as_text")]
+    pub ended_at: Option<Timestamp>,
+    /// How long it took.
+    pub seconds: Option<f64>,
+    /// How it ended.
+    pub outcome: RunOutcome,
+    /// The process's exit code.
+    pub exit_code: Option<u8>,
+    /// The error, or a word on the result.
+    pub message: Option<String>,
+}
+
+/// What can be done with the table of runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Runs<'a> {
+    catalog: &'a Catalog,
+}
+
+impl<'a> Runs<'a> {
+    pub(super) fn new(catalog: &'a Catalog) -> Self {
+        Self { catalog }
+    }
+
+    /// Writes down that a run has begun.
+    pub fn begin(self, run: &NewRun) -> anyhow::Result<()> {
+        self.catalog.write("write down that the run has begun", |transaction| {
+            transaction.execute(
+                "INSERT INTO runs (id, command, arguments, user, sudo_user, host, terminal, pid, pgkeep_version, \
+                 started_at) VALUES (:id, :command, :arguments, :user, :sudo_user, :host, :terminal, :pid, \
+                 :pgkeep_version, :started_at)",
+                named_params! {
+                    ":id": run.id.as_str(),
+                    ":command": run.command,
+                    ":arguments": run.arguments,
+                    ":user": run.caller.user,
+                    ":sudo_user": run.caller.sudo_user,
+                    ":host": run.caller.host,
+                    ":terminal": run.caller.terminal,
+                    ":pid": run.pid,
+                    ":pgkeep_version": env!("CARGO_PKG_VERSION"),
+                    ":started_at": timestamp_text(run.started_at),
+                },
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Writes down what the run works on, so that whoever finds it dead knows where to clear up.
+    pub fn set_subject(self, id: &RunId, subject: &str) -> anyhow::Result<()> {
+        let changed = self.catalog.write("write down what the run works on", |transaction| {
+            transaction.execute(
+                "UPDATE runs SET subject = :subject WHERE id = :id",
+                named_params! { ":id": id.as_str(), ":subject": subject },
+            )
+        })?;
+        failure::require_one(changed, || format!("no run {id}"))
+    }
+
+    /// Writes down how the run ended. [`RunOutcome::Running`] and [`RunOutcome::Died`] are no ends of this sort.
+    pub fn end(
+        self,
+        id: &RunId,
+        outcome: RunOutcome,
+        exit_code: u8,
+        message: Option<&str>,
+        at: Timestamp,
+    ) -> anyhow::Result<()> {
+        let changed = self.catalog.write("write down how the run ended", |transaction| {
+            transaction.execute(
+                "UPDATE runs SET outcome = :outcome, exit_code = :exit_code, message = :message, ended_at = :at, \
+                 seconds = max(0.0, round(unixepoch(:at, 'subsec') - unixepoch(started_at, 'subsec'), 3)) \
+                 WHERE id = :id",
+                named_params! {
+                    ":id": id.as_str(),
+                    ":outcome": outcome.as_str(),
+                    ":exit_code": exit_code,
+                    ":message": message,
+                    ":at": timestamp_text(at),
+                },
+            )
+        })?;
+        failure::require_one(changed, || format!("no run {id}"))
+    }
+
+    /// The runs that have not ended as far as the catalog knows, oldest first; the caller's own is among them.
+    pub fn unfinished(self) -> anyhow::Result<Vec<Run>> {
+        self.catalog.read("look for unfinished runs", |connection| {
+            let mut statement =
+                connection.prepare("SELECT * FROM runs WHERE outcome = 'running' ORDER BY started_at, id")?;
+            statement.query_map([], run)?.collect()
+        })
+    }
+
+    /// Writes down that the run was found dead; `false` when it had ended in the meantime.
+    pub fn mark_died(self, id: &RunId) -> anyhow::Result<bool> {
+        let changed = self.catalog.write("write down that a run has died", |transaction| {
+            transaction.execute(
+                "UPDATE runs SET outcome = 'died', message = 'ended without a word; found by a later run' \
+                 WHERE id = :id AND outcome = 'running'",
+                named_params! { ":id": id.as_str() },
+            )
+        })?;
+        Ok(changed > 0)
+    }
+
+    /// The run of this identifier.
+    pub fn get(self, id: &RunId) -> anyhow::Result<Option<Run>> {
+        self.catalog.read("look for a run", |connection| {
+            let mut statement = connection.prepare("SELECT * FROM runs WHERE id = :id")?;
+            statement.query_map(named_params! { ":id": id.as_str() }, run)?.next().transpose()
+        })
+    }
+
+    /// The last runs, newest first.
+    pub fn recent(self, count: usize) -> anyhow::Result<Vec<Run>> {
+        self.catalog.read("list the last runs", |connection| {
+            let mut statement =
+                connection.prepare("SELECT * FROM runs ORDER BY started_at DESC, id DESC LIMIT :count")?;
+            statement.query_map(named_params! { ":count": integer(count as u64) }, run)?.collect()
+        })
+    }
+}
+
+fn run(row: &Row<'_>) -> rusqlite::Result<Run> {
+    Ok(Run {
+        id: RunId::from_catalog(row.get::<_, String>("id")?),
+        command: row.get("command")?,
+        arguments: row.get("arguments")?,
+        subject: row.get("subject")?,
+        user: row.get("user")?,
+        sudo_user: row.get("sudo_user")?,
+        host: row.get("host")?,
+        terminal: row.get("terminal")?,
+        pid: row.get("pid")?,
+        pgkeep_version: row.get("pgkeep_version")?,
+        started_at: time(row, "started_at")?,
+        ended_at: time_or_null(row, "ended_at")?,
+        seconds: row.get("seconds")?,
+        outcome: parsed(row, "outcome")?,
+        exit_code: row.get("exit_code")?,
+        message: row.get("message")?,
+    })
+}

@@ -1,0 +1,541 @@
+//! The catalog as a whole: what it refuses, what it keeps, who may write at the same time.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use super::*;
+use crate::model::{BackupId, BackupKind, Codec, Digest, RunId, StoreName, Timestamp, parse_timestamp};
+use crate::system::caller::Caller;
+
+const IMPATIENT: Options = Options { busy_timeout: Duration::from_millis(100) };
+
+fn place() -> (TempDir, PathBuf) {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("catalog.sqlite");
+    (place, path)
+}
+
+fn fresh() -> (TempDir, Catalog) {
+    let (place, path) = place();
+    (place, Catalog::create(&path).unwrap())
+}
+
+fn at(seconds: i64) -> Timestamp {
+    parse_timestamp("2026-11-22T02:00:00.250Z").unwrap() + TimeDelta::seconds(seconds)
+}
+
+fn fault(error: &anyhow::Error) -> &Fault {
+    error.downcast_ref().expect("an error with a kind")
+}
+
+fn kind<T: std::fmt::Debug>(result: anyhow::Result<T>) -> Kind {
+    fault(&result.unwrap_err()).kind
+}
+
+fn caller() -> Caller {
+    Caller {
+        user: "postgres".to_owned(),
+        sudo_user: Some("ada".to_owned()),
+        host: "db1".to_owned(),
+        terminal: "none".to_owned(),
+    }
+}
+
+fn begin_run(catalog: &Catalog, number: u32) -> anyhow::Result<RunId> {
+    let id = RunId::new(number);
+    catalog.runs().begin(&NewRun {
+        id: id.clone(),
+        command: "backup database".to_owned(),
+        arguments: "shop".to_owned(),
+        caller: caller(),
+        pid: 4711,
+        started_at: at(i64::from(number)),
+    })?;
+    Ok(id)
+}
+
+fn id(number: u32) -> BackupId {
+    BackupId::new(at(i64::from(number)), BackupKind::Database, number)
+}
+
+fn backup(number: u32, database: &str) -> BackupRow {
+    BackupRow {
+        id: id(number),
+        kind: BackupKind::Database,
+        database: Some(database.to_owned()),
+        tenant_id: Some("t1".to_owned()),
+        filename: format!("main/backups/{}", id(number)),
+        status: BackupStatus::Complete,
+        size_bytes: 1000,
+        original_size_bytes: 9000,
+        compressed_size_bytes: 900,
+        checksum: Digest::from_bytes([7; 32]),
+        local_path: Some("/store/main".to_owned()),
+        r2_path: Some("r2".to_owned()),
+        b2_path: Some("b2".to_owned()),
+        parent: Some(id(99)),
+        codec: Codec::Zstd(1),
+        rows: Some(12),
+        entries: 3,
+        postgres_version: Some("15.18".to_owned()),
+        system_identifier: Some("7443245234523452345".to_owned()),
+        format_version: 1,
+        pgkeep_version: "0.1.0".to_owned(),
+        run_id: None,
+        started_at: at(i64::from(number)),
+        finished_at: at(i64::from(number) + 5),
+        seconds: 5.0,
+    }
+}
+
+fn copy(number: u32, object: &str, state: CopyState) -> CopyRow {
+    CopyRow {
+        backup_id: id(number),
+        object: object.to_owned(),
+        store: StoreName::Local,
+        size_bytes: 500,
+        sha256: Digest::from_bytes([9; 32]),
+        state,
+        seen_at: None,
+        proven_at: None,
+        proven_how: None,
+        note: None,
+    }
+}
+
+fn key(number: u32, object: &str) -> CopyKey {
+    CopyKey { backup_id: id(number), object: object.to_owned(), store: StoreName::Local }
+}
+
+fn new_restore() -> NewRestore {
+    NewRestore {
+        run_id: None,
+        backup_id: id(1),
+        initiated_by: "ada".to_owned(),
+        tenant_ids: Some(vec!["t1".to_owned(), "t\"2".to_owned()]),
+        mode: RestoreMode::Full,
+        target_timestamp: Some(at(7)),
+        source_database: Some("shop".to_owned()),
+        target_database: Some("shop2".to_owned()),
+        started_at: at(0),
+    }
+}
+
+fn end_as(state: RestoreState) -> RestoreEnd {
+    RestoreEnd { state, message: None, rows: None, checks: None, at: at(61) }
+}
+
+#[test]
+fn a_catalog_is_made_private_and_making_it_again_changes_nothing() {
+    let (_place, path) = place();
+    let catalog = Catalog::create(&path).unwrap();
+    catalog.backups().record(&backup(1, "shop"), &[]).unwrap();
+    for file in ["catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm"] {
+        let mode = fs::metadata(path.with_file_name(file)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+    let again = Catalog::create(&path).unwrap();
+    assert!(again.backups().get(&id(1)).unwrap().is_some());
+    assert_eq!(again.check().unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn every_connection_is_durable_and_checks_references() {
+    let (_place, catalog) = fresh();
+    let catalog = Catalog::open(catalog.path()).unwrap();
+    let connection = catalog.connection();
+    let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!((number("synchronous"), number("foreign_keys")), (2, 1));
+    assert_eq!(number("busy_timeout"), 30_000);
+    let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+    assert_eq!(mode, "wal");
+}
+
+#[test]
+fn where_no_catalog_is_init_is_named() {
+    let (_place, path) = place();
+    let error = Catalog::open(&path).unwrap_err();
+    assert_eq!(fault(&error).kind, Kind::NotInitialised);
+    assert!(fault(&error).hint.as_ref().unwrap().contains("pgkeep init"));
+    // What an init leaves that is killed between making the file and filling it.
+    fs::write(&path, "").unwrap();
+    assert_eq!(kind(Catalog::open(&path)), Kind::NotInitialised);
+    Catalog::create(&path).unwrap();
+    assert!(Catalog::open(&path).is_ok());
+    assert_eq!(kind(Catalog::create(Path::new("/nowhere/at/all/catalog.sqlite"))), Kind::Store);
+}
+
+#[test]
+fn a_catalog_of_a_newer_version_is_refused_with_both_versions() {
+    let (_place, catalog) = fresh();
+    catalog.connection().pragma_update(None, "user_version", 7).unwrap();
+    for result in [Catalog::open(catalog.path()), Catalog::create(catalog.path())] {
+        let error = result.unwrap_err();
+        assert_eq!(fault(&error).kind, Kind::NotInitialised);
+        assert!(error.to_string().contains("schema version 7"), "{error}");
+        assert!(error.to_string().contains("up to 1"), "{error}");
+        assert!(fault(&error).hint.as_ref().unwrap().contains("newer pgkeep"));
+    }
+}
+
+#[test]
+fn another_programs_file_is_refused_and_left_as_it_is() {
+    let (_place, path) = place();
+    Connection::open(&path).unwrap().execute_batch("CREATE TABLE bookmarks (url TEXT)").unwrap();
+    let before = fs::read(&path).unwrap();
+    assert_eq!(kind(Catalog::open(&path)), Kind::Refused);
+    assert_eq!(kind(Catalog::create(&path)), Kind::Refused);
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn garbage_in_place_of_a_catalog_is_damage_and_rebuild_is_named() {
+    let (_place, path) = place();
+    fs::write(&path, "this is not a catalog at all. ".repeat(500)).unwrap();
+    for result in [Catalog::open(&path), Catalog::create(&path)] {
+        let error = result.unwrap_err();
+        assert_eq!(fault(&error).kind, Kind::Damaged, "{error:#}");
+        assert!(fault(&error).hint.as_ref().unwrap().contains("pgkeep catalog rebuild"));
+    }
+}
+
+#[test]
+fn a_catalog_that_lost_its_end_is_damage() {
+    let (_place, catalog) = fresh();
+    for number in 0..200 {
+        catalog
+            .backups()
+            .record(&backup(number, "shop"), &[copy(number, "manifest", CopyState::Good)])
+            .unwrap();
+    }
+    let path = catalog.path().to_owned();
+    drop(catalog);
+    let length = fs::metadata(&path).unwrap().len();
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(length / 2).unwrap();
+    let error = Catalog::open(&path).and_then(|catalog| catalog.backups().list(&BackupFilter::default()));
+    assert_eq!(kind(error), Kind::Damaged);
+}
+
+#[test]
+fn a_check_finds_broken_pages_and_dangling_references() {
+    let (_place, catalog) = fresh();
+    for number in 0..200 {
+        catalog.backups().record(&backup(number, "shop"), &[]).unwrap();
+    }
+    {
+        let connection = catalog.connection();
+        connection.pragma_update(None, "foreign_keys", false).unwrap();
+        connection.execute("UPDATE backups SET run_id = 'nobody' WHERE id = ?", [id(3).as_str()]).unwrap();
+    }
+    assert_eq!(catalog.check().unwrap(), ["a row of backups speaks of something that is not in runs"]);
+
+    let path = catalog.path().to_owned();
+    drop(catalog);
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2 / 4096 * 4096;
+    bytes[middle..middle + 4096].fill(0xA5);
+    fs::write(&path, bytes).unwrap();
+    let found = Catalog::open(&path).unwrap().check().unwrap();
+    assert!(found.len() > 1 || found[0].contains("damaged"), "{found:?}");
+}
+
+#[test]
+fn a_value_that_pgkeep_did_not_write_is_damage() {
+    let (_place, catalog) = fresh();
+    catalog.backups().record(&backup(1, "shop"), &[]).unwrap();
+    catalog.connection().execute("UPDATE backups SET codec = 'lz4:1'", []).unwrap();
+    let error = catalog.backups().get(&id(1)).unwrap_err();
+    assert_eq!(fault(&error).kind, Kind::Damaged);
+    assert!(format!("{error:#}").contains("lz4:1"), "{error:#}");
+}
+
+#[test]
+fn a_catalog_that_another_process_holds_is_locked_after_the_timeout() {
+    let (_place, catalog) = fresh();
+    let holder = Connection::open(catalog.path()).unwrap();
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let other = Catalog::open_with(catalog.path(), IMPATIENT).unwrap();
+    // Reading goes on beside the writer.
+    assert!(other.runs().recent(5).unwrap().is_empty());
+    let error = begin_run(&other, 1).unwrap_err();
+    assert_eq!(fault(&error).kind, Kind::Locked, "{error:#}");
+    holder.execute_batch("ROLLBACK").unwrap();
+    begin_run(&other, 1).unwrap();
+}
+
+#[test]
+fn a_full_disk_and_a_read_only_one_are_faults_of_the_store_and_change_nothing() {
+    let (_place, catalog) = fresh();
+    let pages: i64 = catalog.connection().pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+    catalog.connection().pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
+    let copies: Vec<CopyRow> =
+        (0..500).map(|number| copy(1, &format!("data.{number:05}"), CopyState::Good)).collect();
+    let error = catalog.backups().record(&backup(1, "shop"), &copies).unwrap_err();
+    assert_eq!(fault(&error).kind, Kind::Store, "{error:#}");
+    assert!(error.to_string().contains("no space is left"), "{error:#}");
+    assert!(catalog.backups().get(&id(1)).unwrap().is_none());
+
+    catalog.connection().pragma_update(None, "query_only", true).unwrap();
+    let error = begin_run(&catalog, 1).unwrap_err();
+    assert_eq!(fault(&error).kind, Kind::Store, "{error:#}");
+}
+
+#[test]
+fn eight_writers_at_once_all_get_their_turn() {
+    let (_place, path) = place();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let path = &path;
+            scope.spawn(move || {
+                // They also make it at the same time.
+                let catalog = Catalog::create(path).unwrap();
+                for number in 0..50 {
+                    let run = begin_run(&catalog, thread * 1000 + number).unwrap();
+                    assert!(catalog.runs().get(&run).unwrap().is_some());
+                }
+            });
+        }
+    });
+    assert_eq!(Catalog::open(&path).unwrap().runs().recent(1000).unwrap().len(), 400);
+}
+
+#[test]
+fn threads_may_share_one_catalog() {
+    let (_place, catalog) = fresh();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let catalog = &catalog;
+            scope.spawn(move || (0..10).for_each(|n| drop(begin_run(catalog, thread * 100 + n).unwrap())));
+        }
+    });
+    assert_eq!(catalog.runs().recent(1000).unwrap().len(), 40);
+}
+
+#[test]
+fn a_run_is_written_down_from_begin_to_end() {
+    let (_place, catalog) = fresh();
+    let (one, two) = (begin_run(&catalog, 1).unwrap(), begin_run(&catalog, 2).unwrap());
+    catalog.runs().set_subject(&one, id(1).as_str()).unwrap();
+    let unfinished = catalog.runs().unfinished().unwrap();
+    assert_eq!(unfinished.iter().map(|run| &run.id).collect::<Vec<_>>(), [&one, &two]);
+
+    catalog.runs().end(&one, RunOutcome::Failed, 30, Some("server gone"), at(3)).unwrap();
+    let run = catalog.runs().get(&one).unwrap().unwrap();
+    assert_eq!((run.outcome, run.exit_code, run.seconds), (RunOutcome::Failed, Some(30), Some(2.0)));
+    assert_eq!((run.message.as_deref(), run.ended_at), (Some("server gone"), Some(at(3))));
+    assert_eq!((run.user.as_str(), run.sudo_user.as_deref(), run.pid), ("postgres", Some("ada"), 4711));
+    assert_eq!(run.subject.as_deref(), Some(id(1).as_str()));
+    let json = serde_json::to_value(&run).unwrap();
+    assert_eq!(json["ended_at"], "2026-11-22T02:00:03.250Z");
+    assert_eq!((&json["id"], &json["outcome"]), (&"00000001".into(), &"failed".into()));
+
+    assert!(catalog.runs().mark_died(&two).unwrap());
+    assert!(!catalog.runs().mark_died(&one).unwrap());
+    assert!(catalog.runs().unfinished().unwrap().is_empty());
+    assert_eq!(catalog.runs().recent(1).unwrap()[0].outcome, RunOutcome::Died);
+    assert_eq!(kind(catalog.runs().end(&RunId::new(9), RunOutcome::Done, 0, None, at(9))), Kind::Bug);
+}
+
+#[test]
+fn a_clock_that_was_set_back_makes_no_negative_duration() {
+    let (_place, catalog) = fresh();
+    let run = begin_run(&catalog, 100).unwrap();
+    catalog.runs().end(&run, RunOutcome::Done, 0, None, at(0)).unwrap();
+    assert_eq!(catalog.runs().get(&run).unwrap().unwrap().seconds, Some(0.0));
+}
+
+#[test]
+fn a_backup_is_recorded_once_and_missing_copies_are_added() {
+    let (_place, catalog) = fresh();
+    let mut first = backup(1, "shop");
+    first.run_id = Some(begin_run(&catalog, 1).unwrap());
+    catalog.backups().record(&first, &[copy(1, "manifest", CopyState::Good)]).unwrap();
+    catalog.copies().prove(&[key(1, "manifest")], Proof::Read, at(9)).unwrap();
+
+    let second = BackupRow { rows: None, run_id: None, ..backup(1, "other") };
+    let copies = [copy(1, "manifest", CopyState::Owed), copy(1, "data.00000", CopyState::Owed)];
+    catalog.backups().record(&second, &copies).unwrap();
+    assert_eq!(catalog.backups().get(&id(1)).unwrap(), Some(first));
+    let known = catalog.copies().of(&id(1)).unwrap();
+    let states: Vec<_> = known.iter().map(|copy| (copy.object.as_str(), copy.state)).collect();
+    assert_eq!(states, [("data.00000", CopyState::Owed), ("manifest", CopyState::Good)]);
+    assert_eq!(known[1].proven_how, Some(Proof::Read));
+}
+
+#[test]
+fn a_backup_of_an_unknown_run_is_not_half_recorded() {
+    let (_place, catalog) = fresh();
+    let orphan = BackupRow { run_id: Some(RunId::new(5)), ..backup(1, "shop") };
+    assert_eq!(kind(catalog.backups().record(&orphan, &[])), Kind::Bug);
+    let strange = [copy(1, "manifest", CopyState::Good), copy(2, "manifest", CopyState::Good)];
+    assert_eq!(kind(catalog.backups().record(&backup(1, "shop"), &strange)), Kind::Bug);
+    assert!(catalog.backups().get(&id(1)).unwrap().is_none());
+}
+
+#[test]
+fn backups_are_found_by_beginning_and_listed_newest_first() {
+    let (_place, catalog) = fresh();
+    for (number, database) in [(1, "shop"), (3, "shop"), (2, "blog"), (4, "shop")] {
+        catalog.backups().record(&backup(number, database), &[]).unwrap();
+    }
+    catalog.backups().set_status(&id(4), BackupStatus::Deleted).unwrap();
+    catalog.backups().set_status(&id(3), BackupStatus::Deleting).unwrap();
+    let ids = |rows: Vec<BackupRow>| rows.into_iter().map(|row| row.id).collect::<Vec<_>>();
+    let backups = catalog.backups();
+    assert_eq!(ids(backups.list(&BackupFilter::default()).unwrap()), [id(2), id(1)]);
+    let shop = BackupFilter { database: Some("shop"), ..BackupFilter::default() };
+    assert_eq!(ids(backups.list(&shop).unwrap()), [id(1)]);
+    let configs = BackupFilter { kind: Some(BackupKind::Config), ..BackupFilter::default() };
+    assert!(backups.list(&configs).unwrap().is_empty());
+
+    let newest =
+        |database| backups.newest_complete(BackupKind::Database, database).unwrap().map(|row| row.id);
+    assert_eq!((newest(None), newest(Some("shop")), newest(Some("x"))), (Some(id(2)), Some(id(1)), None));
+
+    assert_eq!(ids(backups.find_prefix("20261122T0200").unwrap()), [id(3), id(2), id(1)]);
+    assert_eq!(ids(backups.find_prefix(id(2).as_str()).unwrap()), [id(2)]);
+    // Signs that mean something to LIKE and GLOB mean nothing here.
+    for none in ["%", "_", "*", "2026112%", "latest"] {
+        assert!(backups.find_prefix(none).unwrap().is_empty(), "{none}");
+    }
+    assert_eq!(kind(backups.set_status(&id(9), BackupStatus::Deleted)), Kind::Bug);
+}
+
+#[test]
+fn being_listed_proves_less_than_being_read() {
+    let (_place, catalog) = fresh();
+    let states = [
+        ("a", CopyState::Good),
+        ("b", CopyState::Damaged),
+        ("c", CopyState::Missing),
+        ("d", CopyState::Deleting),
+    ];
+    let copies: Vec<CopyRow> = states.iter().map(|(object, state)| copy(1, object, *state)).collect();
+    catalog.backups().record(&backup(1, "shop"), &copies).unwrap();
+    let keys = ["a", "b", "c", "d", "unknown"].map(|object| key(1, object));
+    let known = || {
+        let copies = catalog.copies().of(&id(1)).unwrap();
+        copies.into_iter().map(|c| (c.state, c.seen_at, c.proven_at, c.proven_how)).collect::<Vec<_>>()
+    };
+    let (one, two) = (Some(at(1)), Some(at(2)));
+
+    catalog.copies().prove(&keys[..1], Proof::Decrypted, at(1)).unwrap();
+    catalog.copies().prove(&keys, Proof::Listed, at(2)).unwrap();
+    assert_eq!(
+        known(),
+        [
+            (CopyState::Good, two, one, Some(Proof::Decrypted)),
+            (CopyState::Damaged, two, two, Some(Proof::Listed)),
+            (CopyState::Good, two, two, Some(Proof::Listed)),
+            (CopyState::Deleting, None, None, None),
+        ]
+    );
+    catalog.copies().prove(&keys, Proof::Read, at(3)).unwrap();
+    let read = (CopyState::Good, Some(at(3)), Some(at(3)), Some(Proof::Read));
+    assert_eq!(known(), [read, read, read, (CopyState::Deleting, None, None, None)]);
+}
+
+#[test]
+fn the_state_of_a_copy_is_written_down_with_what_was_found() {
+    let (_place, catalog) = fresh();
+    catalog.backups().record(&backup(1, "shop"), &[copy(1, "data.00000", CopyState::Good)]).unwrap();
+    let copies = catalog.copies();
+    let found = Some("volume is 3 bytes short");
+    copies.set_state(&id(1), "data.00000", StoreName::Local, CopyState::Damaged, found).unwrap();
+    let known = copies.of(&id(1)).unwrap().remove(0);
+    assert_eq!((known.state, known.note.as_deref()), (CopyState::Damaged, found));
+    let elsewhere = copies.set_state(&id(1), "data.00000", StoreName::B2, CopyState::Damaged, None);
+    assert_eq!(kind(elsewhere), Kind::Bug);
+}
+
+#[test]
+fn a_restore_is_written_down_from_begin_to_end() {
+    let (_place, catalog) = fresh();
+    let log = catalog.restores();
+    let number = log.begin(&new_restore()).unwrap();
+    let dead = log.begin(&new_restore()).unwrap();
+    log.set_staging(number, "shop_new").unwrap();
+    log.set_previous(number, "shop_old").unwrap();
+    assert_eq!(log.unfinished().unwrap().len(), 2);
+    log.end(
+        number,
+        &RestoreEnd {
+            state: RestoreState::Done,
+            message: Some("fine".to_owned()),
+            rows: Some(42),
+            checks: Some(serde_json::json!({ "tables": 4 })),
+            at: at(61),
+        },
+    )
+    .unwrap();
+    log.end(dead, &end_as(RestoreState::Died)).unwrap();
+    assert!(log.unfinished().unwrap().is_empty());
+
+    let mut known = log.recent(5).unwrap();
+    let (done, died) = (known.remove(1), known.remove(0));
+    assert_eq!((died.state, died.ended_at, died.seconds), (RestoreState::Died, None, None));
+    assert_eq!((done.state, done.seconds, done.rows), (RestoreState::Done, Some(61.0), Some(42)));
+    assert_eq!(done.tenant_ids, new_restore().tenant_ids);
+    assert_eq!(done.target_timestamp, Some(at(7)));
+    assert_eq!(done.staging_database.as_deref(), Some("shop_new"));
+    assert_eq!(done.previous_database.as_deref(), Some("shop_old"));
+    assert_eq!(done.checks, Some(serde_json::json!({ "tables": 4 })));
+    assert_eq!(serde_json::to_value(&done).unwrap()["target_timestamp"], "2026-11-22T02:00:07.250Z");
+    assert_eq!(kind(log.set_staging(99, "x")), Kind::Bug);
+}
+
+#[test]
+fn every_word_reads_back_and_is_accepted_by_its_table() {
+    fn round_trip<T: FromStr + PartialEq + std::fmt::Debug + Copy>(all: &[T], word: fn(T) -> &'static str) {
+        for one in all {
+            assert_eq!(word(*one).parse::<T>().ok(), Some(*one));
+        }
+        assert!("nonsense".parse::<T>().is_err());
+    }
+    round_trip(RunOutcome::ALL, RunOutcome::as_str);
+    round_trip(BackupStatus::ALL, BackupStatus::as_str);
+    round_trip(CopyState::ALL, CopyState::as_str);
+    round_trip(Proof::ALL, Proof::as_str);
+    round_trip(RestoreMode::ALL, RestoreMode::as_str);
+    round_trip(RestoreState::ALL, RestoreState::as_str);
+
+    let (_place, catalog) = fresh();
+    catalog.backups().record(&backup(1, "shop"), &[copy(1, "data", CopyState::Good)]).unwrap();
+    for (number, outcome) in (1..).zip(RunOutcome::ALL) {
+        let run = begin_run(&catalog, number).unwrap();
+        match outcome {
+            RunOutcome::Running => {}
+            RunOutcome::Died => assert!(catalog.runs().mark_died(&run).unwrap()),
+            _ => catalog.runs().end(&run, *outcome, 0, None, at(90)).unwrap(),
+        }
+        assert_eq!(catalog.runs().get(&run).unwrap().unwrap().outcome, *outcome);
+    }
+    for status in BackupStatus::ALL {
+        catalog.backups().set_status(&id(1), *status).unwrap();
+        assert_eq!(catalog.backups().get(&id(1)).unwrap().unwrap().status, *status);
+    }
+    for how in Proof::ALL {
+        catalog.copies().prove(&[key(1, "data")], *how, at(1)).unwrap();
+    }
+    for state in CopyState::ALL {
+        catalog.copies().set_state(&id(1), "data", StoreName::Local, *state, None).unwrap();
+        assert_eq!(catalog.copies().of(&id(1)).unwrap()[0].state, *state);
+    }
+    for mode in RestoreMode::ALL {
+        let number = catalog.restores().begin(&NewRestore { mode: *mode, ..new_restore() }).unwrap();
+        assert_eq!(catalog.restores().recent(1).unwrap()[0].mode, *mode);
+        for state in RestoreState::ALL.iter().filter(|state| **state != RestoreState::Running) {
+            catalog.restores().end(number, &end_as(*state)).unwrap();
+            assert_eq!(catalog.restores().recent(1).unwrap()[0].state, *state);
+        }
+    }
+}

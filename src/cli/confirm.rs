@@ -1,0 +1,34 @@
+//! Asking before something is replaced.
+
+use std::io::{BufRead, IsTerminal, Write};
+
+use super::progress::Console;
+use super::text;
+use crate::command::restore::RestorePlan;
+use crate::model::{Fault, Kind};
+
+/// Shows the plan and asks for the database's name to be typed; without a terminal and without `--yes` it refuses.
+pub(super) fn restore(plan: &RestorePlan, yes: bool, progress: &Console) -> anyhow::Result<()> {
+    if yes {
+        return Ok(());
+    }
+    let name = &plan.target_database;
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return Fault::new(Kind::Refused, format!("restoring over database \"{name}\" was not confirmed"))
+            .hint("There is no terminal to ask at: give --yes if this is what you want.")
+            .err();
+    }
+    progress.pause(|| {
+        let mut stderr = std::io::stderr();
+        write!(stderr, "{}\nType the name of the database to go on: ", text::plan(plan))?;
+        stderr.flush()?;
+        let mut line = String::new();
+        std::io::stdin().lock().read_line(&mut line)?;
+        if line.trim_end_matches(['\r', '\n']) == name {
+            return Ok(());
+        }
+        Fault::new(Kind::Refused, format!("restoring over database \"{name}\" was not confirmed"))
+            .hint("Nothing was done.")
+            .err()
+    })
+}

@@ -1,0 +1,110 @@
+//! From arguments to commands, and from their reports to text and JSON.
+
+use std::fmt::Display;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::CommandFactory;
+
+use super::args::{Arguments, Backup, Catalog, Command, Key, Restore};
+use super::progress::Console;
+use super::{confirm, text};
+use crate::command::backup::BackupDatabase;
+use crate::command::list::ListRequest;
+use crate::command::restore::RestoreRequest;
+use crate::command::verify::VerifyRequest;
+use crate::command::{self, Context, Environment, Report, Shelf};
+
+/// A result, ready to be written.
+pub(super) struct Done {
+    pub(super) text: String,
+    pub(super) json: serde_json::Value,
+    pub(super) code: u8,
+}
+
+fn done<T: Report>(report: &T, text: impl FnOnce(&T) -> String) -> anyhow::Result<Done> {
+    Ok(Done {
+        text: text(report),
+        json: serde_json::to_value(report).context("write the report as JSON")?,
+        code: report.shortfall().map_or(0, crate::model::Kind::exit_code),
+    })
+}
+
+fn printed(text: impl Display) -> Done {
+    let text = text.to_string();
+    Done { json: serde_json::json!({ "text": text }), text, code: 0 }
+}
+
+/// Carries out what was typed.
+pub(super) async fn run(
+    environment: &Environment,
+    arguments: &Arguments,
+    progress: &Arc<Console>,
+) -> anyhow::Result<Done> {
+    let words = arguments.command.words();
+    match &arguments.command {
+        Command::Init => done(&command::init::run(environment).await?, text::init),
+        Command::Check => done(&command::check::run(environment).await, text::check),
+        Command::Backup(Backup::Database { name, jobs }) => {
+            let context = Context::open(environment, words).await?;
+            progress.announce(&format!("{words} {}", name.as_deref().unwrap_or_default()));
+            let request = BackupDatabase { database: name.clone(), jobs: jobs.map(usize::from) };
+            let result = command::backup::database(&context, &request).await;
+            done(&context.conclude(result)?, text::backup)
+        }
+        Command::Restore(restore) => {
+            let context = Context::open(environment, words).await?;
+            progress.announce(&format!("{words} {}", restore.backup));
+            let confirm = |plan: &_| confirm::restore(plan, restore.yes, progress);
+            let result = command::restore::run(&context, &request(restore), &confirm).await;
+            done(&context.conclude(result)?, text::restore)
+        }
+        Command::Verify(verify) => {
+            let context = Context::open(environment, words).await?;
+            progress.announce(words);
+            let request = VerifyRequest { backup: verify.backup.clone(), deep: verify.deep };
+            let result = command::verify::run(&context, &request).await;
+            done(&context.conclude(result)?, text::verify)
+        }
+        Command::List(list) => {
+            let request = ListRequest { database: list.database.clone() };
+            done(&command::list::run(&Shelf::open(environment)?, &request)?, text::list)
+        }
+        Command::Show(show) => {
+            done(&command::show::run(&Shelf::open(environment)?, &show.backup).await?, text::show)
+        }
+        Command::Catalog(Catalog::Rebuild) => {
+            done(&command::catalog::rebuild(environment).await?, text::rebuild)
+        }
+        Command::Catalog(Catalog::Check) => {
+            done(&command::catalog::check(&Shelf::open(environment)?)?, text::catalog_check)
+        }
+        Command::Key(Key::New) => done(&command::key::new(), |report| format!("{}\n", report.key)),
+        Command::Completions { shell } => {
+            let mut bytes = Vec::new();
+            clap_complete::generate(*shell, &mut Arguments::command(), "pgkeep", &mut bytes);
+            Ok(printed(String::from_utf8_lossy(&bytes)))
+        }
+        Command::Man => {
+            let mut bytes = Vec::new();
+            clap_mangen::Man::new(Arguments::command())
+                .render(&mut bytes)
+                .context("write the manual page")?;
+            Ok(printed(String::from_utf8_lossy(&bytes)))
+        }
+    }
+}
+
+fn request(restore: &Restore) -> RestoreRequest {
+    RestoreRequest {
+        backup: restore.backup.clone(),
+        database: restore.database.clone(),
+        to_database: restore.to_database.clone(),
+        jobs: restore.jobs.map(usize::from),
+        terminate: restore.terminate,
+        drop_old: restore.drop_old,
+        dry_run: restore.dry_run,
+        no_owner: restore.no_owner,
+        no_privileges: restore.no_privileges,
+    }
+}

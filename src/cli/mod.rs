@@ -1,0 +1,92 @@
+//! What the user types and sees: arguments, text and JSON, progress, confirmation.
+
+pub mod args;
+mod confirm;
+mod dispatch;
+mod progress;
+mod text;
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{CommandFactory, FromArgMatches};
+use serde_json::json;
+
+use crate::command::{Environment, Stop, Verdict, judge};
+use crate::config::Inputs;
+use crate::model::Kind;
+use args::{Arguments, Output};
+
+/// Runs pgkeep with the process's arguments.
+pub fn main() -> ExitCode {
+    // Before anything else: as the parent of pg_dump this process is only passing through.
+    if let Some(arguments) = crate::command::tethered() {
+        let error = crate::command::become_tethered(arguments);
+        let _ = writeln!(std::io::stderr(), "pgkeep: {error:#}");
+        return ExitCode::from(Kind::Bug.exit_code());
+    }
+    let arguments =
+        match Arguments::command().try_get_matches().and_then(|found| Arguments::from_arg_matches(&found)) {
+            Ok(arguments) => arguments,
+            Err(error) => {
+                let code = if error.use_stderr() { Kind::Usage.exit_code() } else { 0 };
+                let _ = error.print();
+                return ExitCode::from(code);
+            }
+        };
+    // A panic is a bug like any other: said in one line, with its own exit code.
+    let outcome = std::panic::catch_unwind(|| run(arguments));
+    ExitCode::from(outcome.unwrap_or(Kind::Bug.exit_code()))
+}
+
+fn run(arguments: Arguments) -> u8 {
+    let output = arguments.output;
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(output, &judge(&error.into())),
+    };
+    let result = runtime.block_on(async {
+        let stop = Stop::on_signals()?;
+        let progress = progress::Console::new(arguments.quiet, arguments.command.words());
+        let environment = Environment {
+            inputs: Inputs::from_process(arguments.env_file.clone())?,
+            progress: Arc::clone(&progress) as Arc<dyn crate::model::Progress>,
+            stop,
+            arguments: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
+        };
+        let result = dispatch::run(&environment, &arguments, &progress).await;
+        progress.finish();
+        result
+    });
+    // Threads that still read or compress for a run that has failed are not waited for.
+    runtime.shutdown_background();
+    match result {
+        Ok(done) => {
+            let shown = match output {
+                Output::Json => format!("{:#}\n", done.json),
+                Output::Text if arguments.quiet && done.code == 0 => String::new(),
+                Output::Text => done.text,
+            };
+            // A reader that has seen enough (`pgkeep list | head`) is no failure.
+            let _ = std::io::stdout().write_all(shown.as_bytes());
+            done.code
+        }
+        Err(error) => fail(output, &judge(&error)),
+    }
+}
+
+fn fail(output: Output, verdict: &Verdict) -> u8 {
+    if output == Output::Json {
+        let document = json!({ "error": verdict });
+        let _ = writeln!(std::io::stdout(), "{document:#}");
+    }
+    let mut text = format!("pgkeep: {}\n", verdict.message);
+    if let Some(hint) = &verdict.hint {
+        text.push_str("hint: ");
+        text.push_str(hint);
+        text.push('\n');
+    }
+    let _ = std::io::stderr().write_all(text.as_bytes());
+    verdict.exit_code
+}

@@ -1,0 +1,317 @@
+//! Reports as text.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use crate::command::backup::BackupReport;
+use crate::command::catalog::{CheckReport as CatalogCheck, RebuildReport};
+use crate::command::check::{CheckReport, Standing};
+use crate::command::init::InitReport;
+use crate::command::list::{ListReport, ListedBackup};
+use crate::command::restore::{RestorePlan, RestoreReport};
+use crate::command::show::ShowReport;
+use crate::command::verify::VerifyReport;
+use crate::model::{Bytes, Elapsed, Thousands};
+
+/// Writes a line; writing into a string cannot fail.
+macro_rules! line {
+    ($text:expr, $($rest:tt)*) => {
+        let _ = writeln!($text, $($rest)*);
+    };
+}
+
+fn seconds(seconds: f64) -> Elapsed {
+    Elapsed(Duration::from_secs_f64(seconds.max(0.0)))
+}
+
+fn rate(bytes: u64, seconds: f64) -> Bytes {
+    Bytes(if seconds > 0.0 { (bytes as f64 / seconds) as u64 } else { 0 })
+}
+
+fn warnings(text: &mut String, warnings: &[String]) {
+    for warning in warnings {
+        line!(text, "warning: {warning}");
+    }
+}
+
+pub(super) fn init(report: &InitReport) -> String {
+    let mut text = format!("cluster {} (system identifier {})\n", report.cluster, report.system_identifier);
+    line!(text, "catalog {}", report.catalog);
+    for (place, written) in &report.stores {
+        line!(text, "identity {place}: {}", if *written { "written" } else { "was there already" });
+    }
+    text
+}
+
+pub(super) fn check(report: &CheckReport) -> String {
+    let mut text = String::new();
+    let width = report.lines.iter().map(|line| line.subject.len()).max().unwrap_or(0);
+    for line in &report.lines {
+        let standing = match line.standing {
+            Standing::Ok => "ok",
+            Standing::Warning => "warning",
+            Standing::Fault => "FAULT",
+        };
+        line!(text, "{standing:<8} {:<width$}  {}", line.subject, line.message.replace('\n', "\n         "));
+        if let Some(hint) = &line.hint {
+            line!(text, "         {:<width$}  hint: {hint}", "");
+        }
+    }
+    let count = |standing| report.lines.iter().filter(|line| line.standing == standing).count();
+    let (faults, warned) = (count(Standing::Fault), count(Standing::Warning));
+    line!(
+        text,
+        "{}",
+        match (faults, warned) {
+            (0, 0) => "all well".to_owned(),
+            (0, _) => format!("{warned} to look at, nothing that keeps a backup from working"),
+            _ => format!("{faults} at fault: a backup would not work"),
+        }
+    );
+    text
+}
+
+pub(super) fn backup(report: &BackupReport) -> String {
+    let mut text = format!("backup {}\n", report.id);
+    line!(text, "database {}, as it was at {}", report.database, report.consistent_at);
+    line!(text, "{} rows in {} tables", Thousands(report.rows), Thousands(report.tables));
+    line!(
+        text,
+        "{} read, {} stored ({:.1} times smaller), {} ({}/s)",
+        Bytes(report.original_size_bytes),
+        Bytes(report.size_bytes),
+        report.ratio,
+        seconds(report.seconds),
+        rate(report.original_size_bytes, report.seconds)
+    );
+    for place in &report.places {
+        line!(text, "in {place}");
+    }
+    warnings(&mut text, &report.warnings);
+    text
+}
+
+pub(super) fn plan(plan: &RestorePlan) -> String {
+    let mut text = format!("restore {} (database {}, ", plan.backup, plan.source_database);
+    line!(text, "as it was at {})", plan.consistent_at);
+    line!(
+        text,
+        "  fetch {}, unpack {} into {}",
+        Bytes(plan.fetch_bytes),
+        Bytes(plan.scratch_bytes),
+        plan.scratch_directory
+    );
+    line!(
+        text,
+        "  fill and check a new database {} ({} rows in {} tables)",
+        plan.staging_database,
+        Thousands(plan.rows),
+        Thousands(plan.tables)
+    );
+    match &plan.previous_database {
+        Some(previous) => {
+            line!(text, "  rename database {} to {previous}", plan.target_database);
+            line!(text, "  rename the new one to {}", plan.target_database);
+            if plan.drop_old {
+                line!(text, "  drop {previous}");
+            } else {
+                line!(text, "  keep {previous} until you drop it");
+            }
+        }
+        None => {
+            line!(text, "  rename it to {} (there is none of that name now)", plan.target_database);
+        }
+    }
+    for connection in &plan.connections {
+        line!(text, "  in the way: {connection}");
+    }
+    warnings(&mut text, &plan.warnings);
+    text
+}
+
+pub(super) fn restore(report: &RestoreReport) -> String {
+    if report.dry_run {
+        return format!("{}nothing was done (--dry-run)\n", plan(&report.plan));
+    }
+    let mut text = format!("database {} restored from {}\n", report.plan.target_database, report.plan.backup);
+    line!(text, "as it was at {}", report.plan.consistent_at);
+    line!(
+        text,
+        "checked: {} rows in {} tables, every index and constraint valid",
+        Thousands(report.checked_rows),
+        Thousands(report.checked_tables)
+    );
+    let phases: Vec<String> =
+        report.phases.iter().map(|(phase, took)| format!("{phase} {}", seconds(*took))).collect();
+    line!(text, "{} ({})", seconds(report.seconds), phases.join(", "));
+    if let Some(kept) = &report.kept_as {
+        line!(text, "the replaced database is kept as {kept}");
+        line!(text, "  drop it when you no longer need it: DROP DATABASE \"{}\"", kept.replace('"', "\"\""));
+    }
+    line!(text, "next: vacuumdb --analyze-in-stages {}", report.plan.target_database);
+    warnings(&mut text, &report.warnings);
+    text
+}
+
+pub(super) fn verify(report: &VerifyReport) -> String {
+    let mut text = String::new();
+    for finding in &report.findings {
+        line!(
+            text,
+            "{}: {} of {} in store {}: {}",
+            finding.state,
+            if finding.object == "*" { "all" } else { &finding.object },
+            finding.backup,
+            finding.store,
+            finding.message
+        );
+    }
+    let how = match (report.deep, report.decrypted) {
+        (false, _) => "listed",
+        (true, true) => "read, decrypted and compared",
+        (true, false) => "read and compared (not decrypted: no key is set)",
+    };
+    line!(
+        text,
+        "{} backups, {} objects {how}, {} read, {}: {}",
+        Thousands(report.backups),
+        Thousands(report.objects),
+        Bytes(report.bytes_read),
+        seconds(report.seconds),
+        if report.findings.is_empty() {
+            "all good".to_owned()
+        } else {
+            format!("{} findings", report.findings.len())
+        }
+    );
+    text
+}
+
+pub(super) fn list(report: &ListReport) -> String {
+    if report.backups.is_empty() {
+        return "no backups\n".to_owned();
+    }
+    let mut rows = vec![
+        ["BACKUP", "DATABASE", "READ", "STORED", "RATIO", "TOOK", "SPEED", "ROWS", "STORES"]
+            .map(ToOwned::to_owned)
+            .to_vec(),
+    ];
+    rows.extend(report.backups.iter().map(list_row));
+    columns(&rows, &[2, 3, 4, 5, 6, 7])
+}
+
+fn list_row(backup: &ListedBackup) -> Vec<String> {
+    let mut stores = backup.stores.join(" ");
+    if backup.copies_not_good > 0 {
+        let _ = write!(stores, " ({} copies not good)", backup.copies_not_good);
+    }
+    vec![
+        backup.id.to_string(),
+        backup.database.clone().unwrap_or_default(),
+        Bytes(backup.original_size_bytes).to_string(),
+        Bytes(backup.size_bytes).to_string(),
+        format!("{:.1}", backup.ratio),
+        seconds(backup.seconds).to_string(),
+        format!("{}/s", Bytes(backup.bytes_per_second as u64)),
+        backup.rows.map_or_else(String::new, |rows| Thousands(rows).to_string()),
+        stores.trim().to_owned(),
+    ]
+}
+
+/// Lays out rows in columns; those of `right` are set to the right.
+fn columns(rows: &[Vec<String>], right: &[usize]) -> String {
+    let count = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..count).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut shown = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let width = widths[column];
+            let _ = if right.contains(&column) {
+                write!(shown, "{cell:>width$}  ")
+            } else {
+                write!(shown, "{cell:<width$}  ")
+            };
+        }
+        line!(text, "{}", shown.trim_end());
+    }
+    text
+}
+
+pub(super) fn show(report: &ShowReport) -> String {
+    let backup = &report.backup;
+    let mut text = format!("backup {}\n", backup.id);
+    line!(text, "database     {}", backup.database.as_deref().unwrap_or("-"));
+    line!(text, "begun        {}", backup.started_at);
+    line!(text, "done         {} ({})", report.finished_at, seconds(backup.seconds));
+    line!(
+        text,
+        "size         {} read, {} stored ({:.1} times smaller, {}), {}/s",
+        Bytes(backup.original_size_bytes),
+        Bytes(backup.size_bytes),
+        backup.ratio,
+        report.codec,
+        Bytes(backup.bytes_per_second as u64)
+    );
+    line!(
+        text,
+        "PostgreSQL   {} (system identifier {})",
+        report.postgres_version.as_deref().unwrap_or("-"),
+        report.system_identifier.as_deref().unwrap_or("-")
+    );
+    line!(
+        text,
+        "made by      pgkeep {}, run {}",
+        report.pgkeep_version,
+        report.run.as_deref().unwrap_or("unknown")
+    );
+    for place in &report.places {
+        line!(text, "place        {place}");
+    }
+    let mut rows =
+        vec![["OBJECT", "STORE", "SIZE", "STATE", "PROVEN", "HOW"].map(ToOwned::to_owned).to_vec()];
+    rows.extend(report.copies.iter().map(|copy| {
+        let state = match &copy.note {
+            Some(note) => format!("{}: {note}", copy.state),
+            None => copy.state.clone(),
+        };
+        vec![
+            copy.object.clone(),
+            copy.store.clone(),
+            Bytes(copy.size_bytes).to_string(),
+            state,
+            copy.proven_at.clone().unwrap_or_default(),
+            copy.proven_how.clone().unwrap_or_default(),
+        ]
+    }));
+    line!(text, "\n{}", columns(&rows, &[2]));
+    let Some(tables) = &report.tables else {
+        line!(text, "tables are in the sealed manifest: no key is set");
+        return text;
+    };
+    let mut rows = vec![["TABLE", "ROWS", "READ"].map(ToOwned::to_owned).to_vec()];
+    rows.extend(tables.iter().map(|table| {
+        let name = format!("{}.{}", table.schema, table.name);
+        vec![name, Thousands(table.rows).to_string(), Bytes(table.size_bytes).to_string()]
+    }));
+    text.push_str(&columns(&rows, &[1, 2]));
+    text
+}
+
+pub(super) fn rebuild(report: &RebuildReport) -> String {
+    let mut text = String::new();
+    for id in &report.added {
+        line!(text, "took in {id}");
+    }
+    line!(text, "{} backups taken in, {} were known", report.added.len(), report.known);
+    warnings(&mut text, &report.warnings);
+    text
+}
+
+pub(super) fn catalog_check(report: &CatalogCheck) -> String {
+    if report.findings.is_empty() {
+        return "the catalog is whole\n".to_owned();
+    }
+    report.findings.iter().fold(String::new(), |text, finding| format!("{text}damaged: {finding}\n"))
+}

@@ -1,0 +1,250 @@
+//! `pgkeep backup database`: source → frames → compress → seal → digest → volumes → stores, then the manifest,
+//! then the catalog.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use chrono::Utc;
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+
+use super::context::staging_of;
+use super::manifests::{self, Stored};
+use super::{Context, Report};
+use crate::format::manifest::{Entry, EntryKind, Manifest, SealedKey, Table};
+use crate::format::{self, names};
+use crate::model::{BackupId, BackupKind, Fault, FaultContext, Kind, Timestamp, ratio, timestamp_text};
+use crate::pipeline::{self, Buffers, ClosedVolume, FinishedEntry, Framer, PackPlan, Packed};
+use crate::source::database::{DatabaseContents, DatabaseSource, DumpPlan};
+use crate::store::{Body, Replicas};
+use crate::system::{Step, durable, fill_random, random_u32, step};
+
+/// What to back up.
+#[derive(Debug, Clone)]
+pub struct BackupDatabase {
+    /// The database; without a name that of the settings.
+    pub database: Option<String>,
+    /// How many tables are read at the same time; without it that of the settings.
+    pub jobs: Option<usize>,
+}
+
+/// A backup that was made.
+#[derive(Debug, Clone, Serialize)]
+pub struct BackupReport {
+    /// Its identifier.
+    pub id: BackupId,
+    /// The database.
+    pub database: String,
+    /// The instant whose data it holds.
+    pub consistent_at: String,
+    /// Tables.
+    pub tables: u64,
+    /// Rows of all tables.
+    pub rows: u64,
+    /// Plain bytes.
+    pub original_size_bytes: u64,
+    /// Stored bytes, manifest included.
+    pub size_bytes: u64,
+    /// How many times smaller.
+    pub ratio: f64,
+    /// Duration in seconds.
+    pub seconds: f64,
+    /// Where the copies are.
+    pub places: Vec<String>,
+    /// What is not as it should be.
+    pub warnings: Vec<String>,
+}
+
+impl Report for BackupReport {
+    fn shortfall(&self) -> Option<Kind> {
+        (!self.warnings.is_empty()).then_some(Kind::Incomplete)
+    }
+}
+
+/// Makes the backup.
+pub async fn database(context: &Context, request: &BackupDatabase) -> anyhow::Result<BackupReport> {
+    let _turn = context.turn("backup-database")?;
+    // Before anything is read: without a key nothing could be sealed.
+    let keyring = context.keyring()?;
+    let begun = Utc::now();
+    let id = BackupId::new(begun, BackupKind::Database, random_u32()?);
+    context.catalog.runs().set_subject(&context.run, id.as_str())?;
+    step::reached(Step::BackupBegun)?;
+    let staging = staging_of(context.replicas.staging(), &context.run);
+    let made = make(context, request, &keyring, &id, begun, &staging).await;
+    // The volumes of a backup that came to be are under their names; what is left here is of one that did not.
+    let tidied = durable::remove_dir_if_there(&staging);
+    if made.is_err() {
+        // No manifest was written: the objects under its name are garbage.
+        let removed = context.replicas.delete_all(&names::backup(&context.settings.cluster, &id)).await;
+        for error in removed.err().into_iter().chain(tidied.err()) {
+            context.progress.note(&format!("warning: clear away what is left of {id}: {error:#}"));
+        }
+    }
+    made
+}
+
+async fn make(
+    context: &Context,
+    request: &BackupDatabase,
+    keyring: &format::keyring::Keyring,
+    id: &BackupId,
+    begun: Timestamp,
+    staging: &Path,
+) -> anyhow::Result<BackupReport> {
+    let clock = Instant::now();
+    let settings = &context.settings;
+    let identity = manifests::identity(context).await?;
+    let name = database_name(context, request)?;
+    let plan = DumpPlan {
+        connection: settings.postgres.clone(),
+        jobs: request.jobs.unwrap_or(settings.jobs),
+        scratch: context.scratch()?,
+        scratch_limit: settings.scratch_limit,
+        bindir: settings.pg_bindir.clone(),
+    };
+    let source = context.stop.or(DatabaseSource::open(&name, plan, &context.stop)).await?;
+    manifests::refuse_another_server(&identity, source.system_identifier)?;
+    durable::create_private_dir(staging)
+        .or_fault(|| Fault::new(Kind::Store, "make the staging directory").hint(super::check::LOCAL_HINT))?;
+
+    let mut key = [0; 32];
+    fill_random(&mut key)?;
+    let pack = PackPlan {
+        owner: id.clone(),
+        codec: settings.compression,
+        key,
+        volume_bytes: settings.volume_bytes,
+        directory: staging.to_owned(),
+    };
+    let (consistent_at, system_identifier) = (source.consistent_at, source.system_identifier);
+    let described = source.database.clone();
+    let (contents, packed) = pump(context, source, pack, id).await?;
+    step::reached(Step::BackupVolumesStored)?;
+
+    let finished = Utc::now();
+    let tool_version = contents.tool_version.clone();
+    let postgres_version_num = contents.postgres_version_num;
+    let Packed { volumes, extents, compressed_size, stored_size } = packed;
+    let entries = entries(contents, extents);
+    let manifest = Manifest {
+        format: format::VERSION,
+        id: id.clone(),
+        kind: BackupKind::Database,
+        cluster: settings.cluster.clone(),
+        system_identifier,
+        started_at: timestamp_text(begun),
+        consistent_at: timestamp_text(consistent_at),
+        finished_at: timestamp_text(finished),
+        pgkeep_version: env!("CARGO_PKG_VERSION").to_owned(),
+        postgres_version_num,
+        tool_version,
+        codec: settings.compression,
+        key: SealedKey::new(key),
+        backups: vec![id.clone()],
+        original_size: entries.iter().map(|entry| entry.size).sum(),
+        compressed_size,
+        stored_size,
+        volumes,
+        entries,
+        database: Some(described),
+    };
+    let sealed = manifest.seal(keyring, u64::try_from(finished.timestamp())?)?;
+    // The commit point: from here on the backup exists, whatever happens to this process.
+    let copies = context
+        .replicas
+        .put(&names::object(&settings.cluster, id, names::MANIFEST), Body::Bytes(sealed.clone()))
+        .await?;
+    step::reached(Step::BackupManifestStored)?;
+    let stores: Vec<_> = copies.iter().filter(|copy| copy.error.is_none()).map(|copy| copy.store).collect();
+    let stored = Stored { manifest: &manifest, object: &sealed, stores: &stores };
+    manifests::record(context, &stored, Some(&context.run))?;
+    step::reached(Step::BackupRecorded)?;
+
+    let size_bytes = manifest.stored_size + sealed.len() as u64;
+    Ok(BackupReport {
+        id: id.clone(),
+        database: name,
+        consistent_at: manifest.consistent_at.clone(),
+        tables: manifest.tables().count() as u64,
+        rows: manifest.rows(),
+        original_size_bytes: manifest.original_size,
+        size_bytes,
+        ratio: ratio(manifest.original_size, size_bytes),
+        seconds: clock.elapsed().as_secs_f64(),
+        places: copies.iter().map(|copy| copy.place.trim_end_matches("manifest").to_owned()).collect(),
+        warnings: Vec::new(),
+    })
+}
+
+/// Runs the source, the packer and the storing of volumes side by side until all are done or one has failed.
+async fn pump(
+    context: &Context,
+    source: DatabaseSource,
+    plan: PackPlan,
+    id: &BackupId,
+) -> anyhow::Result<(DatabaseContents, Packed)> {
+    let read = context.progress.bytes("read", source.estimate());
+    let stored = Arc::new(context.progress.bytes("stored", 0));
+    let buffers = Buffers::default();
+    let (frames_in, frames) = mpsc::channel(1);
+    let (closed_in, closed) = mpsc::channel(1);
+    let framer = Framer::new(frames_in, buffers.clone());
+    let reading = source.read(framer, read, &context.stop);
+    let packing = pipeline::pack(plan, frames, closed_in, buffers, stored, context.stop.clone());
+    let storing = store_volumes(&context.replicas, &context.settings.cluster, id, closed);
+    let (contents, packed, ()) = tokio::try_join!(reading, packing, storing)?;
+    Ok((contents, packed))
+}
+
+/// Takes closed volumes, makes each durable, and gives it its name in the stores.
+async fn store_volumes(
+    replicas: &Replicas,
+    cluster: &crate::model::ClusterName,
+    id: &BackupId,
+    mut closed: mpsc::Receiver<ClosedVolume>,
+) -> anyhow::Result<()> {
+    while let Some(volume) = closed.recv().await {
+        let ClosedVolume { name, path, file, size, .. } = volume;
+        let shown = path.display().to_string();
+        spawn_blocking(move || file.sync_all())
+            .await
+            .context("flush a volume")?
+            .with_context(|| format!("flush volume {shown}"))?;
+        step::reached(Step::BackupVolumeClosed)?;
+        replicas.put(&names::object(cluster, id, &name), Body::File { path, size }).await?;
+        step::reached(Step::BackupVolumeStored)?;
+    }
+    Ok(())
+}
+
+fn entries(contents: DatabaseContents, mut extents: Vec<Vec<format::manifest::Extent>>) -> Vec<Entry> {
+    let entry = |(finished, table): (FinishedEntry, Option<Table>)| {
+        let extents = extents.get_mut(finished.number as usize).map(std::mem::take).unwrap_or_default();
+        Entry {
+            name: finished.name,
+            kind: EntryKind::File,
+            mode: finished.mode,
+            size: finished.size,
+            sha256: finished.sha256,
+            table,
+            extents,
+        }
+    };
+    contents.entries.into_iter().map(entry).collect()
+}
+
+fn database_name(context: &Context, request: &BackupDatabase) -> anyhow::Result<String> {
+    if let Some(name) = &request.database {
+        return Ok(name.clone());
+    }
+    match &context.settings.postgres.database {
+        Some(name) => Ok(name.clone()),
+        None => Fault::new(Kind::Usage, "no database is named")
+            .hint("Name one (`pgkeep backup database NAME`) or set PGDATABASE.")
+            .err(),
+    }
+}

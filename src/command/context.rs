@@ -1,0 +1,212 @@
+//! What commands are given: settings, catalog, stores, progress, and the run's own row, lock and scratch place.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use chrono::Utc;
+
+use super::outcome::{Report, judge};
+use super::settle;
+use crate::catalog::{Catalog, NewRun, RunOutcome};
+use crate::config::{Inputs, Settings};
+use crate::format::keyring::Keyring;
+use crate::model::{Fault, FaultContext, Kind, Progress, RunId};
+use crate::store::{LocalStore, ReadReplicas, Replicas};
+use crate::system::caller::Caller;
+use crate::system::lock::{Attempt, FileLock};
+use crate::system::{Stop, durable, random_u32};
+
+/// What the command line hands to a command.
+#[derive(Clone)]
+pub struct Environment {
+    /// Where settings come from.
+    pub inputs: Inputs,
+    /// Who shows progress.
+    pub progress: Arc<dyn Progress>,
+    /// Whether the end was asked for.
+    pub stop: Stop,
+    /// The arguments after the subcommand, for the audit; they never hold secrets.
+    pub arguments: String,
+}
+
+/// For commands that only look: settings, catalog, and stores that cannot be written.
+#[derive(Debug)]
+pub struct Shelf {
+    /// The settings.
+    pub settings: Settings,
+    /// The catalog.
+    pub catalog: Catalog,
+}
+
+impl Shelf {
+    /// Reads the settings and opens the catalog.
+    pub fn open(environment: &Environment) -> anyhow::Result<Self> {
+        let settings = Settings::load(&environment.inputs)?;
+        let catalog = Catalog::open(&catalog_path(&settings))?;
+        Ok(Self { settings, catalog })
+    }
+}
+
+/// For commands that do something: everything of [`Shelf`], and a run.
+pub struct Context {
+    /// The settings.
+    pub settings: Settings,
+    /// The catalog.
+    pub catalog: Catalog,
+    /// The stores.
+    pub replicas: Replicas,
+    /// Who shows progress.
+    pub progress: Arc<dyn Progress>,
+    /// Whether the end was asked for.
+    pub stop: Stop,
+    /// This run.
+    pub run: RunId,
+    /// Who runs it.
+    pub caller: Caller,
+    lock: FileLock,
+}
+
+impl Context {
+    /// Opens the catalog and writes down that a run begins; then clears up after runs that died.
+    pub async fn open(environment: &Environment, command: &str) -> anyhow::Result<Self> {
+        let Shelf { settings, catalog } = Shelf::open(environment)?;
+        let context = Self::with(environment, command, settings, catalog)?;
+        settle::dead_runs(&context).await;
+        Ok(context)
+    }
+
+    /// The same around a catalog that is already open.
+    pub fn with(
+        environment: &Environment,
+        command: &str,
+        settings: Settings,
+        catalog: Catalog,
+    ) -> anyhow::Result<Self> {
+        let replicas = replicas(&settings)?;
+        let caller = Caller::find();
+        let run = RunId::new(random_u32()?);
+        durable::create_private_dir(&locks(&settings))
+            .or_fault(|| Fault::new(Kind::Store, "use the state directory").hint(STATE_HINT))?;
+        // The lock before the row: a row without its lock is taken for that of a dead run.
+        let lock = match FileLock::attempt(&run_lock(&settings, &run), command)? {
+            Attempt::Taken(lock) => lock,
+            Attempt::HeldBy(_) => {
+                return Fault::new(Kind::Bug, format!("two runs have the identifier {run}")).err();
+            }
+        };
+        catalog.runs().begin(&NewRun {
+            id: run.clone(),
+            command: command.to_owned(),
+            arguments: environment.arguments.clone(),
+            caller: caller.clone(),
+            pid: std::process::id(),
+            started_at: Utc::now(),
+        })?;
+        let (progress, stop) = (Arc::clone(&environment.progress), environment.stop.clone());
+        Ok(Self { settings, catalog, replicas, progress, stop, run, caller, lock })
+    }
+
+    /// The stores for reading only.
+    pub fn reading(&self) -> ReadReplicas {
+        self.replicas.reading()
+    }
+
+    /// The keys of the settings.
+    pub fn keyring(&self) -> anyhow::Result<Keyring> {
+        keyring(&self.settings)
+    }
+
+    /// A directory for this run's own files, made if need be. Removed when the run ends, or by the next one.
+    pub fn scratch(&self) -> anyhow::Result<PathBuf> {
+        let path = scratch_of(&self.settings, &self.run);
+        durable::create_private_dir(&path).or_fault(|| {
+            Fault::new(Kind::Store, "make the scratch directory")
+                .hint("Set BACKUP_SCRATCH_DIR to a directory that this user may write.")
+        })?;
+        Ok(path)
+    }
+
+    /// Takes the turn for something that only one run may do at a time.
+    pub fn turn(&self, what: &str) -> anyhow::Result<FileLock> {
+        let holder = format!(
+            "process {} (run {}, begun {})",
+            std::process::id(),
+            self.run,
+            Utc::now().format("%FT%TZ")
+        );
+        match FileLock::attempt(&locks(&self.settings).join(format!("{what}.lock")), &holder)? {
+            Attempt::Taken(lock) => Ok(lock),
+            Attempt::HeldBy(other) => {
+                Fault::new(Kind::Locked, format!("{what}: another run is at it: {other}"))
+                    .hint("Wait for it to end; if it hangs, end that process: the lock goes with it.")
+                    .err()
+            }
+        }
+    }
+
+    /// Writes down how the run ended and clears away what is only this run's. Never hides the result.
+    pub fn conclude<T: Report>(self, result: anyhow::Result<T>) -> anyhow::Result<T> {
+        let (outcome, exit_code, message) = match &result {
+            Ok(report) => match report.shortfall() {
+                None => (RunOutcome::Done, 0, None),
+                Some(kind) => (RunOutcome::Incomplete, kind.exit_code(), Some(kind.meaning().to_owned())),
+            },
+            Err(error) => {
+                let verdict = judge(error);
+                let interrupted = verdict.exit_code == Kind::Interrupted.exit_code();
+                let outcome = if interrupted { RunOutcome::Interrupted } else { RunOutcome::Failed };
+                (outcome, verdict.exit_code, Some(verdict.message))
+            }
+        };
+        let tidied = durable::remove_dir_if_there(&scratch_of(&self.settings, &self.run));
+        let written = self.catalog.runs().end(&self.run, outcome, exit_code, message.as_deref(), Utc::now());
+        for error in [tidied, written].into_iter().filter_map(Result::err) {
+            self.progress.note(&format!("warning: {error:#}"));
+        }
+        drop(self.lock);
+        // Nobody else ever locks this file: the run's identifier is its own.
+        let _ = durable::remove_file_if_there(&run_lock(&self.settings, &self.run));
+        result
+    }
+}
+
+const STATE_HINT: &str = "Set BACKUP_STATE_DIR to a directory that this user may write.";
+
+/// Where the catalog lies.
+pub(super) fn catalog_path(settings: &Settings) -> PathBuf {
+    settings.state_dir.join("catalog.sqlite")
+}
+
+/// Where locks lie.
+pub(super) fn locks(settings: &Settings) -> PathBuf {
+    settings.state_dir.join("locks")
+}
+
+/// The lock that a run holds as long as it lives.
+pub(super) fn run_lock(settings: &Settings, run: &RunId) -> PathBuf {
+    locks(settings).join(format!("run-{run}.lock"))
+}
+
+/// A run's scratch directory.
+pub(super) fn scratch_of(settings: &Settings, run: &RunId) -> PathBuf {
+    settings.scratch_dir.join(format!("run-{run}"))
+}
+
+/// Where a run's volumes are written before a store takes them.
+pub(super) fn staging_of(staging: &Path, run: &RunId) -> PathBuf {
+    staging.join(format!("run-{run}"))
+}
+
+/// The keys of the settings as a ring.
+pub(super) fn keyring(settings: &Settings) -> anyhow::Result<Keyring> {
+    Ok(Keyring::parse(settings.keys()?.iter().map(crate::system::Secret::expose))?)
+}
+
+/// The stores of the settings.
+pub(super) fn replicas(settings: &Settings) -> anyhow::Result<Replicas> {
+    settings.require_store()?;
+    match &settings.local_dir {
+        Some(directory) => Ok(Replicas::local(LocalStore::new(directory.clone()), settings.min_copies)),
+        None => Fault::new(Kind::Settings, "no store is configured").err(),
+    }
+}

@@ -1,0 +1,81 @@
+//! `pgkeep init`: state directory, catalog, and the cluster's identity in every store. May be run again.
+
+use chrono::Utc;
+use serde::Serialize;
+
+use super::context::{catalog_path, replicas};
+use super::{Context, Environment, Report, manifests};
+use crate::catalog::Catalog;
+use crate::config::Settings;
+use crate::format::identity::Identity;
+use crate::format::{self, names};
+use crate::model::{Fault, FaultContext, Kind, timestamp_text};
+use crate::postgres::{Server, facts};
+use crate::store::{Body, StoreResult};
+use crate::system::{Step, durable, step};
+
+/// What was made.
+#[derive(Debug, Clone, Serialize)]
+pub struct InitReport {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The server's system identifier.
+    pub system_identifier: u64,
+    /// Where the catalog is.
+    pub catalog: String,
+    /// Where the identity lies, and whether it was written now.
+    pub stores: Vec<(String, bool)>,
+}
+
+impl Report for InitReport {
+    fn shortfall(&self) -> Option<Kind> {
+        None
+    }
+}
+
+/// Initialises, and writes down the run.
+pub async fn run(environment: &Environment) -> anyhow::Result<InitReport> {
+    let settings = Settings::load(&environment.inputs)?;
+    // All that can be wrong without anything being made yet.
+    settings.keys()?;
+    replicas(&settings)?;
+    let server = Server::connect(&settings.postgres, Some("postgres"), &environment.stop).await?;
+    let system_identifier = facts::system_identifier(&server).await?;
+    server.close().await;
+    durable::create_private_dir(&settings.state_dir).or_fault(|| {
+        Fault::new(Kind::Store, "make the state directory").hint(
+            "Make it as root and give it to the user who runs pgkeep (`install -d -m 700 -o USER DIRECTORY`), or set \
+             BACKUP_STATE_DIR.",
+        )
+    })?;
+    step::reached(Step::InitStateDirectory)?;
+    let catalog = Catalog::create(&catalog_path(&settings))?;
+    step::reached(Step::InitCatalog)?;
+    let context = Context::with(environment, "init", settings, catalog)?;
+    let result = identify(&context, system_identifier).await;
+    context.conclude(result)
+}
+
+async fn identify(context: &Context, system_identifier: u64) -> anyhow::Result<InitReport> {
+    let cluster = &context.settings.cluster;
+    let key = names::identity(cluster);
+    let mut stores = Vec::new();
+    for store in context.replicas.each() {
+        let place = store.locate(&key);
+        if let Some(bytes) = store.get_small(&key).await.fault()? {
+            manifests::refuse_another_server(&Identity::from_bytes(&bytes)?, system_identifier)?;
+            stores.push((place, false));
+            continue;
+        }
+        let identity = Identity {
+            format: format::VERSION,
+            cluster: cluster.clone(),
+            system_identifier,
+            created_at: timestamp_text(Utc::now()),
+        };
+        store.put(&key, Body::Bytes(identity.to_bytes()?)).await.fault()?;
+        stores.push((place, true));
+    }
+    let catalog = context.catalog.path().display().to_string();
+    Ok(InitReport { cluster: cluster.to_string(), system_identifier, catalog, stores })
+}

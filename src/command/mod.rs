@@ -1,0 +1,21 @@
+//! One file per subcommand, each a short chain; and [`Context`], all that a command may touch.
+
+pub mod backup;
+pub mod catalog;
+pub mod check;
+mod context;
+pub mod init;
+pub mod key;
+pub mod list;
+mod manifests;
+mod outcome;
+pub mod restore;
+mod settle;
+pub mod show;
+pub mod verify;
+
+pub use context::{Context, Environment, Shelf};
+pub use outcome::{Report, Verdict, judge};
+
+pub use crate::system::Stop;
+pub use crate::system::process::{become_tethered, tethered};

@@ -1,0 +1,124 @@
+//! Clearing up after runs that died: before a run does its own work, what dead ones left half done is finished or
+//! removed. Only things that the catalog knows to be a dead run's are touched.
+
+use chrono::Utc;
+
+use super::Context;
+use super::context::{run_lock, scratch_of, staging_of};
+use super::manifests::{self, Stored};
+use crate::catalog::{Restore, RestoreEnd, RestoreState, Run};
+use crate::format::names;
+use crate::model::{BackupId, StoreName};
+use crate::postgres::{Server, facts};
+use crate::system::lock::{Attempt, FileLock};
+use crate::system::{Stop, durable};
+use crate::target::database::connect_beside;
+
+/// Clears up after every run whose lock nobody holds. What can't be cleared up now (a server that is down) is said
+/// and tried again by the next run; it never keeps this one from its work.
+pub(super) async fn dead_runs(context: &Context) {
+    if let Err(error) = try_dead_runs(context).await {
+        context.progress.note(&format!("warning: clear up after an earlier run: {error:#}"));
+    }
+}
+
+async fn try_dead_runs(context: &Context) -> anyhow::Result<()> {
+    // One at a time: two would get into each other's way.
+    let path = super::context::locks(&context.settings).join("settle.lock");
+    let Attempt::Taken(_lock) = FileLock::attempt(&path, context.run.as_str())? else { return Ok(()) };
+    for run in context.catalog.runs().unfinished()? {
+        let lock = run_lock(&context.settings, &run.id);
+        if run.id == context.run || FileLock::is_held(&lock)? {
+            continue;
+        }
+        settle(context, &run).await?;
+        // Last: if this is cut off, the next run finds the same run dead again.
+        context.catalog.runs().mark_died(&run.id)?;
+        durable::remove_file_if_there(&lock)?;
+    }
+    for restore in context.catalog.restores().unsettled()? {
+        let alive = restore.run_id.as_ref().is_some_and(|run| {
+            *run == context.run || FileLock::is_held(&run_lock(&context.settings, run)).unwrap_or(true)
+        });
+        if !alive {
+            settle_restore(context, &restore).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn settle(context: &Context, run: &Run) -> anyhow::Result<()> {
+    durable::remove_dir_if_there(&scratch_of(&context.settings, &run.id))?;
+    durable::remove_dir_if_there(&staging_of(context.replicas.staging(), &run.id))?;
+    let Some(id) = run.subject.as_deref().and_then(|text| text.parse::<BackupId>().ok()) else {
+        return Ok(());
+    };
+    if context.catalog.backups().get(&id)?.is_some() {
+        return Ok(());
+    }
+    let key = names::object(&context.settings.cluster, &id, names::MANIFEST);
+    if context.reading().get_small(&key).await?.is_none() {
+        let removed = context.replicas.delete_all(&names::backup(&context.settings.cluster, &id)).await?;
+        if removed > 0 {
+            context
+                .progress
+                .note(&format!("removed the {removed} objects of {id}, which died before its end"));
+        }
+        return Ok(());
+    }
+    // It died between the manifest and the catalog: the backup is whole.
+    let keyring = context.keyring()?;
+    let (manifest, object) = manifests::fetch(&context.settings, &context.reading(), &id, &keyring).await?;
+    let stores: Vec<StoreName> = manifests::holders(context, &manifest).await?;
+    manifests::record(
+        context,
+        &Stored { manifest: &manifest, object: &object, stores: &stores },
+        Some(&run.id),
+    )?;
+    context.progress.note(&format!("took in {id}, which was complete when its run died"));
+    Ok(())
+}
+
+/// Drops the staging database of a restore that did not come to its end, or finds that it did.
+async fn settle_restore(context: &Context, restore: &Restore) -> anyhow::Result<()> {
+    let restores = context.catalog.restores();
+    let end = |state, message: String| {
+        if restore.state != RestoreState::Running {
+            return Ok(());
+        }
+        restores.end(
+            restore.id,
+            &RestoreEnd { state, message: Some(message), rows: None, checks: None, at: Utc::now() },
+        )
+    };
+    let (Some(staging), Some(target)) = (&restore.staging_database, &restore.target_database) else {
+        return end(RestoreState::Died, "ended without a word, before it made anything".to_owned());
+    };
+    let avoid = [target.as_str(), staging.as_str()];
+    let server = connect_beside(&context.settings.postgres, &avoid, &Stop::default()).await?;
+    if facts::database_exists(&server, staging).await? {
+        facts::drop_database(&server, staging, true).await?;
+        context
+            .progress
+            .note(&format!("dropped the unfinished database \"{staging}\" of a restore that died"));
+        end(RestoreState::Died, "ended without a word; its unfinished database was dropped".to_owned())?;
+    } else if let Some(old) = kept(&server, restore).await? {
+        // Swapped, and died before it could say so.
+        let message = format!("died after the swap; the replaced database is kept as \"{old}\"");
+        context.progress.note(&format!("a restore of \"{target}\" {message}"));
+        end(RestoreState::Done, message)?;
+    } else {
+        end(RestoreState::Died, "ended without a word; no unfinished database is left".to_owned())?;
+    }
+    server.close().await;
+    // Last: if this is cut off, the next run looks again.
+    restores.set_staging(restore.id, None)
+}
+
+/// The name under which the replaced database is kept, if it is there.
+async fn kept(server: &Server, restore: &Restore) -> anyhow::Result<Option<String>> {
+    match &restore.previous_database {
+        Some(name) if facts::database_exists(server, name).await? => Ok(Some(name.clone())),
+        _ => Ok(None),
+    }
+}

@@ -1,0 +1,118 @@
+//! The table of all settings: what is not in it is not a setting. The README and `--help` are held to it.
+
+/// One setting as the documentation has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Documented {
+    /// The variable's name.
+    pub name: &'static str,
+    /// What holds without it; empty: nothing.
+    pub default: &'static str,
+    /// What it means, in a few words.
+    pub meaning: &'static str,
+    /// Whether its value must never be shown.
+    pub secret: bool,
+}
+
+const fn setting(name: &'static str, default: &'static str, meaning: &'static str) -> Documented {
+    Documented { name, default, meaning, secret: false }
+}
+
+const fn secret(name: &'static str, default: &'static str, meaning: &'static str) -> Documented {
+    Documented { name, default, meaning, secret: true }
+}
+
+const TABLE: [Documented; 25] = [
+    setting("BACKUP_CLUSTER", "main", "name of this cluster, first part of every object's key"),
+    setting("BACKUP_STATE_DIR", "/var/lib/pgkeep", "catalog and locks"),
+    secret("BACKUP_ENCRYPTION_KEY", "", "one or more Fernet keys, comma separated; the first one seals"),
+    setting(
+        "BACKUP_ENCRYPTION_KEY_FILE",
+        "",
+        "private file with the keys, one per line; instead of the above",
+    ),
+    setting("BACKUP_LOCAL_DIR", "", "directory of the local store; empty: none"),
+    setting(
+        "BACKUP_MIN_COPIES",
+        "1 with one store, else 2",
+        "stores that must hold a backup before it counts",
+    ),
+    setting("BACKUP_COMPRESSION", "zstd:1", "zstd:1 to zstd:19, or gzip:1 to gzip:9"),
+    setting(
+        "BACKUP_VOLUME_SIZE",
+        "1G",
+        "size at which a volume is closed: bytes, or with K, M, G, T; 1M to 64G",
+    ),
+    setting("BACKUP_JOBS", "4", "connections and files at once, 1 to 64"),
+    setting("BACKUP_SCRATCH_DIR", "scratch in BACKUP_STATE_DIR", "where a dump waits to be packed"),
+    setting("BACKUP_SCRATCH_LIMIT", "1G", "how much of a dump may wait there: bytes, or with K, M, G, T"),
+    setting("BACKUP_PG_BINDIR", "found by the server's version", "directory with pg_dump and pg_restore"),
+    setting("PGHOST", "libpq's default", "the server: a name, an address, or the directory of its socket"),
+    setting("PGPORT", "5432", "its port"),
+    setting("PGUSER", "the operating system's user", "user to connect as"),
+    setting("PGDATABASE", "the user's name", "database that is backed up when none is named"),
+    secret("PGPASSWORD", "", "password"),
+    setting("PGPASSFILE", "~/.pgpass", "file with passwords"),
+    setting("PGSSLMODE", "prefer", "disable, allow, prefer, require, verify-ca or verify-full"),
+    setting(
+        "PGSSLROOTCERT",
+        "~/.postgresql/root.crt",
+        "certificate authorities; the word system: the machine's",
+    ),
+    setting("PGSSLCERT", "~/.postgresql/postgresql.crt", "client certificate"),
+    setting("PGSSLKEY", "~/.postgresql/postgresql.key", "its key"),
+    setting("PGCONNECT_TIMEOUT", "10", "seconds to wait for a connection, 1 to 3600"),
+    setting("PGOPTIONS", "", "options for the server, such as -c statement_timeout=0"),
+    setting("PGAPPNAME", "", "not used: pgkeep names its connections itself"),
+];
+
+/// Every setting in the order in which the documentation lists them.
+pub const fn documented() -> &'static [Documented] {
+    &TABLE
+}
+
+/// The setting of this name.
+pub(super) fn find(name: &str) -> Option<&'static Documented> {
+    TABLE.iter().find(|setting| setting.name == name)
+}
+
+/// The setting whose name is nearest to this one, if one is so near that it may be meant.
+pub(super) fn nearest(name: &str) -> Option<&'static str> {
+    let distances = TABLE.iter().map(|setting| (distance(name, setting.name), setting.name));
+    distances.min().filter(|(distance, _)| *distance <= 5).map(|(_, name)| name)
+}
+
+/// How many characters must be added, removed or changed to make one text out of the other (Levenshtein).
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (above, from) in one.chars().enumerate() {
+        let mut diagonal = above;
+        row[0] = above + 1;
+        for (column, to) in other.iter().enumerate() {
+            let changed = diagonal + usize::from(from != *to);
+            diagonal = row[column + 1];
+            row[column + 1] = changed.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[other.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_name_is_proposed_and_nothing_far_fetched() {
+        assert_eq!(nearest("BACKUP_LOCL_DIR"), Some("BACKUP_LOCAL_DIR"));
+        assert_eq!(nearest("BACKUP_ENCRYPTION_KEYS"), Some("BACKUP_ENCRYPTION_KEY"));
+        assert_eq!(nearest("BACKUP_JOB"), Some("BACKUP_JOBS"));
+        assert_eq!(nearest("BACKUP_SOMETHING_ELSE_ALTOGETHER"), None);
+        assert_eq!(distance("kitten", "sitting"), 3);
+    }
+
+    #[test]
+    fn the_default_compression_is_the_documented_one() {
+        let documented = find("BACKUP_COMPRESSION").map(|setting| setting.default);
+        assert_eq!(documented, Some(crate::config::DEFAULT_COMPRESSION.to_string().as_str()));
+    }
+}

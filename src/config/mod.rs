@@ -1,0 +1,110 @@
+//! Typed settings: read once, checked together, then passed down as values.
+//!
+//! The binary calls [`Settings::load`] at the start of every command that touches a store or a server. Nothing
+//! below this module reads the environment. The environment wins over the env file, an empty value counts as
+//! not set, all faults are reported in one error, and no secret is ever part of a message.
+
+mod documented;
+mod env_file;
+mod faults;
+mod inputs;
+mod keys;
+mod paths;
+mod postgres;
+mod private_file;
+mod read;
+mod size;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::model::{ClusterName, Codec, ConnectionSettings, Fault, Kind, StoreName};
+use crate::system::Secret;
+
+pub use documented::{Documented, documented};
+pub use inputs::Inputs;
+pub use size::parse_size;
+pub use values::{Source, Variable};
+
+/// How frames are compressed unless `BACKUP_COMPRESSION` says otherwise: the fastest level that stores no more
+/// than gzip level 9 would, by the table in the README.
+pub const DEFAULT_COMPRESSION: Codec = Codec::Zstd(1);
+
+/// The settings of one run, valid each for itself and together.
+///
+/// Neither a key nor a store has to be set, because not every command needs them: [`Settings::keys`] and
+/// [`Settings::require_store`] are for those that do. `Debug` shows no secret.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `BACKUP_CLUSTER`: the first part of every object's key.
+    pub cluster: ClusterName,
+    /// `BACKUP_STATE_DIR`: catalog and locks. Absolute.
+    pub state_dir: PathBuf,
+    /// `BACKUP_ENCRYPTION_KEY` or the content of `BACKUP_ENCRYPTION_KEY_FILE`: Fernet keys, the first one
+    /// seals, all open. May be empty.
+    pub keys: Vec<Secret>,
+    /// `BACKUP_LOCAL_DIR`: the local store. Absolute.
+    pub local_dir: Option<PathBuf>,
+    /// `BACKUP_MIN_COPIES`: how many stores must hold a backup before it counts. At least 1.
+    pub min_copies: usize,
+    /// `BACKUP_COMPRESSION`.
+    pub compression: Codec,
+    /// `BACKUP_VOLUME_SIZE` in bytes: a volume is closed when it has reached it.
+    pub volume_bytes: u64,
+    /// `BACKUP_JOBS`: 1 to 64.
+    pub jobs: usize,
+    /// `BACKUP_SCRATCH_DIR`: where a dump waits to be packed. Absolute; neither in the local store nor around it.
+    pub scratch_dir: PathBuf,
+    /// `BACKUP_SCRATCH_LIMIT` in bytes: how much of a dump may wait there.
+    pub scratch_limit: u64,
+    /// `BACKUP_PG_BINDIR`: the directory with `pg_dump` and `pg_restore`. Absolute.
+    pub pg_bindir: Option<PathBuf>,
+    /// `PGHOST` and its like.
+    pub postgres: ConnectionSettings,
+    /// The home directory of the user, for `~/.pgpass` and the programs that are started.
+    pub home: Option<PathBuf>,
+    /// `PATH`, where programs are looked for when no directory is set.
+    pub search_path: Option<OsString>,
+    /// The env file that was read, if there was one.
+    pub env_file: Option<PathBuf>,
+    /// Every setting that was set and where; secrets are `[redacted]`.
+    pub variables: Vec<Variable>,
+}
+
+impl Settings {
+    /// Reads and checks all settings.
+    ///
+    /// Fails with one fault that names every wrong setting on a line of its own. Its kind is
+    /// [`Kind::Key`] when nothing but the key is wrong, else [`Kind::Settings`].
+    pub fn load(inputs: &Inputs) -> Result<Self, Fault> {
+        read::settings(inputs)
+    }
+
+    /// Returns the keys, or the fault that none is set.
+    pub fn keys(&self) -> Result<&[Secret], Fault> {
+        if self.keys.is_empty() {
+            return Err(Fault::new(Kind::Key, "no encryption key is set").hint(
+                "Make one with `pgkeep key new`, set it as BACKUP_ENCRYPTION_KEY, and keep a copy of it \
+                 outside of this machine, because without it no backup can ever be read.",
+            ));
+        }
+        Ok(&self.keys)
+    }
+
+    /// The stores that are configured, in the order in which they are read.
+    pub fn stores(&self) -> Vec<StoreName> {
+        self.local_dir.iter().map(|_| StoreName::Local).collect()
+    }
+
+    /// Fails when no store is configured.
+    pub fn require_store(&self) -> Result<(), Fault> {
+        if self.stores().is_empty() {
+            return Err(Fault::new(Kind::Settings, "no store is configured")
+                .hint("Set BACKUP_LOCAL_DIR to a directory for backups, best on another disk."));
+        }
+        Ok(())
+    }
+}

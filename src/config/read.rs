@@ -1,0 +1,111 @@
+//! From inputs to settings: find the file, put the environment over it, check everything, then fail or not.
+
+use std::path::{Path, PathBuf};
+
+use super::faults::Faults;
+use super::inputs::Inputs;
+use super::size::parse_size;
+use super::values::{Value, Values};
+use super::{DEFAULT_COMPRESSION, Settings, env_file, keys, paths, postgres};
+use crate::model::{ClusterName, Fault, Kind};
+
+const DEFAULT_CLUSTER: &str = "main";
+const DEFAULT_STATE_DIR: &str = "/var/lib/pgkeep";
+const DEFAULT_JOBS: usize = 4;
+/// Of a volume, and of what waits in scratch: 1 GiB.
+const DEFAULT_SIZE: u64 = 1 << 30;
+/// Less scratch would make `pg_dump` stop and go all the time, and smaller volumes would be one frame each.
+const LEAST_SIZE: u64 = 1 << 20;
+/// A volume is sent again as a whole or in large parts, so it must stay of a size that can be.
+const LARGEST_VOLUME: u64 = 64 << 30;
+
+/// Reads and checks all settings; see [`Settings::load`].
+pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
+    let mut faults = Faults::default();
+    let env_file = env_file::locate(inputs)?;
+    let file = match &env_file {
+        // Without the file most of the rest would look wrong, so this fault stands alone.
+        Some(path) => Some((path.as_path(), env_file::read(path, &mut faults)?)),
+        None => None,
+    };
+    let values = Values::merge(inputs, file, &mut faults);
+    let home = inputs.home.as_deref();
+    let mut directory = |name| {
+        let value = values.get(name)?;
+        faults.keep(paths::absolute(value, home))
+    };
+
+    let state_dir = directory("BACKUP_STATE_DIR").unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR));
+    let local_dir = directory("BACKUP_LOCAL_DIR");
+    let scratch_dir = directory("BACKUP_SCRATCH_DIR").unwrap_or_else(|| state_dir.join("scratch"));
+    let pg_bindir = directory("BACKUP_PG_BINDIR");
+    if let Some(value) = values.get("BACKUP_LOCAL_DIR")
+        && local_dir.as_deref().is_some_and(|local| paths::overlap(local, &scratch_dir))
+    {
+        let shown = scratch_dir.display();
+        faults.add(value.fault(format_args!("the store and the scratch directory {shown} overlap")).hint(
+            "Choose a directory that neither holds the other nor lies in it, because scratch is emptied.",
+        ));
+    }
+
+    let cluster = values.get("BACKUP_CLUSTER").map_or_else(|| DEFAULT_CLUSTER.parse(), Value::parse);
+    let cluster: Option<ClusterName> = faults.keep(cluster);
+    let keys = faults.keep(keys::read(&values, &inputs.current_dir));
+    let compression = values.get("BACKUP_COMPRESSION").and_then(|value| faults.keep(value.parse()));
+    let jobs = values.get("BACKUP_JOBS").and_then(|value| faults.keep(value.number(1, 64)));
+    let min_copies = min_copies(&values, local_dir.as_deref(), &mut faults);
+    let scratch_limit = size(&values, "BACKUP_SCRATCH_LIMIT", (LEAST_SIZE, u64::MAX), &mut faults);
+    let volume_bytes = size(&values, "BACKUP_VOLUME_SIZE", (LEAST_SIZE, LARGEST_VOLUME), &mut faults);
+    let postgres = postgres::read(&values, &inputs.current_dir, &mut faults);
+
+    faults.into_result()?;
+    let cluster = cluster.ok_or_else(|| Fault::new(Kind::Bug, "settings without a cluster's name"))?;
+    Ok(Settings {
+        cluster,
+        state_dir,
+        keys: keys.unwrap_or_default(),
+        local_dir,
+        min_copies,
+        compression: compression.unwrap_or(DEFAULT_COMPRESSION),
+        jobs: jobs.map_or(DEFAULT_JOBS, |jobs| jobs as usize),
+        scratch_dir,
+        scratch_limit: scratch_limit.unwrap_or(DEFAULT_SIZE),
+        volume_bytes: volume_bytes.unwrap_or(DEFAULT_SIZE),
+        pg_bindir,
+        postgres,
+        home: inputs.home.clone(),
+        search_path: inputs.variable("PATH").map(ToOwned::to_owned),
+        variables: values.variables(),
+        env_file,
+    })
+}
+
+/// How many copies make a backup count. That no store is set at all is not said here: not every command needs one.
+fn min_copies(values: &Values, local_dir: Option<&Path>, faults: &mut Faults) -> usize {
+    let stores = usize::from(local_dir.is_some());
+    let default = stores.clamp(1, 2);
+    let Some(value) = values.get("BACKUP_MIN_COPIES") else { return default };
+    let Some(copies) = faults.keep(value.number(1, 3)) else { return default };
+    let copies = copies as usize;
+    if stores > 0 && copies > stores {
+        let set = if stores == 1 { "one store is".to_owned() } else { format!("{stores} stores are") };
+        faults.add(
+            value
+                .fault(format_args!("{copies} copies cannot be had, {set} set"))
+                .hint(format!("Set at most {stores}, or configure more stores.")),
+        );
+    }
+    copies
+}
+
+/// Reads a size within these bounds.
+fn size(values: &Values, name: &'static str, (least, most): (u64, u64), faults: &mut Faults) -> Option<u64> {
+    let value = values.get(name)?;
+    let size = parse_size(&value.text).filter(|size| (least..=most).contains(size));
+    if size.is_none() {
+        let bounds = if most == u64::MAX { "of at least 1M" } else { "from 1M to 64G" };
+        let what = format!("\"{}\" is not a size {bounds}", *value.text);
+        faults.add(value.fault(what).hint("Write bytes, or a whole number with K, M, G or T, such as 2G."));
+    }
+    size
+}

@@ -1,0 +1,349 @@
+//! The manifest: written last, it makes a backup exist (SPEC.md, section 5).
+//!
+//! The object is text: a public head (format, backup, key fingerprint, the volumes with size and SHA-256, so that
+//! what is stored can be checked without the key), the sealed body, and a SHA-256 of all that precedes it.
+
+use std::fmt::Write;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ring::digest::{SHA256, digest};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::block;
+use super::database::DatabaseProperties;
+use super::keyring::Keyring;
+use super::volume::Method;
+use crate::model::{BackupId, BackupKind, ClusterName, Codec, Digest, Fault, Kind};
+
+const FIRST_LINE: &str = "pgkeep manifest ";
+/// A body that unpacks to more than this was not made by pgkeep.
+const BODY_LIMIT: usize = 4 << 30;
+
+/// Everything that is known of a backup, as sealed in its manifest.
+///
+/// Fields that a later version adds are ignored by this one; `format` changes when that would be wrong.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of the format.
+    pub format: u16,
+    /// The backup's identifier.
+    pub id: BackupId,
+    /// What it holds.
+    pub kind: BackupKind,
+    /// The cluster's name.
+    pub cluster: ClusterName,
+    /// PostgreSQL's system identifier.
+    pub system_identifier: u64,
+    /// When the run began, RFC 3339.
+    pub started_at: String,
+    /// The instant whose data this is (the snapshot), RFC 3339.
+    pub consistent_at: String,
+    /// When the last volume was stored, RFC 3339.
+    pub finished_at: String,
+    /// Version of pgkeep.
+    pub pgkeep_version: String,
+    /// The server's version, as `server_version_num` has it: 150018.
+    pub postgres_version_num: u32,
+    /// Version of the program that read the data: `pg_dump`'s.
+    pub tool_version: String,
+    /// Compression of the frames.
+    pub codec: Codec,
+    /// The key of the frames: 32 bytes, base64.
+    pub key: SealedKey,
+    /// The backups that extents point into; the first is this one.
+    pub backups: Vec<BackupId>,
+    /// The volumes of this backup.
+    pub volumes: Vec<Volume>,
+    /// What was backed up: files of the dump.
+    pub entries: Vec<Entry>,
+    /// Plain bytes of all entries.
+    pub original_size: u64,
+    /// Bytes of all frames after compression, before sealing.
+    pub compressed_size: u64,
+    /// Bytes of all volumes as stored.
+    pub stored_size: u64,
+    /// The database, in backups of that kind.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub database: Option<Database>,
+}
+
+/// What the manifest of a database backup knows beyond its files.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Database {
+    /// What belongs to the database and stands in no dump: owner, encoding, locale, settings, privileges.
+    pub properties: DatabaseProperties,
+    /// Constraints that were not validated and indexes that were not valid when the backup was made: after a
+    /// restore there may be these and no others.
+    #[serde(default)]
+    pub not_valid: Vec<String>,
+}
+
+/// One volume as stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// The object's name within the backup: `data.00000`.
+    pub name: String,
+    /// Bytes as stored.
+    pub size: u64,
+    /// SHA-256 of the bytes as stored.
+    pub sha256: Digest,
+    /// Stored length of each frame without its header, the empty last one included.
+    pub frames: Vec<u32>,
+}
+
+/// One file or stream that was backed up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its path within the backup, `/` between parts.
+    pub name: String,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Permission bits for files.
+    pub mode: u32,
+    /// Plain bytes.
+    pub size: u64,
+    /// SHA-256 of the plain bytes.
+    pub sha256: Digest,
+    /// The table whose rows these are.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub table: Option<Table>,
+    /// Where the bytes lie, in their order.
+    pub extents: Vec<Extent>,
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EntryKind {
+    /// A regular file.
+    File,
+}
+
+/// A table and its rows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    /// The schema's name, as the catalogs have it (not quoted).
+    pub schema: String,
+    /// The table's name.
+    pub name: String,
+    /// Rows in the stored bytes.
+    pub rows: u64,
+    /// It belongs to an extension, which on restore may bring rows of its own.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub of_extension: bool,
+}
+
+/// A run of plain bytes inside one frame: (backup, volume, frame, offset, length), an array in JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(u32, u32, u32, u32, u32)", into = "(u32, u32, u32, u32, u32)")]
+pub struct Extent {
+    /// Index into the manifest's `backups`.
+    pub backup: u32,
+    /// Number of the volume.
+    pub volume: u32,
+    /// Number of the frame within the volume.
+    pub frame: u32,
+    /// Offset within the frame's plain bytes.
+    pub offset: u32,
+    /// How many bytes.
+    pub length: u32,
+}
+
+impl From<(u32, u32, u32, u32, u32)> for Extent {
+    fn from((backup, volume, frame, offset, length): (u32, u32, u32, u32, u32)) -> Self {
+        Self { backup, volume, frame, offset, length }
+    }
+}
+
+impl From<Extent> for (u32, u32, u32, u32, u32) {
+    fn from(extent: Extent) -> Self {
+        (extent.backup, extent.volume, extent.frame, extent.offset, extent.length)
+    }
+}
+
+/// A backup's own key, shown as `[redacted]`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SealedKey(Zeroizing<[u8; 32]>);
+
+impl SealedKey {
+    /// Takes the bytes of a key.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// The key itself.
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for SealedKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl TryFrom<String> for SealedKey {
+    type Error = Fault;
+
+    fn try_from(text: String) -> Result<Self, Fault> {
+        let bytes =
+            STANDARD.decode(Zeroizing::new(text).as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Self::new).ok_or_else(|| Fault::new(Kind::Damaged, "the backup's own key is malformed"))
+    }
+}
+
+impl From<SealedKey> for String {
+    fn from(key: SealedKey) -> Self {
+        STANDARD.encode(*key.0)
+    }
+}
+
+/// The public part of a manifest: what can be known without the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManifestHead {
+    /// The backup's identifier.
+    pub id: BackupId,
+    /// Fingerprint of the Fernet key that seals the body.
+    pub fingerprint: String,
+    /// Name, size and SHA-256 of every volume.
+    pub volumes: Vec<(String, u64, Digest)>,
+}
+
+impl Manifest {
+    /// Rows of all tables.
+    pub fn rows(&self) -> u64 {
+        self.tables().map(|table| table.rows).sum()
+    }
+
+    /// The tables of which there are rows, in the order of the entries.
+    pub fn tables(&self) -> impl Iterator<Item = &Table> {
+        self.entries.iter().filter_map(|entry| entry.table.as_ref())
+    }
+
+    /// The object's bytes: head, sealed body, digest.
+    pub fn seal(&self, keyring: &Keyring, now: u64) -> anyhow::Result<Vec<u8>> {
+        let json = Zeroizing::new(serde_json::to_vec(self)?);
+        let body = zstd_of(&json)?;
+        let mut text =
+            format!("{FIRST_LINE}{}\nbackup {}\nkey {}\n", self.format, self.id, keyring.fingerprint());
+        for volume in &self.volumes {
+            writeln!(text, "volume {} {} {}", volume.name, volume.size, volume.sha256)?;
+        }
+        writeln!(text, "sealed {}", keyring.seal(&body, now)?)?;
+        let sum = sha256(text.as_bytes());
+        writeln!(text, "sha256 {sum}")?;
+        Ok(text.into_bytes())
+    }
+
+    /// Opens what [`Manifest::seal`] wrote. `id` is the backup that the caller asked for.
+    pub fn open(bytes: &[u8], id: &BackupId, keyring: &Keyring) -> Result<Self, Fault> {
+        let damaged = |what: &str| Fault::new(Kind::Damaged, format!("manifest of {id}: {what}"));
+        let (head, token) = ManifestHead::split(bytes, id)?;
+        let body = keyring
+            .open(token, &head.fingerprint)
+            .map_err(|fault| Fault { message: format!("manifest of {id}: {}", fault.message), ..fault })?;
+        let json = unzstd(&body).map_err(|error| damaged(&format!("unpack: {error}")))?;
+        // The version first, alone: a newer manifest need not have the fields of this one.
+        let version: FormatOnly =
+            serde_json::from_slice(&json).map_err(|error| damaged(&format!("read: {error}")))?;
+        refuse_newer(version.format, id)?;
+        let manifest: Self =
+            serde_json::from_slice(&json).map_err(|error| damaged(&format!("read: {error}")))?;
+        let public = manifest.volumes.iter().map(|volume| (volume.name.clone(), volume.size, volume.sha256));
+        if manifest.id != head.id || !public.eq(head.volumes.iter().cloned()) {
+            return Err(damaged("the public head and the sealed body do not agree"));
+        }
+        Ok(manifest)
+    }
+}
+
+#[derive(Deserialize)]
+struct FormatOnly {
+    format: u16,
+}
+
+impl ManifestHead {
+    /// Reads the public part and checks the digest over the whole.
+    pub fn read(bytes: &[u8], id: &BackupId) -> Result<Self, Fault> {
+        Self::split(bytes, id).map(|(head, _)| head)
+    }
+
+    fn split<'a>(bytes: &'a [u8], id: &BackupId) -> Result<(Self, &'a str), Fault> {
+        let damaged = |what: &str| Fault::new(Kind::Damaged, format!("manifest of {id}: {what}"));
+        let text = std::str::from_utf8(bytes).map_err(|_| damaged("not text"))?;
+        let version = text
+            .strip_prefix(FIRST_LINE)
+            .and_then(|rest| rest.split('\n').next())
+            .and_then(|version| version.parse().ok())
+            .ok_or_else(|| damaged("the first line is not that of a manifest"))?;
+        // Before anything else: a newer version may have changed all that follows.
+        refuse_newer(version, id)?;
+        let cut = || damaged("cut short");
+        let last = text.strip_suffix('\n').ok_or_else(cut)?.rfind('\n').ok_or_else(cut)? + 1;
+        let sum = text[last..].trim_end().strip_prefix("sha256 ").ok_or_else(cut)?;
+        if sum != sha256(&bytes[..last]).to_string() {
+            return Err(damaged("its SHA-256 is another: bytes were changed"));
+        }
+        let (mut owner, mut fingerprint, mut token, mut volumes) = (None, None, None, Vec::new());
+        for line in text[..last].lines().skip(1) {
+            match line.split_once(' ') {
+                Some(("backup", value)) => owner = value.parse::<BackupId>().ok(),
+                Some(("key", value)) => fingerprint = Some(value.to_owned()),
+                Some(("sealed", value)) => token = Some(value),
+                Some(("volume", value)) => {
+                    volumes.push(
+                        parse_volume(value).ok_or_else(|| damaged("a line about a volume is malformed"))?,
+                    );
+                }
+                // Lines that a later version adds.
+                _ => {}
+            }
+        }
+        let (Some(owner), Some(fingerprint), Some(token)) = (owner, fingerprint, token) else {
+            return Err(damaged("a line is missing"));
+        };
+        if owner != *id {
+            return Err(damaged(&format!("it is that of another backup, {owner}")));
+        }
+        Ok((Self { id: owner, fingerprint, volumes }, token))
+    }
+}
+
+fn parse_volume(text: &str) -> Option<(String, u64, Digest)> {
+    let mut fields = text.split(' ');
+    let volume = (fields.next()?.to_owned(), fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    fields.next().is_none().then_some(volume)
+}
+
+fn refuse_newer(version: u16, id: &BackupId) -> Result<(), Fault> {
+    if version <= super::VERSION {
+        return Ok(());
+    }
+    let message = format!(
+        "manifest of {id}: made by a newer pgkeep (format {version}; this one reads up to {})",
+        super::VERSION
+    );
+    Err(Fault::new(Kind::NotInitialised, message).hint("Use that version, or a newer one."))
+}
+
+fn sha256(bytes: &[u8]) -> Digest {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    Digest::from_bytes(out)
+}
+
+fn zstd_of(bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    block::compress_into(Codec::Zstd(3), bytes, &mut out)?;
+    Ok(out)
+}
+
+fn unzstd(bytes: &[u8]) -> std::io::Result<Zeroizing<Vec<u8>>> {
+    let mut out = Zeroizing::new(Vec::new());
+    block::decompress_up_to(Method::Zstd, bytes, BODY_LIMIT, &mut out)?;
+    Ok(out)
+}

@@ -1,0 +1,314 @@
+//! One database, read with `pg_dump` in directory format under a snapshot that pgkeep holds.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use tokio::task::spawn_blocking;
+
+use super::tail::{Tail, TailedFile, WriterState, can_punch, is_contents};
+use crate::format::manifest::{Database, Table};
+use crate::format::volume::FRAME_BYTES;
+use crate::model::{Bytes, ConnectionSettings, Fault, FaultContext, Kind, Stage, Timestamp};
+use crate::pipeline::{FinishedEntry, Framer};
+use crate::postgres::facts::{self, TableFacts};
+use crate::postgres::snapshot::{self, ExportedSnapshot};
+use crate::postgres::tools::{self, Tool};
+use crate::postgres::{Server, child_environment, database};
+use crate::system::process::{self, Running};
+use crate::system::{Step, Stop, durable, space, step};
+
+/// Room that must be left in the scratch directory before a dump begins.
+const LEAST_ROOM: u64 = 64 * 1024 * 1024;
+
+/// Where and how to dump.
+#[derive(Debug, Clone)]
+pub struct DumpPlan {
+    /// How to reach the server.
+    pub connection: ConnectionSettings,
+    /// How many tables `pg_dump` reads at the same time.
+    pub jobs: usize,
+    /// A directory of this run's own, on a file system with room.
+    pub scratch: PathBuf,
+    /// How many bytes may wait there.
+    pub scratch_limit: u64,
+    /// Where the client programs are, if the settings say so.
+    pub bindir: Option<PathBuf>,
+}
+
+/// A database at one instant, ready to be dumped.
+#[derive(Debug)]
+pub struct DatabaseSource {
+    plan: DumpPlan,
+    snapshot: ExportedSnapshot,
+    pg_dump: Tool,
+    pg_restore: Tool,
+    tables: Vec<TableFacts>,
+    /// What the manifest keeps of the database.
+    pub database: Database,
+    /// The server's system identifier.
+    pub system_identifier: u64,
+    /// The instant.
+    pub consistent_at: Timestamp,
+}
+
+/// What was read.
+#[derive(Debug)]
+pub struct DatabaseContents {
+    /// The files of the dump with the tables whose rows they hold.
+    pub entries: Vec<(FinishedEntry, Option<Table>)>,
+    /// Version of `pg_dump`.
+    pub tool_version: String,
+    /// The server's version.
+    pub postgres_version_num: u32,
+}
+
+impl DatabaseSource {
+    /// Connects, exports a snapshot and asks under it for all that the dump does not say itself.
+    pub async fn open(name: &str, plan: DumpPlan, stop: &Stop) -> anyhow::Result<Self> {
+        let server = Server::connect(&plan.connection, Some(name), stop).await?;
+        let major = server.major();
+        // Before the snapshot: an old snapshot keeps the server from cleaning up.
+        let pg_dump = tools::find("pg_dump", major, plan.bindir.as_deref())?;
+        let pg_restore = tools::find("pg_restore", pg_dump.version.major, plan.bindir.as_deref())?;
+        let snapshot = snapshot::export(server).await?;
+        let server = &snapshot.server;
+        let system_identifier = facts::system_identifier(server).await?;
+        let properties = database::capture(server, name).await?;
+        let tables = facts::tables(server).await?;
+        let unproven = facts::unproven(server).await?;
+        let not_valid = unproven.names();
+        let consistent_at = facts::transaction_time(server).await?;
+        step::reached(Step::BackupSnapshot)?;
+        let database = Database { properties, not_valid };
+        Ok(Self { plan, snapshot, pg_dump, pg_restore, tables, database, system_identifier, consistent_at })
+    }
+
+    /// What the tables take on the server's disk: about what will be read.
+    pub fn estimate(&self) -> u64 {
+        self.tables.iter().map(|table| table.bytes).sum()
+    }
+
+    /// Dumps into the pipeline. Succeeds only when `pg_dump` did, the snapshot's connection lived to the end, and
+    /// every table's rows are there.
+    pub async fn read(
+        self,
+        mut framer: Framer,
+        stage: Stage,
+        stop: &Stop,
+    ) -> anyhow::Result<DatabaseContents> {
+        let limit = self.room()?;
+        let directory = self.plan.scratch.join("dump");
+        durable::create_private_dir(&directory)?;
+        let state = WriterState::default();
+        let mut tail = Tail::watch(&directory, limit, state.clone())?;
+        let name = &self.database.properties.name;
+        let environment = child_environment(&self.plan.connection, Some(name))?;
+        let running = Running::start(&self.pg_dump.path, &self.arguments(&directory), &environment)?;
+        tail.regulate(running.group());
+        step::reached(Step::BackupDumping)?;
+
+        let tailing = spawn_blocking({
+            let stop = stop.clone();
+            move || -> anyhow::Result<(Vec<TailedFile>, Framer)> {
+                let files = tail.run(&mut framer, &stage, &stop)?;
+                Ok((files, framer))
+            }
+        });
+        let dumped = tokio::select! {
+            ended = running.wait() => ended,
+            lost = self.snapshot.server.lost() => Err(lost),
+            () = stop.requested() => Err(crate::system::stop::Interrupted.into()),
+        };
+        let dumped = dumped.and_then(|ended| {
+            if ended.status.success() { Ok(()) } else { Err(dump_failed(name, &ended).into()) }
+        });
+        match &dumped {
+            Ok(()) => state.succeeded(),
+            Err(_) => state.failed(),
+        }
+        let tailed = tailing.await.context("read the dump")?;
+        // Why the dump failed says more than what that did to its reader.
+        dumped?;
+        let (files, framer) = tailed?;
+        let listing = self.listing(&directory, &environment).await?;
+        let tables = self.tables;
+        let entries = {
+            let directory = directory.clone();
+            spawn_blocking(move || finish(&directory, files, framer, &listing, &tables))
+                .await
+                .context("read the dump")??
+        };
+        durable::remove_dir_if_there(&directory)?;
+        let postgres_version_num = self.snapshot.server.version_num();
+        self.snapshot.close().await?;
+        Ok(DatabaseContents { entries, tool_version: self.pg_dump.version.text, postgres_version_num })
+    }
+
+    /// How many bytes may wait in the scratch directory, or why it has not enough room.
+    fn room(&self) -> anyhow::Result<u64> {
+        let scratch = &self.plan.scratch;
+        let free = space::of(scratch)?.free;
+        // Each of `pg_dump`'s writers may have most of a frame lying there that can't go on its way yet.
+        let least = (4 * FRAME_BYTES * (self.plan.jobs + 1)) as u64;
+        let limit = self.plan.scratch_limit.min(free / 2).max(least);
+        let punches = can_punch(scratch).or_fault(|| {
+            Fault::new(Kind::Store, format!("write to the scratch directory {}", scratch.display()))
+        })?;
+        let mut sizes: Vec<u64> = self.tables.iter().map(|table| table.bytes).collect();
+        sizes.sort_unstable_by(|left, right| right.cmp(left));
+        let need = if punches {
+            least.max(LEAST_ROOM).min(self.estimate() * 2 + LEAST_ROOM)
+        } else {
+            // What is being written can't shrink before it is whole: the largest tables lie there as a whole.
+            sizes.iter().take(self.plan.jobs).sum::<u64>() + LEAST_ROOM
+        };
+        if free < need {
+            return Fault::new(
+                Kind::Store,
+                format!(
+                    "the scratch directory {} has {} free, the dump needs {}",
+                    scratch.display(),
+                    Bytes(free),
+                    Bytes(need)
+                ),
+            )
+            .hint("Make room there, or set BACKUP_SCRATCH_DIR to a directory with more.")
+            .err();
+        }
+        Ok(limit)
+    }
+
+    fn arguments(&self, directory: &Path) -> Vec<OsString> {
+        // The pipeline compresses, and the volumes are flushed: pg_dump need not.
+        let mut arguments: Vec<OsString> =
+            ["--format=directory", "--compress=0", "--no-sync", "--no-password"].map(Into::into).into();
+        arguments.push(format!("--jobs={}", self.plan.jobs).into());
+        arguments.push(format!("--snapshot={}", self.snapshot.id).into());
+        let mut file = OsString::from("--file=");
+        file.push(directory);
+        arguments.push(file);
+        arguments
+    }
+
+    /// The dump's own table of contents, which says which file holds which table.
+    async fn listing(
+        &self,
+        directory: &Path,
+        environment: &[(OsString, OsString)],
+    ) -> anyhow::Result<String> {
+        let arguments = ["--list".into(), directory.as_os_str().to_owned()];
+        let bytes = process::capture(&self.pg_restore.path, &arguments, environment)
+            .await
+            .or_fault(|| Fault::new(Kind::Postgres, "read the dump's table of contents"))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+/// Puts the tables of contents into the pipeline and gives every file its table.
+fn finish(
+    directory: &Path,
+    files: Vec<TailedFile>,
+    mut framer: Framer,
+    listing: &str,
+    tables: &[TableFacts],
+) -> anyhow::Result<Vec<(FinishedEntry, Option<Table>)>> {
+    let by_oid: BTreeMap<u32, &TableFacts> = tables.iter().map(|table| (table.oid, table)).collect();
+    let mut expected: BTreeMap<String, &TableFacts> = BTreeMap::new();
+    for (dump_id, oid) in listing.lines().filter_map(table_data) {
+        let table =
+            by_oid.get(&oid).with_context(|| format!("the dump has rows of an unknown table, {oid}"))?;
+        expected.insert(format!("{dump_id}.dat"), table);
+    }
+    let mut entries = Vec::with_capacity(files.len() + 2);
+    for file in files {
+        let table = match expected.remove(&file.entry.name) {
+            Some(facts) => {
+                let rows = file.rows.ok_or_else(|| cut_short(facts))?;
+                let (schema, name) = (facts.schema.clone(), facts.name.clone());
+                Some(Table { schema, name, rows, of_extension: facts.extension_configuration })
+            }
+            None => None,
+        };
+        entries.push((file.entry, table));
+    }
+    if let Some(facts) = expected.values().next() {
+        return Err(cut_short(facts).into());
+    }
+    let mut contents: Vec<PathBuf> = Vec::new();
+    for entry in std::fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))? {
+        let entry = entry?;
+        if is_contents(&entry.file_name().to_string_lossy()) {
+            contents.push(entry.path());
+        }
+    }
+    contents.sort();
+    for path in contents {
+        entries.push((whole_file(&path, &mut framer)?, None));
+    }
+    framer.close()?;
+    Ok(entries)
+}
+
+fn cut_short(table: &TableFacts) -> Fault {
+    let message = format!(
+        "pg_dump says that it succeeded, but the rows of {}.{} are not whole",
+        table.schema, table.name
+    );
+    Fault::new(Kind::Postgres, message).hint("Run the backup again; if it happens again, report it as a bug.")
+}
+
+fn whole_file(path: &Path, framer: &mut Framer) -> anyhow::Result<FinishedEntry> {
+    let describe = || format!("read {}", path.display());
+    let mut file = std::fs::File::open(path).with_context(describe)?;
+    let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let mut entry = framer.begin(name, 0o600);
+    let size = file.metadata().with_context(describe)?.len();
+    while entry.size() < size {
+        let length = (size - entry.size()).min(FRAME_BYTES as u64) as usize;
+        framer.read(&mut entry, &mut file, length, |_| ()).with_context(describe)?;
+    }
+    Ok(framer.finish(entry))
+}
+
+/// Takes the dump's number and the table's out of a line such as `3361; 0 16386 TABLE DATA public t owner`.
+fn table_data(line: &str) -> Option<(u32, u32)> {
+    let (dump_id, rest) = line.split_once("; ")?;
+    let mut fields = rest.splitn(3, ' ');
+    let (_, oid, rest) = (fields.next()?, fields.next()?, fields.next()?);
+    rest.starts_with("TABLE DATA ").then_some(())?;
+    Some((dump_id.parse().ok()?, oid.parse().ok()?))
+}
+
+fn dump_failed(database: &str, ended: &process::Ended) -> Fault {
+    let account = ended.account();
+    let hint = if account.contains("permission denied") {
+        "Give the user the right to read everything (GRANT pg_read_all_data), or back up as the owner or a superuser."
+    } else if account.contains("row-level security") || account.contains("row security") {
+        "Back up as a user with BYPASSRLS, as the owner or a superuser: others see only some of the rows."
+    } else if account.contains("No space left") {
+        "Make room in the scratch directory, or set BACKUP_SCRATCH_DIR to one with more."
+    } else {
+        "Nothing was stored; mend the cause and run the backup again."
+    };
+    Fault::new(Kind::Postgres, format!("dump database \"{database}\": {account}")).hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lines_with_rows_are_found_in_a_listing() {
+        assert_eq!(table_data("3361; 0 16386 TABLE DATA public my table owner"), Some((3361, 16386)));
+        for line in [
+            "; Archive created at 2026-11-22",
+            "215; 1259 16386 TABLE public t owner",
+            "3362; 0 0 SEQUENCE SET public t_id_seq owner",
+            "3363; 0 16390 MATERIALIZED VIEW DATA public m owner",
+        ] {
+            assert_eq!(table_data(line), None, "{line}");
+        }
+    }
+}

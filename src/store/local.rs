@@ -1,0 +1,192 @@
+//! The local store: a directory. Files are 0600, directories 0700.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use tokio::task::spawn_blocking;
+
+use super::{Body, ObjectInfo, ReadStore, Store, StoreError, StoreErrorKind};
+use crate::model::StoreName;
+use crate::system::durable;
+
+/// Where volumes are written until they get their names; on the same file system, so that it takes a rename.
+const STAGING: &str = ".staging";
+
+/// A directory of this machine as a store.
+#[derive(Debug, Clone)]
+pub struct LocalStore {
+    root: PathBuf,
+}
+
+impl LocalStore {
+    /// Opens the store in this directory, which need not exist yet.
+    pub fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// The directory in which files to be put are best written.
+    pub fn staging(&self) -> PathBuf {
+        self.root.join(STAGING)
+    }
+
+    fn path(&self, key: &str) -> PathBuf {
+        self.root.join(key)
+    }
+
+    /// Runs file operations on a thread that may wait.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        key: &str,
+        work: impl FnOnce(&Path) -> anyhow::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let path = self.path(key);
+        let place = path.display().to_string();
+        let result = spawn_blocking(move || work(&path)).await;
+        match result {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(failure(operation, place, &error)),
+            Err(error) => Err(failure(operation, place, &error.into())),
+        }
+    }
+}
+
+#[async_trait]
+impl ReadStore for LocalStore {
+    fn name(&self) -> StoreName {
+        StoreName::Local
+    }
+
+    fn locate(&self, key: &str) -> String {
+        self.path(key).display().to_string()
+    }
+
+    async fn get(&self, key: &str, offset: u64, length: u64) -> Result<Vec<u8>, StoreError> {
+        self.blocking("read", key, move |path| {
+            let mut file = File::open(path)?;
+            file.seek(SeekFrom::Start(offset))?;
+            let mut bytes = Vec::with_capacity(usize::try_from(length)?);
+            file.take(length).read_to_end(&mut bytes)?;
+            if bytes.len() as u64 != length {
+                let end = offset + bytes.len() as u64;
+                let message = format!("it ends after {end} bytes, at least {} were stored", offset + length);
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message).into());
+            }
+            Ok(bytes)
+        })
+        .await
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, StoreError> {
+        let name = key.to_owned();
+        self.blocking("look at", key, move |path| match fs::metadata(path) {
+            Ok(metadata) => Ok(Some(ObjectInfo {
+                key: name,
+                size: metadata.len(),
+                modified: metadata.modified().ok().map(Into::into),
+            })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        })
+        .await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
+        let name = prefix.to_owned();
+        self.blocking("list", prefix, move |path| {
+            let mut objects = Vec::new();
+            collect(path, &name, &mut objects)?;
+            objects.sort_by(|left, right| left.key.cmp(&right.key));
+            Ok(objects)
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl Store for LocalStore {
+    async fn put(&self, key: &str, body: Body) -> Result<(), StoreError> {
+        let staging = self.staging();
+        let root = self.root.clone();
+        self.blocking("write", key, move |path| {
+            let directory = path.parent().unwrap_or(&root);
+            make_dirs(&root, directory)?;
+            match body {
+                Body::Bytes(bytes) => durable::write_file(path, &bytes),
+                Body::File { path: from, .. } if from.starts_with(&staging) => {
+                    fs::rename(&from, path)?;
+                    durable::sync_parent(path)
+                }
+                Body::File { path: from, .. } => durable::copy_file(&from, path),
+            }
+        })
+        .await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        self.blocking("delete", key, |path| {
+            durable::remove_file_if_there(path)?;
+            // The backup's directory goes with its last object.
+            if let Some(directory) = path.parent() {
+                let _ = fs::remove_dir(directory);
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Makes the directories below the root one by one and flushes each one's parent, so that the way to an object
+/// survives a crash as the object does.
+fn make_dirs(root: &Path, directory: &Path) -> anyhow::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    if directory != root
+        && let Some(parent) = directory.parent()
+    {
+        make_dirs(root, parent)?;
+    }
+    durable::create_private_dir(directory)?;
+    durable::sync_parent(directory)
+}
+
+fn collect(directory: &Path, prefix: &str, objects: &mut Vec<ObjectInfo>) -> anyhow::Result<()> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        // Names that are not UTF-8, unfinished files and the staging directory are none of the store's objects.
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if name.starts_with('.') || name.ends_with(durable::UNFINISHED) {
+            continue;
+        }
+        let metadata = entry.metadata()?;
+        if metadata.is_dir() {
+            collect(&entry.path(), &format!("{prefix}{name}/"), objects)?;
+        } else {
+            let modified = metadata.modified().ok().map(Into::into);
+            objects.push(ObjectInfo { key: format!("{prefix}{name}"), size: metadata.len(), modified });
+        }
+    }
+    Ok(())
+}
+
+fn failure(operation: &'static str, place: String, error: &anyhow::Error) -> StoreError {
+    let kind = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+    let kind = match kind {
+        Some(io::ErrorKind::NotFound) => StoreErrorKind::Absent,
+        Some(io::ErrorKind::UnexpectedEof) => StoreErrorKind::Short,
+        Some(io::ErrorKind::PermissionDenied) => StoreErrorKind::Denied,
+        Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge) => {
+            StoreErrorKind::Full
+        }
+        Some(io::ErrorKind::ReadOnlyFilesystem) => StoreErrorKind::ReadOnly,
+        _ => StoreErrorKind::Failed,
+    };
+    StoreError { store: StoreName::Local, operation, place, kind, cause: format!("{error:#}") }
+}

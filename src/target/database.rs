@@ -1,0 +1,193 @@
+//! A database made anew beside those that are there, filled with `pg_restore`, checked, and only then put in place.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::task::JoinSet;
+
+use crate::format::manifest::{Database, Manifest, Table};
+use crate::model::{ConnectionSettings, Fault, Kind, Stage};
+use crate::postgres::facts;
+use crate::postgres::quote::connection_value;
+use crate::postgres::{Server, child_environment, database, tools};
+use crate::system::process::Running;
+use crate::system::{Step, Stop, step};
+
+/// Databases in which there is nothing but which are always there: for connecting when another is made or renamed.
+const MAINTENANCE: [&str; 2] = ["postgres", "template1"];
+
+/// Where and how to restore.
+#[derive(Debug, Clone)]
+pub struct LoadPlan {
+    /// How to reach the server.
+    pub connection: ConnectionSettings,
+    /// How many tables and indexes `pg_restore` makes at the same time.
+    pub jobs: usize,
+    /// Where the client programs are, if the settings say so.
+    pub bindir: Option<PathBuf>,
+    /// Objects belong to the user who restores, not to their owners.
+    pub no_owner: bool,
+    /// Privileges are not brought back.
+    pub no_privileges: bool,
+}
+
+/// What the checks of a restored database found.
+#[derive(Debug, Clone, Default)]
+pub struct Checked {
+    /// Tables whose rows were counted.
+    pub tables: u64,
+    /// Rows in them.
+    pub rows: u64,
+    /// What is wrong, a sentence each; empty is good.
+    pub findings: Vec<String>,
+}
+
+/// Connects to a database in which nothing is going to happen: not one of `avoid`.
+pub async fn connect_beside(
+    connection: &ConnectionSettings,
+    avoid: &[&str],
+    stop: &Stop,
+) -> anyhow::Result<Server> {
+    let mut failed = None;
+    for name in MAINTENANCE.iter().filter(|name| !avoid.contains(name)) {
+        match Server::connect(connection, Some(name), stop).await {
+            Ok(server) => return Ok(server),
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    Err(failed.unwrap_or_else(|| Fault::new(Kind::Postgres, "no database to connect to").into()))
+}
+
+/// Makes the empty staging database with the encoding, locale and owner of the one that was backed up.
+pub async fn create(
+    server: &Server,
+    database: &Database,
+    staging: &str,
+    plan: &LoadPlan,
+) -> anyhow::Result<()> {
+    let mut properties = database.properties.clone();
+    if plan.no_owner {
+        properties.owner = facts::rights(server).await?.user;
+    }
+    database::create(server, &properties, staging).await?;
+    step::reached(Step::RestoreCreated)
+}
+
+/// Fills the staging database from an unpacked dump; the first error ends it.
+pub async fn load(
+    server: &Server,
+    directory: &Path,
+    staging: &str,
+    plan: &LoadPlan,
+    stop: &Stop,
+) -> anyhow::Result<()> {
+    let pg_restore = tools::find("pg_restore", server.major(), plan.bindir.as_deref())?;
+    let mut arguments: Vec<OsString> =
+        ["--format=directory", "--exit-on-error", "--no-password"].map(Into::into).into();
+    arguments.push(format!("--jobs={}", plan.jobs).into());
+    // Not --dbname=NAME: a name with an equals sign would be read as something else.
+    arguments.push(format!("--dbname=dbname={}", connection_value(staging)).into());
+    if plan.no_owner {
+        arguments.push("--no-owner".into());
+    }
+    if plan.no_privileges {
+        arguments.push("--no-privileges".into());
+    }
+    arguments.push(directory.into());
+    let environment = child_environment(&plan.connection, Some(staging))?;
+    let running = Running::start(&pg_restore.path, &arguments, &environment)?;
+    step::reached(Step::RestoreLoading)?;
+    let ended = stop.or(running.wait()).await?;
+    if !ended.status.success() {
+        let message = format!("restore into database \"{staging}\": {}", ended.account());
+        let hint = if ended.account().contains("role") && ended.account().contains("does not exist") {
+            "Create the role, or restore with `--no-owner --no-privileges`."
+        } else {
+            "Nothing was replaced; mend the cause and run the restore again."
+        };
+        return Fault::new(Kind::Postgres, message).hint(hint).err();
+    }
+    step::reached(Step::RestoreLoaded)
+}
+
+/// Counts every table's rows and looks for indexes and constraints that are not valid.
+pub async fn check(
+    manifest: &Manifest,
+    staging: &str,
+    plan: &LoadPlan,
+    stage: &Arc<Stage>,
+    stop: &Stop,
+) -> anyhow::Result<Checked> {
+    let mut tables: Vec<Table> = manifest.tables().cloned().collect();
+    // The largest first, so that no connection is left with one when the others are done.
+    tables.sort_by(|left, right| right.rows.cmp(&left.rows));
+    let queue = Arc::new(Mutex::new(VecDeque::from(tables)));
+    let mut workers = JoinSet::new();
+    for _ in 0..plan.jobs {
+        let (queue, plan, staging) = (Arc::clone(&queue), plan.clone(), staging.to_owned());
+        let (stage, stop) = (Arc::clone(stage), stop.clone());
+        workers.spawn(async move { count(&queue, &plan, &staging, &stage, &stop).await });
+    }
+    let mut checked = Checked::default();
+    while let Some(worker) = stop.or(async { Ok(workers.join_next().await) }).await? {
+        let counted = worker??;
+        checked.tables += counted.tables;
+        checked.rows += counted.rows;
+        checked.findings.extend(counted.findings);
+    }
+    let server = Server::connect(&plan.connection, Some(staging), stop).await?;
+    let known = manifest.database.as_ref().map(|database| database.not_valid.as_slice()).unwrap_or_default();
+    let unproven = facts::unproven(&server).await?.names();
+    checked.findings.extend(
+        unproven.into_iter().filter(|name| !known.contains(name)).map(|name| format!("{name} is not valid")),
+    );
+    server.close().await;
+    Ok(checked)
+}
+
+async fn count(
+    queue: &Mutex<VecDeque<Table>>,
+    plan: &LoadPlan,
+    staging: &str,
+    stage: &Stage,
+    stop: &Stop,
+) -> anyhow::Result<Checked> {
+    let mut checked = Checked::default();
+    let server = Server::connect(&plan.connection, Some(staging), stop).await?;
+    loop {
+        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let Some(table) = next else { break };
+        let rows = facts::count_rows(&server, &table.schema, &table.name).await?;
+        checked.tables += 1;
+        checked.rows += rows;
+        stage.add(table.rows);
+        // An extension brings rows of its own beside those that were dumped.
+        let right = if table.of_extension { rows >= table.rows } else { rows == table.rows };
+        if !right {
+            let name = format!("{}.{}", table.schema, table.name);
+            checked.findings.push(format!("table {name} has {rows} rows, the backup has {}", table.rows));
+        }
+    }
+    server.close().await;
+    Ok(checked)
+}
+
+/// Brings back settings, privileges, comment and flags; returns what the server would not take.
+pub async fn apply(
+    server: &Server,
+    database: &Database,
+    staging: &str,
+    plan: &LoadPlan,
+) -> anyhow::Result<Vec<String>> {
+    let mut properties = database.properties.clone();
+    if plan.no_owner {
+        properties.owner = facts::rights(server).await?.user;
+    }
+    if plan.no_privileges {
+        properties.default_privileges = true;
+        properties.privileges.clear();
+    }
+    database::apply(server, &properties, staging).await
+}

@@ -1,0 +1,4 @@
+//! What is written: a directory, and a database through `pg_restore`.
+
+pub mod database;
+pub mod directory;
