@@ -167,7 +167,10 @@ impl Tail {
             }
         }
         for (name, closed) in news {
-            self.learn(&name, closed);
+            // Our own closing of a file that is done makes news too.
+            if !closed || self.numbers.contains_key(&name) {
+                self.learn(&name, closed);
+            }
         }
         Ok(overflowed)
     }
