@@ -10,10 +10,18 @@ use crate::system::space;
 /// With less than this nothing can be written, however SQLite names it.
 const NO_SPACE: u64 = 64 * 1024;
 
-/// Gives the error its fault; it stays as the cause. `doing` is what was being done, such as "record the backup".
+/// Gives the error its fault; its text stays as the cause. `doing` is what was being done, such as
+/// "write down the backup".
 pub(super) fn describe(path: &Path, doing: &str, error: Error) -> anyhow::Error {
     let fault = fault(path, doing, &error);
-    anyhow::Error::new(error).context(fault)
+    let cause = match error {
+        // As it is, its text would say the same thing twice.
+        Error::SqliteFailure(failure, Some(text)) => {
+            anyhow::anyhow!("{text} (SQLite error {})", failure.extended_code)
+        }
+        error => anyhow::Error::new(error),
+    };
+    cause.context(fault)
 }
 
 fn fault(path: &Path, doing: &str, error: &Error) -> Fault {

@@ -28,9 +28,12 @@ pub(super) enum Standing {
     Foreign,
 }
 
-/// Looks what the file is.
+/// Looks what the file is. Another process may be filling it at this moment.
 pub(super) fn standing(connection: &Connection) -> rusqlite::Result<Standing> {
-    let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
+    // One transaction, so one instant: numbers from before a migration and tables from after it would look like
+    // another program's file.
+    let instant = Transaction::new_unchecked(connection, TransactionBehavior::Deferred)?;
+    let number = |name| instant.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
     let (application, version) = (number("application_id")?, number("user_version")?);
     if application == APPLICATION_ID {
         return Ok(match usize::try_from(version) {
@@ -38,7 +41,7 @@ pub(super) fn standing(connection: &Connection) -> rusqlite::Result<Standing> {
             _ => Standing::Newer(version),
         });
     }
-    let things: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let things: i64 = instant.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     Ok(if application == 0 && version == 0 && things == 0 { Standing::Fresh } else { Standing::Foreign })
 }
 

@@ -282,6 +282,7 @@ fn a_full_disk_and_a_read_only_one_are_faults_of_the_store_and_change_nothing() 
     let error = catalog.backups().record(&backup(1, "shop"), &copies).unwrap_err();
     assert_eq!(fault(&error).kind, Kind::Store, "{error:#}");
     assert!(error.to_string().contains("no space is left"), "{error:#}");
+    assert!(format!("{error:#}").ends_with(": database or disk is full (SQLite error 13)"), "{error:#}");
     assert!(catalog.backups().get(&id(1)).unwrap().is_none());
 
     catalog.connection().pragma_update(None, "query_only", true).unwrap();
@@ -306,6 +307,23 @@ fn eight_writers_at_once_all_get_their_turn() {
         }
     });
     assert_eq!(Catalog::open(&path).unwrap().runs().recent(1000).unwrap().len(), 400);
+}
+
+#[test]
+fn a_catalog_that_is_being_made_is_never_taken_for_something_else() {
+    for _ in 0..60 {
+        let (_place, path) = place();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| Catalog::create(&path).unwrap());
+                scope.spawn(|| match Catalog::open(&path) {
+                    Ok(_) => {}
+                    Err(error) => assert_eq!(fault(&error).kind, Kind::NotInitialised, "{error:#}"),
+                });
+            }
+        });
+        assert!(Catalog::open(&path).is_ok());
+    }
 }
 
 #[test]
@@ -463,8 +481,8 @@ fn a_restore_is_written_down_from_begin_to_end() {
     let log = catalog.restores();
     let number = log.begin(&new_restore()).unwrap();
     let dead = log.begin(&new_restore()).unwrap();
-    log.set_staging(number, "shop_new").unwrap();
-    log.set_previous(number, "shop_old").unwrap();
+    log.set_staging(number, Some("shop_new")).unwrap();
+    log.set_previous(number, Some("shop_old")).unwrap();
     assert_eq!(log.unfinished().unwrap().len(), 2);
     log.end(
         number,
@@ -490,7 +508,22 @@ fn a_restore_is_written_down_from_begin_to_end() {
     assert_eq!(done.previous_database.as_deref(), Some("shop_old"));
     assert_eq!(done.checks, Some(serde_json::json!({ "tables": 4 })));
     assert_eq!(serde_json::to_value(&done).unwrap()["target_timestamp"], "2026-11-22T02:00:07.250Z");
-    assert_eq!(kind(log.set_staging(99, "x")), Kind::Bug);
+    assert_eq!(kind(log.set_staging(99, Some("x"))), Kind::Bug);
+}
+
+#[test]
+fn a_restore_is_settled_when_it_has_ended_and_left_no_staging_database() {
+    let (_place, catalog) = fresh();
+    let log = catalog.restores();
+    let unsettled = || log.unsettled().unwrap().into_iter().map(|restore| restore.id).collect::<Vec<_>>();
+    let (failed, running) = (log.begin(&new_restore()).unwrap(), log.begin(&new_restore()).unwrap());
+    log.set_staging(failed, Some("shop_new")).unwrap();
+    log.end(failed, &end_as(RestoreState::Failed)).unwrap();
+    assert_eq!(unsettled(), [failed, running]);
+    log.set_staging(failed, None).unwrap();
+    assert_eq!(unsettled(), [running]);
+    log.end(running, &end_as(RestoreState::Done)).unwrap();
+    assert!(unsettled().is_empty());
 }
 
 #[test]

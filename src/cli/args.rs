@@ -1,5 +1,6 @@
 //! The command line; the doc comments are the help.
 
+use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -11,7 +12,7 @@ use crate::model::Kind;
 #[derive(Debug, Parser)]
 #[command(name = "pgkeep", version, propagate_version = true, after_help = exit_codes(), max_term_width = 110)]
 pub struct Arguments {
-    /// Read settings from this file [default: PGKEEP_ENV_FILE, then ./pgkeep.env, then /etc/pgkeep/pgkeep.env]
+    /// Read settings from this file [default: `PGKEEP_ENV_FILE`, then ./pgkeep.env, then /etc/pgkeep/pgkeep.env]
     #[arg(long, global = true, value_name = "FILE")]
     pub env_file: Option<PathBuf>,
     /// What to write to stdout: text for people, or one JSON document
@@ -70,11 +71,11 @@ pub enum Command {
 /// What to back up.
 #[derive(Debug, Subcommand)]
 pub enum Backup {
-    /// One database: pg_dump under one snapshot, compressed, encrypted, stored
+    /// One database: `pg_dump` under one snapshot, compressed, encrypted, stored
     Database {
         /// The database [default: PGDATABASE]
         name: Option<String>,
-        /// How many tables to read at the same time [default: BACKUP_JOBS]
+        /// How many tables to read at the same time [default: `BACKUP_JOBS`]
         #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=64))]
         jobs: Option<u16>,
     },
@@ -95,7 +96,7 @@ pub struct Restore {
     /// Restore into a new database of this name and replace nothing
     #[arg(long, value_name = "NAME")]
     pub to_database: Option<String>,
-    /// How many tables and indexes to make at the same time [default: BACKUP_JOBS]
+    /// How many tables and indexes to make at the same time [default: `BACKUP_JOBS`]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: Option<u16>,
     /// End the connections to the database that is replaced
@@ -162,7 +163,7 @@ pub enum Catalog {
 /// Keys.
 #[derive(Debug, Subcommand)]
 pub enum Key {
-    /// Print a new Fernet key for BACKUP_ENCRYPTION_KEY
+    /// Print a new Fernet key for `BACKUP_ENCRYPTION_KEY`
     New,
 }
 
@@ -190,7 +191,8 @@ impl Command {
 pub fn exit_codes() -> String {
     let mut text = String::from("Exit codes:\n    0  done\n");
     for kind in Kind::ALL {
-        text.push_str(&format!("  {:>3}  {}\n", kind.exit_code(), kind.meaning()));
+        // Writing into a string cannot fail.
+        let _ = writeln!(text, "  {:>3}  {}", kind.exit_code(), kind.meaning());
     }
     text.push_str("\nSettings come from the environment and an env file; the README explains each.");
     text

@@ -36,11 +36,11 @@ pub fn main() -> ExitCode {
             }
         };
     // A panic is a bug like any other: said in one line, with its own exit code.
-    let outcome = std::panic::catch_unwind(|| run(arguments));
+    let outcome = std::panic::catch_unwind(|| run(&arguments));
     ExitCode::from(outcome.unwrap_or(Kind::Bug.exit_code()))
 }
 
-fn run(arguments: Arguments) -> u8 {
+fn run(arguments: &Arguments) -> u8 {
     let output = arguments.output;
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -55,7 +55,7 @@ fn run(arguments: Arguments) -> u8 {
             stop,
             arguments: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
         };
-        let result = dispatch::run(&environment, &arguments, &progress).await;
+        let result = dispatch::run(&environment, arguments, &progress).await;
         progress.finish();
         result
     });

@@ -135,7 +135,7 @@ fn state(settings: &Settings, report: &mut CheckReport) {
     }
     match Catalog::open(&catalog_path(settings)).and_then(|catalog| catalog.check()) {
         Ok(findings) if findings.is_empty() => {
-            report.ok("catalog", catalog_path(settings).display().to_string())
+            report.ok("catalog", catalog_path(settings).display().to_string());
         }
         Ok(findings) => {
             let fault = Fault::new(Kind::Damaged, findings.join("; "))

@@ -27,17 +27,16 @@ pub(super) struct Stored<'a> {
 /// The identity of the cluster as the stores have it.
 pub(super) async fn identity(context: &Context) -> anyhow::Result<Identity> {
     let key = names::identity(&context.settings.cluster);
-    match context.reading().get_small(&key).await? {
-        Some(bytes) => Ok(Identity::from_bytes(&bytes)?),
-        None => {
-            let places: Vec<String> = context.reading().each().map(|store| store.locate(&key)).collect();
-            Fault::new(
-                Kind::NotInitialised,
-                format!("no store knows the cluster: {} is not there", places.join(", ")),
-            )
-            .hint("Is the disk mounted? If this is a new place for backups, run `pgkeep init`.")
-            .err()
-        }
+    if let Some(bytes) = context.reading().get_small(&key).await? {
+        Ok(Identity::from_bytes(&bytes)?)
+    } else {
+        let places: Vec<String> = context.reading().each().map(|store| store.locate(&key)).collect();
+        Fault::new(
+            Kind::NotInitialised,
+            format!("no store knows the cluster: {} is not there", places.join(", ")),
+        )
+        .hint("Is the disk mounted? If this is a new place for backups, run `pgkeep init`.")
+        .err()
     }
 }
 
@@ -152,14 +151,15 @@ fn time(text: &str) -> anyhow::Result<Timestamp> {
 pub(super) fn find(catalog: &Catalog, text: &str, database: Option<&str>) -> anyhow::Result<BackupRow> {
     let backups = catalog.backups();
     if text == "latest" {
-        return match backups.newest_complete(BackupKind::Database, database)? {
-            Some(row) => Ok(row),
-            None => {
-                let of = database.map_or_else(String::new, |name| format!(" of database \"{name}\""));
-                Fault::new(Kind::NotThere, format!("there is no backup{of}"))
-                    .hint("`pgkeep list` shows what there is; if the catalog is new, run `pgkeep catalog rebuild`.")
-                    .err()
-            }
+        return if let Some(row) = backups.newest_complete(BackupKind::Database, database)? {
+            Ok(row)
+        } else {
+            let of = database.map_or_else(String::new, |name| format!(" of database \"{name}\""));
+            Fault::new(Kind::NotThere, format!("there is no backup{of}"))
+                .hint(
+                    "`pgkeep list` shows what there is; if the catalog is new, run `pgkeep catalog rebuild`.",
+                )
+                .err()
         };
     }
     let mut found = backups.find_prefix(text)?;

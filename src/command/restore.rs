@@ -304,7 +304,7 @@ impl<'a> Restore<'a> {
             match facts::drop_database(&server, &old, false).await {
                 Ok(()) => report.kept_as = None,
                 Err(error) => {
-                    report.warnings.push(format!("the replaced database is still there: {error:#}"))
+                    report.warnings.push(format!("the replaced database is still there: {error:#}"));
                 }
             }
         }

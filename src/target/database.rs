@@ -122,7 +122,7 @@ pub async fn check(
 ) -> anyhow::Result<Checked> {
     let mut tables: Vec<Table> = manifest.tables().cloned().collect();
     // The largest first, so that no connection is left with one when the others are done.
-    tables.sort_by(|left, right| right.rows.cmp(&left.rows));
+    tables.sort_by_key(|table| std::cmp::Reverse(table.rows));
     let queue = Arc::new(Mutex::new(VecDeque::from(tables)));
     let mut workers = JoinSet::new();
     for _ in 0..plan.jobs {
