@@ -1,1 +1,6 @@
-fn main() {}
+//! pgkeep's tests from outside: the real program against a real PostgreSQL, a module per subcommand.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
+
+mod backup;
+mod support;
