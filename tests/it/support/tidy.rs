@@ -12,7 +12,7 @@ const RULES: &[(&str, &str)] = &[
     (r"/pg\d+", "[SERVER]"),
     (r"\b\d{8}T\d{6}Z-(database|tenant|cluster|config)-[0-9a-f]{8}\b", "[BACKUP]"),
     (r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d(:?\d\d)?)", "[TIME]"),
-    (r"\b\d{8}T\d{6}Z\b", "[TIME]"),
+    (r"\d{8}T\d{6}Z\b", "[TIME]"),
     (r"\brun-[0-9a-f]{8}\b", "run-[RUN]"),
     (r"\brun [0-9a-f]{8}\b", "run [RUN]"),
     (r"_restore_[0-9a-f]{8}\b", "_restore_[RUN]"),
