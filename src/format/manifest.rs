@@ -278,7 +278,7 @@ impl ManifestHead {
         let version = text
             .strip_prefix(FIRST_LINE)
             .and_then(|rest| rest.split('\n').next())
-            .and_then(|version| version.parse().ok())
+            .and_then(|version| version.parse().ok().filter(|version| *version > 0))
             .ok_or_else(|| damaged("the first line is not that of a manifest"))?;
         // Before anything else: a newer version may have changed all that follows.
         refuse_newer(version, id)?;
@@ -346,4 +346,149 @@ fn unzstd(bytes: &[u8]) -> std::io::Result<Zeroizing<Vec<u8>>> {
     let mut out = Zeroizing::new(Vec::new());
     block::decompress_up_to(Method::Zstd, bytes, BODY_LIMIT, &mut out)?;
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    const ID: &str = "20261122T020000Z-database-1a2b3c4d";
+
+    fn id() -> BackupId {
+        ID.parse().unwrap()
+    }
+
+    fn ring() -> Keyring {
+        Keyring::parse(["AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="]).unwrap()
+    }
+
+    fn manifest() -> Manifest {
+        let sha256 = super::sha256(b"");
+        let extents = vec![Extent { backup: 0, volume: 0, frame: 0, offset: 7, length: 300 }];
+        let (name, kind, mode) = ("3363.dat".to_owned(), EntryKind::File, 0o600);
+        let time = "2026-11-22T02:00:00.000Z".to_owned();
+        Manifest {
+            format: 1,
+            id: id(),
+            kind: BackupKind::Database,
+            cluster: "main".parse().unwrap(),
+            system_identifier: u64::MAX,
+            started_at: time.clone(),
+            consistent_at: time.clone(),
+            finished_at: time,
+            pgkeep_version: "0.1.0".to_owned(),
+            postgres_version_num: 150_018,
+            tool_version: "15.18".to_owned(),
+            codec: Codec::Zstd(1),
+            key: SealedKey::new([9; 32]),
+            backups: vec![id()],
+            volumes: vec![Volume { name: "data.00000".to_owned(), size: 500, sha256, frames: vec![400, 16] }],
+            entries: vec![Entry { name, kind, mode, size: 300, sha256, table: None, extents }],
+            original_size: 300,
+            compressed_size: 284,
+            stored_size: 500,
+            database: None,
+        }
+    }
+
+    /// The object with its digest made anew, as anybody can.
+    fn resum(text: &str) -> Vec<u8> {
+        let body = &text[..text.rfind("sha256 ").unwrap()];
+        format!("{body}sha256 {}\n", super::sha256(body.as_bytes())).into_bytes()
+    }
+
+    #[test]
+    fn what_is_sealed_opens_and_is_sealed_in_the_form_that_the_specification_shows() {
+        let bytes = manifest().seal(&ring(), 1).unwrap();
+        assert_eq!(Manifest::open(&bytes, &id(), &ring()).unwrap(), manifest());
+        let text = String::from_utf8(bytes).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "pgkeep manifest 1");
+        assert_eq!(lines[1], format!("backup {ID}"));
+        assert_eq!(lines[2], "key b76caa6f129be2e4");
+        assert_eq!(lines[3], format!("volume data.00000 500 {}", super::sha256(b"")));
+        assert!(lines[4].starts_with("sealed gAAAA") && lines[5].starts_with("sha256 ") && lines.len() == 6);
+    }
+
+    #[test]
+    fn an_extent_is_an_array_of_five_numbers() {
+        let json = serde_json::to_value(manifest()).unwrap();
+        assert_eq!(json["entries"][0]["extents"], serde_json::json!([[0, 0, 0, 7, 300]]));
+        assert_eq!(json["key"], "CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk=");
+    }
+
+    #[test]
+    fn a_head_that_was_changed_and_summed_anew_does_not_agree_with_the_sealed_body() {
+        let text = String::from_utf8(manifest().seal(&ring(), 1).unwrap()).unwrap();
+        let forged = resum(&text.replace("volume data.00000 500 ", "volume data.00000 501 "));
+        assert!(ManifestHead::read(&forged, &id()).is_ok(), "without the key it can't be told");
+        let fault = Manifest::open(&forged, &id(), &ring()).unwrap_err();
+        assert_eq!(fault.kind, Kind::Damaged);
+        assert!(
+            fault.message.ends_with("the public head and the sealed body do not agree"),
+            "{}",
+            fault.message
+        );
+    }
+
+    #[test]
+    fn the_manifest_of_another_backup_is_refused_by_its_name() {
+        let bytes = manifest().seal(&ring(), 1).unwrap();
+        let other: BackupId = "20261122T020000Z-database-00000000".parse().unwrap();
+        let fault = Manifest::open(&bytes, &other, &ring()).unwrap_err();
+        assert_eq!((fault.kind, fault.message.contains(ID)), (Kind::Damaged, true));
+    }
+
+    #[test]
+    fn a_newer_version_is_refused_by_name_in_the_head_and_in_the_body_and_there_is_no_version_0() {
+        for bytes in [
+            resum(&format!("pgkeep manifest 2\nall is new\nsha256 {}\n", "0".repeat(64))),
+            Manifest { format: 2, ..manifest() }.seal(&ring(), 1).unwrap(),
+        ] {
+            let fault = Manifest::open(&bytes, &id(), &ring()).unwrap_err();
+            assert_eq!(fault.kind, Kind::NotInitialised);
+            assert!(fault.message.contains("made by a newer pgkeep (format 2; this one reads up to 1)"));
+        }
+        let none = Manifest { format: 0, ..manifest() }.seal(&ring(), 1).unwrap();
+        assert_eq!(Manifest::open(&none, &id(), &ring()).unwrap_err().kind, Kind::Damaged);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_at_all_are_no_manifest_and_no_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(ManifestHead::read(&bytes, &id()).is_err());
+            prop_assert!(Manifest::open(&bytes, &id(), &ring()).is_err());
+            let begun = [b"pgkeep manifest 1\n".as_slice(), &bytes].concat();
+            prop_assert!(ManifestHead::read(&begun, &id()).is_err());
+        }
+
+        #[test]
+        fn any_text_with_the_right_digest_opens_to_nothing(text in "(backup|key|volume|sealed|sha256|x)?[ \\PC\n]{0,80}") {
+            let bytes = resum(&format!("pgkeep manifest 1\n{text}\nsha256 \n"));
+            // Whether there is a head or not: no panic, and no manifest without the key.
+            let _ = ManifestHead::read(&bytes, &id());
+            prop_assert!(Manifest::open(&bytes, &id(), &ring()).is_err());
+        }
+
+        #[test]
+        fn a_changed_byte_anywhere_is_found(at: proptest::sample::Index, mask in 1_u8..) {
+            let mut bytes = manifest().seal(&ring(), 1).unwrap();
+            let at = at.index(bytes.len());
+            bytes[at] ^= mask;
+            prop_assert!(Manifest::open(&bytes, &id(), &ring()).is_err(), "byte {}", at);
+        }
+
+        #[test]
+        fn a_change_that_was_summed_anew_is_found_where_it_matters(at: proptest::sample::Index, letter in "[A-Za-z0-9_=-]") {
+            let text = String::from_utf8(manifest().seal(&ring(), 1).unwrap()).unwrap();
+            let token = text.find("sealed ").unwrap() + "sealed ".len();
+            let at = token + at.index(text[token..].find('\n').unwrap());
+            prop_assume!(text[at..=at] != letter);
+            let mut changed = text.clone();
+            changed.replace_range(at..=at, &letter);
+            prop_assert!(Manifest::open(&resum(&changed), &id(), &ring()).is_err(), "byte {}", at);
+        }
+    }
 }

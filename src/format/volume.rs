@@ -225,6 +225,7 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use proptest::prelude::*;
 
     fn header(number: u32) -> VolumeHeader {
         let owner = "20261122T020000Z-database-1a2b3c4d".to_owned();
@@ -273,6 +274,79 @@ mod tests {
             let mut flipped = bytes.clone();
             flipped[at] ^= 1;
             assert!(seal.open(3, frame_header, &mut flipped).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn headers_are_written_as_the_specification_says_byte_by_byte() {
+        let written = VolumeHeader {
+            number: 0x0102_0304,
+            method: Method::Gzip,
+            owner: "ab".into(),
+            sealed_key: b"key".into(),
+        };
+        let bytes = written.encode().unwrap();
+        assert_eq!(bytes, b"PGKEEPVL\x01\x00\x1d\x00\x04\x03\x02\x01\x02\0\0\0\x02\x00\x03\x00abkey");
+        let frame = FrameHeader { stored: 0x0001_0203, plain: 0x0004_0506, raw: true, last: false };
+        assert_eq!(frame.encode(), *b"\x03\x02\x01\x00\x06\x05\x04\x00\x02\0\0\0");
+        let last = FrameHeader { stored: 16, plain: 0, raw: true, last: true };
+        assert_eq!(last.encode(), *b"\x10\0\0\0\0\0\0\0\x03\0\0\0");
+    }
+
+    #[test]
+    fn a_newer_volume_is_refused_by_name() {
+        let mut bytes = header(0).encode().unwrap();
+        bytes[8] = 2;
+        let fault = VolumeHeader::decode(&bytes).unwrap_err();
+        assert_eq!((fault.kind, fault.message.contains("format 2")), (Kind::NotInitialised, true));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_at_all_are_no_panic_and_what_reads_writes_the_same(
+            bytes in proptest::collection::vec(any::<u8>(), 0..100),
+        ) {
+            prop_assert!(VolumeHeader::decode(&bytes).is_err(), "without the magic");
+            if let Some(frame) = FrameHeader::decode(&bytes) {
+                prop_assert_eq!(&frame.encode()[..], &bytes[..FRAME_HEADER]);
+            }
+        }
+
+        #[test]
+        fn a_changed_header_reads_as_what_it_says_or_not_at_all(
+            changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..4),
+            cut: proptest::sample::Index,
+        ) {
+            let mut bytes = header(7).encode().unwrap();
+            bytes.extend_from_slice(&[0; 40]);
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            bytes.truncate(cut.index(bytes.len() + 1));
+            if let Ok((read, length)) = VolumeHeader::decode(&bytes) {
+                bytes.truncate(length);
+                bytes[8..10].copy_from_slice(&crate::format::VERSION.to_le_bytes());
+                // Reserved: read as anything, written as nothing.
+                bytes[17..20].fill(0);
+                prop_assert_eq!(read.encode().unwrap(), bytes);
+            }
+        }
+
+        #[test]
+        fn frame_headers_of_all_possible_frames_read_back(
+            stored in TAG..=FRAME_BYTES + TAG, plain in 0..=FRAME_BYTES, raw: bool, last: bool,
+        ) {
+            let header = FrameHeader { stored: stored as u32, plain: plain as u32, raw, last };
+            prop_assert_eq!(FrameHeader::decode(&header.encode()), Some(header));
+        }
+
+        #[test]
+        fn impossible_frame_headers_are_refused(
+            stored in prop_oneof![0..TAG as u32, FRAME_BYTES as u32 + TAG as u32 + 1..], plain: u32, flags: u32,
+        ) {
+            let bytes = [stored.to_le_bytes(), plain.to_le_bytes(), flags.to_le_bytes()].concat();
+            prop_assert_eq!(FrameHeader::decode(&bytes), None);
         }
     }
 }
