@@ -128,8 +128,12 @@ impl Store for LocalStore {
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
         self.blocking("delete", key, |path| {
             durable::remove_file_if_there(path)?;
-            // The backup's directory goes with its last object.
-            if let Some(directory) = path.parent() {
+            // What a writer of this object that was killed has left.
+            durable::remove_unfinished(path)?;
+            if let Some(directory) = path.parent().filter(|directory| directory.is_dir()) {
+                // Durable, because the order counts: a manifest must not come back after its volumes are gone.
+                durable::sync_dir(directory)?;
+                // The backup's directory goes with its last object.
                 let _ = fs::remove_dir(directory);
             }
             Ok(())

@@ -124,17 +124,18 @@ impl Replicas {
         Ok(copies)
     }
 
-    /// Removes every object under the prefix from every store: manifests first, so that what is half removed is
-    /// no backup.
+    /// Removes every object under the prefix of a backup from every store: the manifest first, so that what is half
+    /// removed is no backup.
     pub async fn delete_all(&self, prefix: &str) -> anyhow::Result<usize> {
         let mut count = 0;
         for store in &self.stores {
-            let mut objects = store.list(prefix).await.fault()?;
-            objects.sort_by_key(|object| !object.key.ends_with(crate::format::names::MANIFEST));
-            for object in objects {
+            let objects = store.list(prefix).await.fault()?;
+            // Listed or not: one that was being written when its run was killed is not listed, and goes too.
+            store.delete(&format!("{prefix}{}", crate::format::names::MANIFEST)).await.fault()?;
+            for object in &objects {
                 store.delete(&object.key).await.fault()?;
-                count += 1;
             }
+            count += objects.len();
         }
         Ok(count)
     }

@@ -73,6 +73,11 @@ pub fn remove_file_if_there(path: &Path) -> anyhow::Result<()> {
     }
 }
 
+/// Removes what a [`write_file`] or [`copy_file`] to this path left behind when it was killed.
+pub fn remove_unfinished(path: &Path) -> anyhow::Result<()> {
+    remove_file_if_there(&unfinished_name(path)?)
+}
+
 /// Removes a directory with all that is in it; that it is not there is fine.
 pub fn remove_dir_if_there(path: &Path) -> anyhow::Result<()> {
     match fs::remove_dir_all(path) {
