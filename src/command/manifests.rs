@@ -70,6 +70,15 @@ pub(super) async fn fetch(
             .err();
     };
     let manifest = Manifest::open(&object, id, keyring)?;
+    // The seal says nothing of the key under which the object lies, and clusters may share a Fernet key.
+    if manifest.cluster != settings.cluster {
+        return Fault::new(
+            Kind::Damaged,
+            format!("{id} is a backup of the cluster {}, not of {}", manifest.cluster, settings.cluster),
+        )
+        .hint("Somebody put it there: move it back to where it belongs.")
+        .err();
+    }
     Ok((manifest, object))
 }
 
