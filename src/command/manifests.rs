@@ -172,6 +172,7 @@ pub(super) fn find(catalog: &Catalog, text: &str, database: Option<&str>) -> any
         };
     }
     let mut found = backups.find_prefix(text)?;
+    found.retain(|row| row.status == BackupStatus::Complete);
     match found.len() {
         1 => Ok(found.remove(0)),
         0 => Fault::new(Kind::NotThere, format!("there is no backup \"{text}\""))

@@ -19,7 +19,7 @@ use crate::model::{Digest, Fault, Kind, Stage};
 use crate::system::Stop;
 
 /// Stored bytes fetched at once: whole frames, at least one.
-const FETCH_BYTES: u64 = 8 * 1024 * 1024;
+const FETCH_BYTES: u64 = 4 * 1024 * 1024;
 /// The longest header that a volume of a backup has.
 const HEADER_BYTES: u64 = 512;
 

@@ -1,1 +1,41 @@
-fn main() {}
+//! Speed and size, as ratios measured in one run: `cargo bench` runs all sections, `cargo bench -- codecs` one.
+//!
+//! Sections: `codecs` (the table of levels), `pipeline` (memory to file, against zstd), `database` (whole backup and
+//! restore, against pg_dump and pg_restore), `memory`, `start`. `PGKEEP_BENCH_ROWS` sets the size of the database
+//! (default 3,100,000 rows: about 1 GB on disk). Needs PostgreSQL, zstd and gzip. Other work on the machine makes the
+//! figures worthless: what is compared runs in turns, and medians are printed.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
+#![allow(missing_docs, dead_code)]
+
+mod codecs;
+mod database;
+mod measure;
+mod pipeline;
+#[path = "../it/support/mod.rs"]
+mod support;
+
+fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let asked = |section: &str| wanted.is_empty() || wanted.iter().any(|word| word == section);
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    println!("pgkeep {}, {cores} cores", env!("CARGO_PKG_VERSION"));
+    if asked("start") {
+        database::start();
+    }
+    if ["codecs", "pipeline", "database", "memory"].into_iter().any(asked) {
+        let bench = database::Bench::new();
+        if asked("codecs") {
+            codecs::table(&bench);
+        }
+        if asked("pipeline") {
+            pipeline::against_zstd(&bench);
+        }
+        if asked("database") {
+            bench.whole();
+        }
+        if asked("memory") {
+            bench.memory();
+        }
+    }
+}
