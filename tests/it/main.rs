@@ -3,4 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
 
 mod backup;
+mod check;
+mod house;
+mod init;
+mod key;
+mod restore;
 mod support;
