@@ -37,8 +37,9 @@ fn warnings(text: &mut String, warnings: &[String]) {
 pub(super) fn init(report: &InitReport) -> String {
     let mut text = format!("cluster {} (system identifier {})\n", report.cluster, report.system_identifier);
     line!(text, "catalog {}", report.catalog);
-    for (place, written) in &report.stores {
-        line!(text, "identity {place}: {}", if *written { "written" } else { "was there already" });
+    for store in &report.stores {
+        let how = if store.written { "written" } else { "was there already" };
+        line!(text, "identity {}: {how}", store.place);
     }
     text
 }
@@ -142,7 +143,7 @@ pub(super) fn restore(report: &RestoreReport) -> String {
         Thousands(report.checked_tables)
     );
     let phases: Vec<String> =
-        report.phases.iter().map(|(phase, took)| format!("{phase} {}", seconds(*took))).collect();
+        report.phases.iter().map(|phase| format!("{} {}", phase.name, seconds(phase.seconds))).collect();
     line!(text, "{} ({})", seconds(report.seconds), phases.join(", "));
     if let Some(kept) = &report.kept_as {
         line!(text, "the replaced database is kept as {kept}");

@@ -19,12 +19,21 @@ use crate::system::{Step, durable, step};
 pub struct InitReport {
     /// The cluster's name.
     pub cluster: String,
-    /// The server's system identifier.
-    pub system_identifier: u64,
+    /// The server's system identifier, as text: many readers of JSON round a number of this size.
+    pub system_identifier: String,
     /// Where the catalog is.
     pub catalog: String,
-    /// Where the identity lies, and whether it was written now.
-    pub stores: Vec<(String, bool)>,
+    /// The identity in each store.
+    pub stores: Vec<InitStore>,
+}
+
+/// The cluster's identity in one store.
+#[derive(Debug, Clone, Serialize)]
+pub struct InitStore {
+    /// Where it lies.
+    pub place: String,
+    /// Whether it was written now; else it was there already.
+    pub written: bool,
 }
 
 impl Report for InitReport {
@@ -64,7 +73,7 @@ async fn identify(context: &Context, system_identifier: u64) -> anyhow::Result<I
         let place = store.locate(&key);
         if let Some(bytes) = store.get_small(&key).await.fault()? {
             manifests::refuse_another_server(&Identity::from_bytes(&bytes)?, system_identifier)?;
-            stores.push((place, false));
+            stores.push(InitStore { place, written: false });
             continue;
         }
         let identity = Identity {
@@ -74,8 +83,9 @@ async fn identify(context: &Context, system_identifier: u64) -> anyhow::Result<I
             created_at: timestamp_text(Utc::now()),
         };
         store.put(&key, Body::Bytes(identity.to_bytes()?)).await.fault()?;
-        stores.push((place, true));
+        stores.push(InitStore { place, written: true });
     }
     let catalog = context.catalog.path().display().to_string();
+    let system_identifier = system_identifier.to_string();
     Ok(InitReport { cluster: cluster.to_string(), system_identifier, catalog, stores })
 }

@@ -87,8 +87,8 @@ pub struct RestoreReport {
     pub dry_run: bool,
     /// The plan.
     pub plan: RestorePlan,
-    /// Duration of each phase in seconds, in order.
-    pub phases: Vec<(&'static str, f64)>,
+    /// What was done, in order.
+    pub phases: Vec<Phase>,
     /// Tables whose rows were counted.
     pub checked_tables: u64,
     /// Rows counted.
@@ -99,6 +99,15 @@ pub struct RestoreReport {
     pub seconds: f64,
     /// What is not as it should be.
     pub warnings: Vec<String>,
+}
+
+/// A part of a restore that is done.
+#[derive(Debug, Clone, Serialize)]
+pub struct Phase {
+    /// `unpack`, `load`, `check`.
+    pub name: &'static str,
+    /// Duration in seconds.
+    pub seconds: f64,
 }
 
 impl Report for RestoreReport {
@@ -318,8 +327,8 @@ impl<'a> Restore<'a> {
         let context = self.context;
         let directory = context.scratch()?.join("dump");
         let mut clock = Instant::now();
-        let mut lap = |report: &mut RestoreReport, phase| {
-            report.phases.push((phase, clock.elapsed().as_secs_f64()));
+        let mut lap = |report: &mut RestoreReport, name| {
+            report.phases.push(Phase { name, seconds: clock.elapsed().as_secs_f64() });
             clock = Instant::now();
         };
 
