@@ -68,9 +68,9 @@ fn its_report_as_json() {
     let place = Place::new();
     let report = place.pgkeep(&["--output", "json", "init"]).ok().json();
     assert_eq!(report["cluster"], "test");
-    assert!(report["system_identifier"].is_u64(), "{report}");
+    assert!(report["system_identifier"].is_string(), "{report}");
     assert_eq!(report["catalog"], place.state().join("catalog.sqlite").display().to_string());
-    assert_eq!(report["stores"][0][1], true);
+    assert_eq!(report["stores"][0]["written"], true);
 }
 
 #[test]

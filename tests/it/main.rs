@@ -4,8 +4,10 @@
 
 mod backup;
 mod check;
+mod docs;
 mod house;
 mod init;
 mod key;
 mod restore;
+mod schema;
 mod support;

@@ -1,0 +1,181 @@
+//! Every document that `--output json` writes, against the schema that documents it.
+//!
+//! The schemas allow no field that they do not describe, so a new one must be documented before a test passes.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use jsonschema::Validator;
+use serde_json::Value;
+
+use crate::support::{Place, Run, cluster, project};
+
+/// The schema's text as a document.
+fn document(name: &str) -> Value {
+    let path = project().join("src/cli/schema").join(format!("{name}.json"));
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Asserts that the document is as its schema says.
+#[track_caller]
+fn assert_valid(name: &str, found: &Value) {
+    let validator: Validator =
+        jsonschema::draft202012::new(&document(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let wrong: Vec<String> =
+        validator.iter_errors(found).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    assert!(wrong.is_empty(), "{name}:\n{}\n{found:#}", wrong.join("\n"));
+}
+
+/// Runs a command with `--output json`, asserts its exit code, and holds what it writes to the schema.
+#[track_caller]
+fn assert_writes(place: &Place, schema: &str, arguments: &[&str], code: i32) -> Value {
+    let run = json(place, arguments).ended_with(code);
+    let found = run.json();
+    assert_valid(schema, &found);
+    found
+}
+
+fn json(place: &Place, arguments: &[&str]) -> Run {
+    place.pgkeep(&[&["--output", "json"], arguments].concat())
+}
+
+#[test]
+fn schemas_are_valid_and_describe_each_of_their_fields() {
+    fn described(name: &str, schema: &Value, place: &str) {
+        let Some(object) = schema.as_object() else { panic!("{name}{place} is no object") };
+        assert!(object.get("description").is_some_and(Value::is_string), "{name}{place} has no description");
+        if let Some(fields) = object.get("properties").and_then(Value::as_object) {
+            assert_eq!(
+                object.get("additionalProperties"),
+                Some(&Value::Bool(false)),
+                "{name}{place} is open"
+            );
+            for (field, schema) in fields {
+                described(name, schema, &format!("{place}/{field}"));
+            }
+        }
+        if let Some(items) = object.get("items") {
+            described(name, items, &format!("{place}[]"));
+        }
+    }
+    let names: Vec<String> = fs::read_dir(project().join("src/cli/schema"))
+        .expect("list the schemas")
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+        .collect();
+    assert!(names.len() >= 12, "{names:?}");
+    for name in names {
+        let schema = document(&name);
+        assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema", "{name}");
+        jsonschema::draft202012::meta::validate(&schema).unwrap_or_else(|error| panic!("{name}: {error}"));
+        described(&name, &schema, "");
+    }
+}
+
+#[test]
+fn a_field_that_no_schema_describes_is_found() {
+    let mut found = serde_json::json!({ "findings": [] });
+    assert_valid("catalog_check", &found);
+    found["surprise"] = Value::Bool(true);
+    let caught = std::panic::catch_unwind(|| assert_valid("catalog_check", &found));
+    assert!(caught.is_err());
+}
+
+#[test]
+fn every_command_writes_what_its_schema_says() {
+    let place = Place::new();
+    let before = assert_writes(&place, "check", &["check"], 10);
+    assert!(before["lines"].as_array().unwrap().iter().any(|line| line["standing"] == "fault"));
+    assert_writes(&place, "init", &["init"], 0);
+    let again = assert_writes(&place, "init", &["init"], 0);
+    assert_eq!(again["stores"][0]["written"], false);
+    // 3: the machine's disk may be fuller than check likes.
+    let check = json(&place, &["check"]);
+    assert!([0, 3].contains(&check.code), "{}", check.stdout);
+    assert_valid("check", &check.json());
+
+    assert_eq!(assert_writes(&place, "list", &["list"], 0)["backups"], serde_json::json!([]));
+    let shop = cluster().fresh_shop();
+    let backup = assert_writes(&place, "backup_database", &["backup", "database", &shop], 0);
+    assert_eq!(backup["rows"], 1550);
+    assert_eq!(assert_writes(&place, "list", &["list"], 0)["backups"][0]["id"], backup["id"]);
+    let shown = assert_writes(&place, "show", &["show", "latest"], 0);
+    assert_eq!(shown["tables"].as_array().map(Vec::len), Some(3));
+    for arguments in [&["verify"][..], &["verify", "--deep"], &["verify", "latest", "--deep"]] {
+        assert_eq!(assert_writes(&place, "verify", arguments, 0)["findings"], serde_json::json!([]));
+    }
+
+    let plan = assert_writes(&place, "restore", &["restore", "latest", "--dry-run"], 0);
+    assert_eq!((&plan["dry_run"], &plan["phases"]), (&Value::Bool(true), &serde_json::json!([])));
+    let kept = assert_writes(&place, "restore", &["restore", "latest", "--yes"], 0);
+    assert_eq!(kept["kept_as"], kept["plan"]["previous_database"]);
+    let names: Vec<&Value> = kept["phases"].as_array().unwrap().iter().map(|phase| &phase["name"]).collect();
+    assert_eq!(names, ["unpack", "load", "check"]);
+    let dropped = assert_writes(&place, "restore", &["restore", "latest", "--yes", "--drop-old"], 0);
+    assert_eq!(dropped["kept_as"], Value::Null);
+    let beside = format!("{shop}_beside");
+    let beside = assert_writes(&place, "restore", &["restore", "latest", "--to-database", &beside], 0);
+    assert_eq!(beside["plan"]["replaces"], false);
+
+    assert_writes(&place, "catalog_check", &["catalog", "check"], 0);
+    let rebuilt = assert_writes(&place, "catalog_rebuild", &["catalog", "rebuild"], 0);
+    assert_eq!(rebuilt["known"], 1);
+    assert_writes(&place, "key_new", &["key", "new"], 0);
+    assert_writes(&place, "text", &["man"], 0);
+    assert_writes(&place, "text", &["completions", "bash"], 0);
+}
+
+#[test]
+fn a_catalog_that_was_rebuilt_and_damage_are_written_as_the_schemas_say() {
+    let place = Place::ready();
+    place.backup(&cluster().fresh_shop());
+    fs::remove_dir_all(place.state()).expect("lose the catalog");
+    let rebuilt = assert_writes(&place, "catalog_rebuild", &["catalog", "rebuild"], 0);
+    assert_eq!(rebuilt["added"].as_array().map(Vec::len), Some(1));
+    let shown = assert_writes(&place, "show", &["show", "latest"], 0);
+    assert_eq!((&shown["run"], &shown["copies"][0]["proven_at"]), (&Value::Null, &Value::Null));
+
+    let key = place.setting("BACKUP_ENCRYPTION_KEY");
+    place.unset("BACKUP_ENCRYPTION_KEY");
+    assert_eq!(assert_writes(&place, "show", &["show", "latest"], 0)["tables"], Value::Null);
+    assert_eq!(assert_writes(&place, "verify", &["verify", "--deep"], 0)["decrypted"], false);
+    place.set("BACKUP_ENCRYPTION_KEY", &key);
+
+    let volume = place.backups()[0].join("data.00000");
+    let mut bytes = fs::read(&volume).expect("read a volume");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&volume, bytes).expect("damage a volume");
+    let damaged = assert_writes(&place, "verify", &["verify", "--deep"], 4);
+    assert_eq!(damaged["findings"][0]["state"], "damaged");
+    let shown = assert_writes(&place, "show", &["show", "latest"], 0);
+    let states: BTreeSet<&str> =
+        shown["copies"].as_array().unwrap().iter().filter_map(|copy| copy["state"].as_str()).collect();
+    assert!(states.contains("damaged"), "{shown:#}");
+    assert!(assert_writes(&place, "list", &["list"], 0)["backups"][0]["copies_not_good"].as_u64() > Some(0));
+
+    fs::remove_file(&volume).expect("lose a volume");
+    assert_eq!(assert_writes(&place, "verify", &["verify"], 4)["findings"][0]["state"], "missing");
+    assert_valid("error", &json(&place, &["restore", "latest", "--dry-run", "--database", "none"]).json());
+}
+
+#[test]
+fn every_error_is_a_document_with_the_code_that_the_process_ends_with() {
+    let place = Place::new();
+    let assert_error = |arguments: &[&str], code: i32| {
+        let error = assert_writes(&place, "error", arguments, code);
+        assert_eq!(error["error"]["exit_code"], code);
+        assert!(error["error"]["hint"].is_string(), "no hint: {error:#}");
+    };
+    assert_error(&["list"], 10);
+    place.init();
+    assert_error(&["show", "latest"], 1);
+    assert_error(&["backup", "database", "no such database"], 30);
+    place.backup(&cluster().fresh_shop());
+    assert_error(&["restore", "latest"], 5);
+    assert_error(&["verify", "nothing"], 1);
+    place.set("BACKUP_ENCRYPTION_KEY", "none");
+    assert_error(&["backup", "database"], 12);
+    place.set("BACKUP_JOBS", "many");
+    assert_error(&["list"], 20);
+}
