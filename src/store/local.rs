@@ -194,3 +194,32 @@ fn failure(operation: &'static str, place: String, error: &anyhow::Error) -> Sto
     };
     StoreError { store: StoreName::Local, operation, place, kind, cause: format!("{error:#}") }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::store::Replicas;
+
+    #[tokio::test]
+    async fn a_manifest_whose_writer_was_killed_goes_with_its_backup() {
+        let root = tempfile::tempdir().unwrap();
+        let (directory, prefix) = (root.path().join("main/backups/id"), "main/backups/id/");
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("data.00000"), "a volume").unwrap();
+        fs::write(directory.join("manifest.unfinished"), "pgkeep mani").unwrap();
+        let replicas = Replicas::local(LocalStore::new(root.path().to_owned()), 1);
+        assert_eq!(
+            replicas.reading().list(prefix).await.unwrap().len(),
+            1,
+            "what is unfinished is no object"
+        );
+        assert_eq!(replicas.delete_all(prefix).await.unwrap(), 1);
+        assert!(!directory.exists());
+        assert_eq!(
+            replicas.delete_all(prefix).await.unwrap(),
+            0,
+            "nothing is left to delete, and that is fine"
+        );
+    }
+}

@@ -4,10 +4,12 @@
 
 mod backup;
 mod check;
+mod golden;
 mod docs;
 mod house;
 mod init;
 mod key;
+mod python;
 mod restore;
 mod schema;
 mod support;
