@@ -4,8 +4,8 @@
 
 mod backup;
 mod check;
-mod golden;
 mod docs;
+mod golden;
 mod house;
 mod init;
 mod key;
