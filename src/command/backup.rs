@@ -19,7 +19,7 @@ use crate::format::{self, names};
 use crate::model::{BackupId, BackupKind, Fault, FaultContext, Kind, Timestamp, ratio, timestamp_text};
 use crate::pipeline::{self, Buffers, ClosedVolume, FinishedEntry, Framer, PackPlan, Packed};
 use crate::source::database::{DatabaseContents, DatabaseSource, DumpPlan};
-use crate::store::{Body, Replicas};
+use crate::store::{Body, Copy, Replicas};
 use crate::system::{Step, durable, fill_random, random_u32, step};
 
 /// What to back up.
@@ -73,6 +73,7 @@ pub async fn database(context: &Context, request: &BackupDatabase) -> anyhow::Re
     let id = BackupId::new(begun, BackupKind::Database, random_u32()?);
     context.catalog.runs().set_subject(&context.run, id.as_str())?;
     step::reached(Step::BackupBegun)?;
+    let clock = Instant::now();
     let staging = staging_of(context.replicas.staging(), &context.run);
     let made = make(context, request, &keyring, &id, begun, &staging).await;
     // The volumes of a backup that came to be are under their names; what is left here is of one that did not.
@@ -84,7 +85,45 @@ pub async fn database(context: &Context, request: &BackupDatabase) -> anyhow::Re
             context.progress.note(&format!("warning: clear away what is left of {id}: {error:#}"));
         }
     }
-    made
+    let made = made?;
+    // From here on the backup exists, whatever happens to this process: nothing of it is removed any more.
+    if let Err(error) = write_down(context, &made) {
+        context.progress.note(&format!(
+            "{id} is stored and whole; `pgkeep catalog rebuild` takes it in if `pgkeep list` does not show it"
+        ));
+        return Err(error);
+    }
+    let Made { manifest, sealed, copies } = made;
+    let size_bytes = manifest.stored_size + sealed.len() as u64;
+    Ok(BackupReport {
+        id,
+        database: manifest.database.as_ref().map_or_else(String::new, |it| it.properties.name.clone()),
+        consistent_at: manifest.consistent_at.clone(),
+        tables: manifest.tables().count() as u64,
+        rows: manifest.rows(),
+        original_size_bytes: manifest.original_size,
+        size_bytes,
+        ratio: ratio(manifest.original_size, size_bytes),
+        seconds: clock.elapsed().as_secs_f64(),
+        places: copies.iter().map(|copy| copy.place.trim_end_matches("manifest").to_owned()).collect(),
+        warnings: Vec::new(),
+    })
+}
+
+/// A backup whose manifest is stored.
+struct Made {
+    manifest: Manifest,
+    sealed: Vec<u8>,
+    copies: Vec<Copy>,
+}
+
+fn write_down(context: &Context, made: &Made) -> anyhow::Result<()> {
+    step::reached(Step::BackupManifestStored)?;
+    let good = made.copies.iter().filter(|copy| copy.error.is_none());
+    let stores: Vec<_> = good.map(|copy| copy.store).collect();
+    let stored = Stored { manifest: &made.manifest, object: &made.sealed, stores: &stores };
+    manifests::record(context, &stored, Some(&context.run))?;
+    step::reached(Step::BackupRecorded)
 }
 
 async fn make(
@@ -94,8 +133,7 @@ async fn make(
     id: &BackupId,
     begun: Timestamp,
     staging: &Path,
-) -> anyhow::Result<BackupReport> {
-    let clock = Instant::now();
+) -> anyhow::Result<Made> {
     let settings = &context.settings;
     let identity = manifests::identity(context).await?;
     let name = database_name(context, request)?;
@@ -153,31 +191,12 @@ async fn make(
         database: Some(described),
     };
     let sealed = manifest.seal(keyring, u64::try_from(finished.timestamp())?)?;
-    // The commit point: from here on the backup exists, whatever happens to this process.
+    // The commit point.
     let copies = context
         .replicas
         .put(&names::object(&settings.cluster, id, names::MANIFEST), Body::Bytes(sealed.clone()))
         .await?;
-    step::reached(Step::BackupManifestStored)?;
-    let stores: Vec<_> = copies.iter().filter(|copy| copy.error.is_none()).map(|copy| copy.store).collect();
-    let stored = Stored { manifest: &manifest, object: &sealed, stores: &stores };
-    manifests::record(context, &stored, Some(&context.run))?;
-    step::reached(Step::BackupRecorded)?;
-
-    let size_bytes = manifest.stored_size + sealed.len() as u64;
-    Ok(BackupReport {
-        id: id.clone(),
-        database: name,
-        consistent_at: manifest.consistent_at.clone(),
-        tables: manifest.tables().count() as u64,
-        rows: manifest.rows(),
-        original_size_bytes: manifest.original_size,
-        size_bytes,
-        ratio: ratio(manifest.original_size, size_bytes),
-        seconds: clock.elapsed().as_secs_f64(),
-        places: copies.iter().map(|copy| copy.place.trim_end_matches("manifest").to_owned()).collect(),
-        warnings: Vec::new(),
-    })
+    Ok(Made { manifest, sealed, copies })
 }
 
 /// Runs the source, the packer and the storing of volumes side by side until all are done or one has failed.

@@ -94,14 +94,19 @@ impl Context {
                 return Fault::new(Kind::Bug, format!("two runs have the identifier {run}")).err();
             }
         };
-        catalog.runs().begin(&NewRun {
+        let begun = catalog.runs().begin(&NewRun {
             id: run.clone(),
             command: command.to_owned(),
             arguments: environment.arguments.clone(),
             caller: caller.clone(),
             pid: std::process::id(),
             started_at: Utc::now(),
-        })?;
+        });
+        if let Err(error) = begun {
+            // No row leads to the lock's file: nobody else would ever remove it.
+            let _ = durable::remove_file_if_there(&run_lock(&settings, &run));
+            return Err(error);
+        }
         let (progress, stop) = (Arc::clone(&environment.progress), environment.stop.clone());
         Ok(Self { settings, catalog, replicas, progress, stop, run, caller, lock })
     }
