@@ -3,7 +3,7 @@
 //! Until the swap is committed the database in use is not touched; the swap is one transaction of the server.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use chrono::Utc;
@@ -20,6 +20,9 @@ use crate::postgres::{Server, database, facts, swap};
 use crate::system::{Step, Stop, durable, space, step};
 use crate::target::database::{self as target, Checked, LoadPlan};
 use crate::target::directory::DirectoryTarget;
+
+/// How long a statement that was broken off may take to end.
+const BREAKING_OFF: Duration = Duration::from_secs(60);
 
 /// What to restore, where to, and how.
 #[derive(Debug, Clone)]
@@ -299,7 +302,7 @@ impl<'a> Restore<'a> {
             Err(error) => Err(error),
         };
         if let Err(error) = swapped {
-            self.drop_staging(entry).await;
+            self.drop_staging(&server, entry).await;
             return Err(error);
         }
         step::reached(Step::RestoreSwapped)?;
@@ -382,9 +385,16 @@ impl<'a> Restore<'a> {
     }
 
     /// Removes the staging database if it is there; the next run tries again if this fails.
-    async fn drop_staging(&self, entry: i64) {
+    async fn drop_staging(&self, server: &Server, entry: i64) {
         let stop = Stop::default();
         let dropped = async {
+            // What was broken off here goes on in the server: a CREATE DATABASE would be done after nobody found the
+            // database. The answer to the next statement comes when that one has ended, well or not.
+            let ended = async {
+                let _ = server.cancel().await;
+                let _ = server.run("wait for what was broken off", "SELECT 1").await;
+            };
+            let _ = tokio::time::timeout(BREAKING_OFF, ended).await;
             let server = target::connect_beside(&self.load.connection, &[&self.target], &stop).await?;
             if facts::database_exists(&server, &self.staging).await? {
                 facts::drop_database(&server, &self.staging, true).await?;
