@@ -4,12 +4,20 @@
 
 mod backup;
 mod check;
+mod cron;
 mod docs;
 mod golden;
 mod house;
 mod init;
 mod key;
+mod list;
+mod objects.;
+mod objects;
 mod python;
+mod quickstart;
+mod regression;
 mod restore;
 mod schema;
+mod show;
 mod support;
+mod verify;

@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-pub(crate) use cluster::{Cluster, cluster};
+pub(crate) use cluster::{Cluster, cluster, quoted};
 pub(crate) use place::Place;
 pub(crate) use run::{Run, Running, run};
 pub(crate) use tidy::tidy;

@@ -1,0 +1,141 @@
+//! Databases that are easily not quite the same afterwards: every kind of name, object, row and property.
+
+use std::collections::BTreeMap;
+
+use crate::support::{Place, cluster, quoted};
+
+/// Rows of every table that has rows of its own, counted by the server.
+fn counted(database: &str) -> BTreeMap<String, u64> {
+    let counts = cluster().psql(
+        database,
+        "SELECT json_object_agg(nspname || '.' || relname, (xpath('/row/c/text()', query_to_xml(
+                    format('SELECT count(*) AS c FROM ONLY %I.%I', nspname, relname), false, true, '')))[1]::text::int)
+           FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+          WHERE relkind = 'r' AND nspname NOT IN ('pg_catalog', 'information_schema')",
+    );
+    if counts.is_empty() { BTreeMap::new() } else { serde_json::from_str(&counts).unwrap() }
+}
+
+/// The same as the backup has it.
+fn shown(place: &Place) -> BTreeMap<String, u64> {
+    let report = place.pgkeep(&["--output", "json", "show", "latest"]).ok().json();
+    let tables = report["tables"].as_array().expect("tables");
+    let entry = |table: &serde_json::Value| {
+        let text = |field: &str| table[field].as_str().unwrap();
+        (format!("{}.{}", text("schema"), text("name")), table["rows"].as_u64().unwrap())
+    };
+    tables.iter().map(entry).collect()
+}
+
+/// Backs up, restores in place, and compares; the database is dropped in the end.
+fn comes_back(database: &str) {
+    comes_back_in(database, |name| cluster().dump_with_create(name));
+}
+
+fn comes_back_in(database: &str, dump: impl Fn(&str) -> String) {
+    let place = Place::ready();
+    let before = dump(database);
+    let rows = counted(database);
+    place.backup(database);
+    assert_eq!(shown(&place), rows);
+    let report = place.pgkeep(&["--output", "json", "restore", "latest", "--yes"]).ok().json();
+    assert_same(&before, &dump(database));
+    assert_eq!(counted(database), rows);
+    // The old one under its derived name is still as it was, and can be dropped by the name that was given.
+    let kept = report["kept_as"].as_str().expect("a name");
+    assert_eq!(counted(kept), rows);
+    for name in [database, kept] {
+        cluster().psql("postgres", &format!("DROP DATABASE {}", quoted(name)));
+    }
+}
+
+fn assert_same(before: &str, after: &str) {
+    let differing = before.lines().zip(after.lines()).filter(|(one, other)| one != other).take(10);
+    let shown: Vec<String> = differing.map(|(one, other)| format!("< {one}\n> {other}")).collect();
+    assert!(before == after, "the dump differs:\n{}", shown.join("\n"));
+}
+
+#[test]
+fn nasty_names_rows_objects_and_properties_come_back() {
+    let name = "\"we\"\"ird – ünï; DROP = \\ 'x'";
+    let database = quoted(name);
+    let sql = |sql: &str| cluster().psql("postgres", &sql.replace("%d", &database));
+    sql("CREATE ROLE objects_app LOGIN; CREATE ROLE \"objects – \"\"owner\"\"\"");
+    sql("CREATE DATABASE %d OWNER \"objects – \"\"owner\"\"\" CONNECTION LIMIT 7");
+    sql("COMMENT ON DATABASE %d IS 'it''s \"one\"; – of two
+lines'");
+    sql("ALTER DATABASE %d SET search_path = \"$user\", public, \"B c\", 'd''e'");
+    sql("ALTER DATABASE %d SET DateStyle = 'ISO, DMY'");
+    sql("ALTER DATABASE %d SET work_mem = '7MB'");
+    sql("ALTER DATABASE %d SET myown.setting = 'a ''quoted'' – value'");
+    sql("ALTER ROLE objects_app IN DATABASE %d SET statement_timeout = '5min'");
+    sql("ALTER ROLE \"objects – \"\"owner\"\"\" IN DATABASE %d SET temp_tablespaces = ''");
+    sql("REVOKE ALL ON DATABASE %d FROM PUBLIC");
+    sql("GRANT CONNECT, TEMPORARY ON DATABASE %d TO objects_app WITH GRANT OPTION");
+    let place = Place::new();
+    cluster().psql_file(name, &place.put("objects.sql", include_str!("objects.sql").as_bytes()));
+    comes_back(name);
+}
+
+#[test]
+fn an_empty_database_comes_back() {
+    comes_back(&cluster().fresh_database());
+}
+
+#[test]
+fn a_database_with_a_name_as_long_as_names_can_be_comes_back() {
+    for name in ["ü".repeat(31) + "x", "n".repeat(63)] {
+        cluster().create_database(&name);
+        cluster().psql(&name, "CREATE TABLE t AS SELECT n FROM generate_series(1, 3) n");
+        comes_back(&name);
+    }
+}
+
+#[test]
+fn a_database_with_two_lines_in_its_name_comes_back() {
+    let name = "first line\nsecond = 'line'";
+    cluster().create_database(name);
+    cluster().psql(name, "CREATE TABLE t AS SELECT n FROM generate_series(1, 3) n");
+    // pg_dump refuses to write such a name into a script, so what is compared is the database without it.
+    comes_back_in(name, |name| cluster().dump(name));
+}
+
+#[test]
+fn another_encoding_and_locale_come_back() {
+    let name = "objects_latin1";
+    cluster()
+        .psql("postgres", &format!("CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"));
+    cluster().psql(name, "CREATE TABLE t AS SELECT 'ünï' AS word");
+    comes_back(name);
+}
+
+#[test]
+fn a_database_under_load_comes_back_as_it_was_at_one_instant() {
+    let place = Place::ready();
+    let shop = cluster().fresh_database();
+    // Whoever sees one table before and the other after a transaction sees another sum.
+    cluster().psql(
+        &shop,
+        "CREATE TABLE left_side AS SELECT 100000 AS money; CREATE TABLE right_side AS SELECT 0 AS money;
+         CREATE TABLE ballast AS SELECT n, md5(n::text) FROM generate_series(1, 200000) n",
+    );
+    let mut psql = cluster().client("psql");
+    psql.env("PGDATABASE", &shop).args([
+        "-XAtqc",
+        "DO $$ BEGIN FOR n IN 1..90000 LOOP
+            UPDATE left_side SET money = money - 1; UPDATE right_side SET money = money + 1; COMMIT;
+         END LOOP; END $$",
+    ]);
+    let mut transfers = crate::support::Running::start(&mut psql);
+    let copy = format!("{shop}_copy");
+    let mut seen = 0;
+    for _ in 0..3 {
+        place.backup(&shop);
+        seen += u32::from(transfers.is_running());
+        place.pgkeep(&["restore", "latest", "--to-database", &copy]).ok();
+        let sum = "SELECT (SELECT money FROM left_side) + (SELECT money FROM right_side)";
+        assert_eq!(cluster().psql(&copy, sum), "100000");
+        cluster().psql("postgres", &format!("DROP DATABASE {copy}"));
+    }
+    assert!(seen > 0, "nothing was changed while the backups were made");
+}
