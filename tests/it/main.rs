@@ -11,7 +11,6 @@ mod house;
 mod init;
 mod key;
 mod list;
-mod objects.;
 mod objects;
 mod python;
 mod quickstart;
