@@ -10,6 +10,7 @@ mod golden;
 mod house;
 mod init;
 mod key;
+mod kill;
 mod list;
 mod objects;
 mod python;

@@ -5,6 +5,7 @@
 //! and that directory is removed. Run as root, pgkeep and PostgreSQL run as the user `postgres`.
 
 mod cluster;
+pub(crate) mod faults;
 mod place;
 mod run;
 mod tidy;
