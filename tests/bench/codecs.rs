@@ -17,7 +17,7 @@ pub(crate) fn table(bench: &Bench) {
     println!("|---|---|---|---|---|");
     let gzip: Vec<f64> = corpora.iter().map(|(name, bytes)| bench.gzip_ratio(name, bytes)).collect();
     println!("| gzip -9 (program) | {:.2} | | {:.2} | |", gzip[0], gzip[1]);
-    let zstd = [1, 2, 3, 5, 7, 9, 12].map(Codec::Zstd);
+    let zstd = [1, 2, 3, 4, 5, 6, 7, 9, 12].map(Codec::Zstd);
     let levels = zstd.into_iter().chain([1, 6, 8, 9].map(Codec::Gzip));
     let mut fit: Vec<(Codec, f64)> = Vec::new();
     for codec in levels {

@@ -1,9 +1,7 @@
 //! Whole backups and restores of the sample database against PostgreSQL's own tools, memory, and start-up.
 
-use std::process::Command;
-
 use super::measure::{Cost, children, cost, in_turns, peak_memory};
-use super::support::{Cluster, Place, ordinary, pgkeep_binary, project, run};
+use super::support::{Cluster, Place, ordinary, project, run};
 
 const SAMPLE: usize = 256 * 1024 * 1024;
 
@@ -147,9 +145,8 @@ pub(crate) fn start() {
     let place = Place::on(&cluster);
     place.init();
     for arguments in [&["--version"][..], &["list"]] {
-        // Without setpriv in front, which has a start of its own.
-        let mut command = Command::new(pgkeep_binary());
-        command.args(arguments).env("PGKEEP_ENV_FILE", place.env_file());
+        // As root, setpriv stands in front and is part of the figure.
+        let mut command = place.command(arguments);
         let before = children();
         for _ in 0..TIMES {
             assert_eq!(run(&mut command).code, 0, "{arguments:?}");
