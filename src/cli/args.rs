@@ -29,9 +29,9 @@ pub struct Arguments {
 /// The form of the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {
-    /// Text.
+    /// For people
     Text,
-    /// JSON.
+    /// One document for programs; the README names the schema of each
     Json,
 }
 

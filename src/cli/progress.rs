@@ -103,11 +103,13 @@ impl Console {
         let stage = Stage::new(total);
         if let Some(bars) = &self.bars {
             let bar = if total > 0 { ProgressBar::new(total) } else { ProgressBar::no_length() };
+            // First: a bar that is dressed before it has its place draws a line that nobody takes away.
+            let bar = bars.add(bar);
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style.progress_chars("=> "));
             }
             bar.set_prefix(label.to_owned());
-            self.running().push((bars.add(bar), stage.counter()));
+            self.running().push((bar, stage.counter()));
         }
         stage
     }

@@ -28,6 +28,10 @@ fn rate(bytes: u64, seconds: f64) -> Bytes {
     Bytes(if seconds > 0.0 { (bytes as f64 / seconds) as u64 } else { 0 })
 }
 
+fn counted(count: u64, what: &str) -> String {
+    format!("{} {what}{}", Thousands(count), if count == 1 { "" } else { "s" })
+}
+
 fn warnings(text: &mut String, warnings: &[String]) {
     for warning in warnings {
         line!(text, "warning: {warning}");
@@ -174,15 +178,15 @@ pub(super) fn verify(report: &VerifyReport) -> String {
     };
     line!(
         text,
-        "{} backups, {} objects {how}, {} read, {}: {}",
-        Thousands(report.backups),
-        Thousands(report.objects),
+        "{}, {} {how}, {} read, {}: {}",
+        counted(report.backups, "backup"),
+        counted(report.objects, "object"),
         Bytes(report.bytes_read),
         seconds(report.seconds),
-        if report.findings.is_empty() {
-            "all good".to_owned()
-        } else {
-            format!("{} findings", report.findings.len())
+        match (report.findings.len() as u64, report.backups) {
+            (0, 0) => "there is nothing to verify yet".to_owned(),
+            (0, _) => "all good".to_owned(),
+            (findings, _) => counted(findings, "finding"),
         }
     );
     text
@@ -305,7 +309,7 @@ pub(super) fn rebuild(report: &RebuildReport) -> String {
     for id in &report.added {
         line!(text, "took in {id}");
     }
-    line!(text, "{} backups taken in, {} were known", report.added.len(), report.known);
+    line!(text, "{} taken in, {} known before", counted(report.added.len() as u64, "backup"), report.known);
     warnings(&mut text, &report.warnings);
     text
 }

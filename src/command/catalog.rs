@@ -55,6 +55,7 @@ pub async fn rebuild(environment: &Environment) -> anyhow::Result<RebuildReport>
 
 async fn take_in(context: &Context) -> anyhow::Result<RebuildReport> {
     let keyring = context.keyring()?;
+    manifests::refuse_absent_stores(context).await?;
     let cluster = &context.settings.cluster;
     let mut report = RebuildReport { added: Vec::new(), known: 0, warnings: Vec::new() };
     for info in context.reading().list(&names::backups(cluster)).await? {

@@ -40,6 +40,13 @@ pub(super) async fn identity(context: &Context) -> anyhow::Result<Identity> {
     }
 }
 
+/// Fails when there is nothing at all where the stores should be, not even the cluster's identity: a disk that is not
+/// mounted must look neither like lost backups nor like none.
+pub(super) async fn refuse_absent_stores(context: &Context) -> anyhow::Result<()> {
+    let objects = context.reading().list(&names::backups(&context.settings.cluster)).await?;
+    if objects.is_empty() { identity(context).await.map(|_| ()) } else { Ok(()) }
+}
+
 /// Refuses to go on when the server is not the one whose backups these are.
 pub(super) fn refuse_another_server(identity: &Identity, system_identifier: u64) -> anyhow::Result<()> {
     if identity.system_identifier == system_identifier {
@@ -52,7 +59,7 @@ pub(super) fn refuse_another_server(identity: &Identity, system_identifier: u64)
             identity.cluster, identity.system_identifier, system_identifier
         ),
     )
-    .hint("Give this server a BACKUP_CLUSTER of its own, and run `pgkeep init`.")
+    .hint("Give this server a BACKUP_CLUSTER and a BACKUP_STATE_DIR of its own, and run `pgkeep init`.")
     .err()
 }
 

@@ -33,7 +33,7 @@ pub fn judge(error: &anyhow::Error) -> Verdict {
     let (kind, hint) = if error.downcast_ref::<Interrupted>().is_some() {
         (Kind::Interrupted, Some("Nothing was half done; run the command again.".to_owned()))
     } else if let Some(fault) = error.downcast_ref::<Fault>() {
-        (fault.kind, fault.hint.clone())
+        (fault.kind, fault.hint.clone().or_else(|| usual_hint(fault.kind).map(ToOwned::to_owned)))
     } else if let Some(cause) = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()) {
         (Kind::Store, Some(hint_for(cause.kind()).to_owned()))
     } else {
@@ -50,6 +50,20 @@ pub fn judge(error: &anyhow::Error) -> Verdict {
         }
     }
     Verdict { exit_code: kind.exit_code(), meaning: kind.meaning(), message, hint }
+}
+
+/// What to do about a fault that came without a hint.
+fn usual_hint(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Damaged => Some(
+            "Nothing was replaced; restore another backup (`pgkeep list`), and see with `pgkeep verify --deep` what \
+             else is damaged.",
+        ),
+        Kind::Postgres => Some("Look into the server's log, and run `pgkeep check`."),
+        Kind::Store => Some("Run `pgkeep check` to see what works and what does not."),
+        Kind::Bug => Some("Please report it with this message and the command line."),
+        _ => None,
+    }
 }
 
 fn hint_for(kind: io::ErrorKind) -> &'static str {

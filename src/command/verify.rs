@@ -80,6 +80,7 @@ impl Report for VerifyReport {
 pub async fn run(context: &Context, request: &VerifyRequest) -> anyhow::Result<VerifyReport> {
     let clock = Instant::now();
     let backups = manifests::chosen(&context.catalog, request.backup.as_deref())?;
+    manifests::refuse_absent_stores(context).await?;
     let keyring = if request.deep { key_if_set(context)? } else { None };
     let mut report = VerifyReport {
         deep: request.deep,

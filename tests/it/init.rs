@@ -50,13 +50,13 @@ fn a_second_server_under_the_same_name_is_refused() {
     let refused = place.pgkeep(&["init"]).fails_with(5);
     insta::assert_snapshot!(refused.message(), @r"
     pgkeep: the stores hold the backups of another server under the name test (system identifier [NUMBER], this one is [NUMBER])
-    hint: Give this server a BACKUP_CLUSTER of its own, and run `pgkeep init`.
+    hint: Give this server a BACKUP_CLUSTER and a BACKUP_STATE_DIR of its own, and run `pgkeep init`.
     ");
     // Nor does a backup of it get among those of the first.
     let refused = place.pgkeep(&["backup", "database", "postgres"]).fails_with(5);
     insta::assert_snapshot!(refused.message(), @r"
     pgkeep: the stores hold the backups of another server under the name test (system identifier [NUMBER], this one is [NUMBER])
-    hint: Give this server a BACKUP_CLUSTER of its own, and run `pgkeep init`.
+    hint: Give this server a BACKUP_CLUSTER and a BACKUP_STATE_DIR of its own, and run `pgkeep init`.
     ");
 
     assert_eq!(fs::read(place.store().join("test/identity")).unwrap(), identity);

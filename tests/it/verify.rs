@@ -7,7 +7,7 @@ fn quick_lists_every_object_and_reads_nothing() {
     let place = Place::ready();
     place.backup(&cluster().fresh_shop());
     let run = place.pgkeep(&["verify"]).ok();
-    insta::assert_snapshot!(tidy(&run.stdout), @"1 backups, 2 objects listed, 0 B read, [DURATION]: all good");
+    insta::assert_snapshot!(tidy(&run.stdout), @"1 backup, 2 objects listed, 0 B read, [DURATION]: all good");
     let report = place.pgkeep(&["--output", "json", "verify"]).ok().json();
     assert_eq!(report["deep"], false);
     assert_eq!(
