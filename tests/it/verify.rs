@@ -57,3 +57,18 @@ fn nothing_to_verify_is_no_fault() {
     let report = place.pgkeep(&["--output", "json", "verify", "--deep"]).ok().json();
     assert_eq!(report["backups"], 0);
 }
+
+#[test]
+fn a_store_that_is_not_mounted_is_said_and_no_backup_is_called_missing() {
+    let place = Place::ready();
+    place.backup(&cluster().fresh_shop());
+    std::fs::rename(place.store(), place.path("elsewhere")).unwrap();
+    for arguments in [&["verify"][..], &["verify", "--deep"], &["catalog", "rebuild"]] {
+        let message = place.pgkeep(arguments).ended_with(10).message();
+        assert!(message.contains("hint: Is the disk mounted?"), "{message}");
+    }
+    assert!(!place.store().exists(), "nothing is made where a disk should be");
+    std::fs::rename(place.path("elsewhere"), place.store()).unwrap();
+    place.pgkeep(&["verify", "--deep"]).ok();
+    assert_eq!(place.catalog("SELECT DISTINCT state FROM copies"), [["good"]]);
+}
