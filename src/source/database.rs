@@ -201,7 +201,10 @@ impl DatabaseSource {
         let arguments = ["--list".into(), directory.as_os_str().to_owned()];
         let bytes = process::capture(&self.pg_restore.path, &arguments, environment)
             .await
-            .or_fault(|| Fault::new(Kind::Postgres, "read the dump's table of contents"))?;
+            .or_fault(|| {
+                Fault::new(Kind::Postgres, "read the dump's table of contents")
+                    .hint("Run the backup again; if it happens again, report it as a bug.")
+            })?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 }
