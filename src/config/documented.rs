@@ -36,7 +36,7 @@ const TABLE: [Documented; 25] = [
         "1 with one store, else 2",
         "stores that must hold a backup before it counts",
     ),
-    setting("BACKUP_COMPRESSION", "zstd:1", "zstd:1 to zstd:19, or gzip:1 to gzip:9"),
+    setting("BACKUP_COMPRESSION", "zstd:5", "zstd:1 to zstd:19, or gzip:1 to gzip:9"),
     setting(
         "BACKUP_VOLUME_SIZE",
         "1G",

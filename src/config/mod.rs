@@ -31,7 +31,7 @@ pub use values::{Source, Variable};
 
 /// How frames are compressed unless `BACKUP_COMPRESSION` says otherwise: the fastest level that stores no more
 /// than gzip level 9 would, by the table in the README.
-pub const DEFAULT_COMPRESSION: Codec = Codec::Zstd(1);
+pub const DEFAULT_COMPRESSION: Codec = Codec::Zstd(5);
 
 /// The settings of one run, valid each for itself and together.
 ///

@@ -46,7 +46,7 @@ fn its_text_can_be_read() {
     database  [DATABASE]
     begun  [TIME]
     done  [TIME] ([DURATION])
-    size  [N] KiB read, [N] KiB stored ([N] times smaller, zstd:1), [RATE]
+    size  [N] KiB read, [N] KiB stored ([N] times smaller, zstd:5), [RATE]
     PostgreSQL [VERSION] (system identifier [NUMBER])
     made by  pgkeep [N].0, run [RUN]
     place  [PLACE]/store/test/backups/[BACKUP]/
