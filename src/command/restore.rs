@@ -22,7 +22,7 @@ use crate::target::database::{self as target, Checked, LoadPlan};
 use crate::target::directory::DirectoryTarget;
 
 /// How long a statement that was broken off may take to end.
-const BREAKING_OFF: Duration = Duration::from_secs(60);
+const BREAKING_OFF: Duration = Duration::from_mins(1);
 
 /// What to restore, where to, and how.
 #[derive(Debug, Clone)]
@@ -208,7 +208,7 @@ impl<'a> Restore<'a> {
                 server.major()
             ));
         }
-        let previous = format!("_old_{}", Utc::now().format("%Y%m%dT%H%M%SZ"));
+        let previous_database = if replaces { Some(self.name_for_the_old(&server).await?) } else { None };
         let plan = RestorePlan {
             backup: self.manifest.id.clone(),
             consistent_at: self.manifest.consistent_at.clone(),
@@ -216,7 +216,7 @@ impl<'a> Restore<'a> {
             target_database: self.target.clone(),
             replaces,
             staging_database: self.staging.clone(),
-            previous_database: replaces.then(|| swap::derived_name(&self.target, &previous)),
+            previous_database,
             drop_old: replaces && self.request.drop_old,
             fetch_bytes: self.manifest.stored_size,
             scratch_bytes: self.manifest.original_size,
@@ -227,6 +227,19 @@ impl<'a> Restore<'a> {
             warnings,
         };
         Ok((plan, server))
+    }
+
+    /// The name under which the replaced database is kept: a free one, also after another restore in this second.
+    async fn name_for_the_old(&self, server: &Server) -> anyhow::Result<String> {
+        let suffix = format!("_old_{}", Utc::now().format("%Y%m%dT%H%M%SZ"));
+        let mut name = swap::derived_name(&self.target, &suffix);
+        for number in 2..100 {
+            if !facts::database_exists(server, &name).await? {
+                break;
+            }
+            name = swap::derived_name(&self.target, &format!("{suffix}_{number}"));
+        }
+        Ok(name)
     }
 
     async fn refuse_what_cannot_work(&self, server: &Server) -> anyhow::Result<()> {

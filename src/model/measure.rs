@@ -77,6 +77,6 @@ mod tests {
         assert_eq!(Thousands(1_234_567).to_string(), "1,234,567");
         assert_eq!(Elapsed(Duration::from_millis(430)).to_string(), "0.4 s");
         assert_eq!(Elapsed(Duration::from_secs(200)).to_string(), "3 min 20 s");
-        assert_eq!(Elapsed(Duration::from_secs(7500)).to_string(), "2 h 5 min");
+        assert_eq!(Elapsed(Duration::from_mins(125)).to_string(), "2 h 5 min");
     }
 }
