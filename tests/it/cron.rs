@@ -96,9 +96,7 @@ fn the_line_for_the_database_fires_under_a_real_cron() {
         if !ended.is_empty() {
             break ended;
         }
-        if !cron.is_running() {
-            panic!("cron ended: {:?}", cron.wait());
-        }
+        assert!(cron.is_running(), "cron ended: {:?}", cron.wait());
         assert!(
             begun.elapsed() < Duration::from_secs(150),
             "cron did not run the line in {:?}",

@@ -71,7 +71,7 @@ fn imported(text: &str, root: &str) -> BTreeSet<String> {
                 '}' if depth == 0 => break,
                 '}' => depth -= 1,
                 ',' if depth == 0 => {
-                    found.insert(first_word(&std::mem::take(&mut item))).then_some(()).unwrap_or(())
+                    found.insert(first_word(&std::mem::take(&mut item)));
                 }
                 _ if depth == 0 => item.push(letter),
                 _ => {}

@@ -73,7 +73,7 @@ fn with_drop_old_only_the_restored_one_is_left() {
     let (place, shop, before) = changed_shop();
     let report = json(&place, &["latest", "--yes", "--drop-old"]);
     assert_eq!(report["kept_as"], serde_json::Value::Null);
-    assert_eq!(cluster().databases_like(&shop), [shop.clone()]);
+    assert_eq!(cluster().databases_like(&shop), std::slice::from_ref(&shop));
     assert_eq!(cluster().dump_with_create(&shop), before);
 }
 
@@ -135,7 +135,7 @@ fn connections_in_the_way_are_named_and_ended_only_with_terminate() {
     "#);
     assert!(psql.is_running(), "the connection was ended without leave");
     assert_eq!(cluster().dump(&shop), changed);
-    assert_eq!(cluster().databases_like(&shop), [shop.clone()]);
+    assert_eq!(cluster().databases_like(&shop), std::slice::from_ref(&shop));
 
     place.pgkeep(&["restore", "latest", "--yes", "--terminate"]).ok();
     assert_eq!(cluster().dump_with_create(&shop), before);
@@ -268,6 +268,17 @@ fn a_role_that_is_gone_is_named_before_anything_is_done() {
     pgkeep: the server has no role gone_owner
     hint: Create them, or restore with `--no-owner --no-privileges`.
     ");
-    assert_eq!(cluster().databases_like(&shop), [shop.clone()]);
+    assert_eq!(cluster().databases_like(&shop), std::slice::from_ref(&shop));
     place.pgkeep(&["restore", "latest", "--yes", "--no-owner", "--no-privileges"]).ok();
+}
+
+#[test]
+fn restores_within_one_second_keep_every_old_database() {
+    let (place, shop, _) = changed_shop();
+    for _ in 0..4 {
+        place.pgkeep(&["restore", "latest", "--yes"]).ok();
+    }
+    assert_eq!(cluster().databases_like(&shop).len(), 5);
+    let kept = place.catalog("SELECT DISTINCT previous_database FROM restore_log");
+    assert_eq!(kept.len(), 4, "{kept:?}");
 }

@@ -4,6 +4,8 @@
 //! All of a test process's files lie in one directory, see [`base`]. However the process ends, its servers are stopped
 //! and that directory is removed. Run as root, pgkeep and PostgreSQL run as the user `postgres`.
 
+#![allow(dead_code, unused_imports, reason = "the tests and the benchmarks use each a part of it")]
+
 mod cluster;
 pub(crate) mod faults;
 mod place;
@@ -146,7 +148,7 @@ fn keep_watch(directory: &Path) {
         .stderr(Stdio::null())
         // A Ctrl-C at the terminal is for the tests; what is left to do then is done after it.
         .process_group(0);
-    let mut watcher = watcher.spawn().expect("start a shell");
-    // Never closed by us: the end of the process does it.
-    std::mem::forget(watcher.stdin.take());
+    let watcher = watcher.spawn().expect("start a shell");
+    // Neither closed nor waited for by us: the end of the process does the one and makes the other impossible.
+    std::mem::forget(watcher);
 }

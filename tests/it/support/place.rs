@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::LazyLock;
 
@@ -92,7 +92,7 @@ impl Place {
     pub(crate) fn setting(&self, name: &str) -> String {
         let settings = self.settings.borrow();
         let found = settings.iter().find(|(set, _)| set == name);
-        found.map(|(_, value)| value.clone()).unwrap_or_else(|| panic!("{name} is not set"))
+        found.map_or_else(|| panic!("{name} is not set"), |(_, value)| value.clone())
     }
 
     fn write(&self) {
@@ -197,7 +197,6 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // To look at it after a failure: PGKEEP_IT_KEEP=1 and a breakpoint or a sleep; the base goes with the process.
         let _ = fs::remove_dir_all(&self.directory);
     }
 }
@@ -217,9 +216,4 @@ fn new_key() -> String {
     static KEY: LazyLock<String> =
         LazyLock::new(|| run(ordinary(pgkeep_binary()).args(["key", "new"])).ok().stdout.trim().to_owned());
     KEY.clone()
-}
-
-/// Whether there is nothing at a path.
-pub(crate) fn is_gone(path: &Path) -> bool {
-    matches!(path.try_exists(), Ok(false))
 }
