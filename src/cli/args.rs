@@ -21,6 +21,9 @@ pub struct Arguments {
     /// Say nothing unless something is wrong (for cron)
     #[arg(short, long, global = true)]
     pub quiet: bool,
+    /// Say each step, and which programs and places are used
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    pub verbose: bool,
     /// What to do
     #[command(subcommand)]
     pub command: Command,

@@ -48,7 +48,7 @@ fn run(arguments: &Arguments) -> u8 {
     };
     let result = runtime.block_on(async {
         let stop = Stop::on_signals()?;
-        let progress = progress::Console::new(arguments.quiet, arguments.command.words());
+        let progress = progress::Console::new(arguments.quiet, arguments.verbose, arguments.command.words());
         let environment = Environment {
             inputs: Inputs::from_process(arguments.env_file.clone())?,
             progress: Arc::clone(&progress) as Arc<dyn crate::model::Progress>,

@@ -14,6 +14,7 @@ const REFRESH: Duration = Duration::from_millis(100);
 /// Writes progress to stderr.
 pub(super) struct Console {
     quiet: bool,
+    verbose: bool,
     words: &'static str,
     begun: Instant,
     announced: AtomicBool,
@@ -22,12 +23,13 @@ pub(super) struct Console {
 }
 
 impl Console {
-    pub(super) fn new(quiet: bool, words: &'static str) -> Arc<Self> {
+    pub(super) fn new(quiet: bool, verbose: bool, words: &'static str) -> Arc<Self> {
         let terminal =
             std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
         let bars = (terminal && !quiet).then(MultiProgress::new);
         let console = Arc::new(Self {
             quiet,
+            verbose,
             words,
             begun: Instant::now(),
             announced: AtomicBool::new(false),
@@ -125,6 +127,12 @@ impl Progress for Console {
 
     fn rows(&self, label: &str, total: u64) -> Stage {
         self.begin(label, total, "{prefix:>8} [{wide_bar}] {human_pos}/{human_len} rows {eta}")
+    }
+
+    fn detail(&self, text: &str) {
+        if self.verbose {
+            self.note(text);
+        }
     }
 
     fn note(&self, text: &str) {

@@ -16,10 +16,12 @@ use super::manifests::{self, Stored};
 use super::{Context, Report};
 use crate::format::manifest::{Entry, EntryKind, Manifest, SealedKey, Table};
 use crate::format::{self, names};
-use crate::model::{BackupId, BackupKind, Fault, FaultContext, Kind, Timestamp, ratio, timestamp_text};
+use crate::model::{
+    BackupId, BackupKind, Bytes, Fault, FaultContext, Kind, Timestamp, ratio, timestamp_text,
+};
 use crate::pipeline::{self, Buffers, ClosedVolume, FinishedEntry, Framer, PackPlan, Packed};
 use crate::source::database::{DatabaseContents, DatabaseSource, DumpPlan};
-use crate::store::{Body, Copy, Replicas};
+use crate::store::{Body, Copy};
 use crate::system::{Step, durable, fill_random, random_u32, step};
 
 /// What to back up.
@@ -146,6 +148,7 @@ async fn make(
     };
     let source = context.stop.or(DatabaseSource::open(&name, plan, &context.stop)).await?;
     manifests::refuse_another_server(&identity, source.system_identifier)?;
+    context.progress.detail(&source.details());
     durable::create_private_dir(staging)
         .or_fault(|| Fault::new(Kind::Store, "make the staging directory").hint(super::check::LOCAL_HINT))?;
 
@@ -214,15 +217,14 @@ async fn pump(
     let framer = Framer::new(frames_in, buffers.clone());
     let reading = source.read(framer, read, &context.stop);
     let packing = pipeline::pack(plan, frames, closed_in, buffers, stored, context.stop.clone());
-    let storing = store_volumes(&context.replicas, &context.settings.cluster, id, closed);
+    let storing = store_volumes(context, id, closed);
     let (contents, packed, ()) = tokio::try_join!(reading, packing, storing)?;
     Ok((contents, packed))
 }
 
 /// Takes closed volumes, makes each durable, and gives it its name in the stores.
 async fn store_volumes(
-    replicas: &Replicas,
-    cluster: &crate::model::ClusterName,
+    context: &Context,
     id: &BackupId,
     mut closed: mpsc::Receiver<ClosedVolume>,
 ) -> anyhow::Result<()> {
@@ -234,7 +236,9 @@ async fn store_volumes(
             .context("flush a volume")?
             .with_context(|| format!("flush volume {shown}"))?;
         step::reached(Step::BackupVolumeClosed)?;
-        replicas.put(&names::object(cluster, id, &name), Body::File { path, size }).await?;
+        let key = names::object(&context.settings.cluster, id, &name);
+        context.replicas.put(&key, Body::File { path, size }).await?;
+        context.progress.detail(&format!("volume {name} stored, {}", Bytes(size)));
         step::reached(Step::BackupVolumeStored)?;
     }
     Ok(())

@@ -14,7 +14,7 @@ use super::manifests;
 use super::{Context, Report, judge};
 use crate::catalog::{NewRestore, RestoreEnd, RestoreMode, RestoreState};
 use crate::format::manifest::{Database, Manifest};
-use crate::model::{BackupId, Bytes, Fault, Kind};
+use crate::model::{BackupId, Bytes, Elapsed, Fault, Kind};
 use crate::pipeline::{Unpack, unpack};
 use crate::postgres::{Server, database, facts, swap};
 use crate::system::{Step, Stop, durable, space, step};
@@ -344,6 +344,7 @@ impl<'a> Restore<'a> {
         let directory = context.scratch()?.join("dump");
         let mut clock = Instant::now();
         let mut lap = |report: &mut RestoreReport, name| {
+            context.progress.detail(&format!("{name}: {}", Elapsed(clock.elapsed())));
             report.phases.push(Phase { name, seconds: clock.elapsed().as_secs_f64() });
             clock = Instant::now();
         };

@@ -70,6 +70,9 @@ pub trait Progress: Send + Sync {
     /// Begins a stage that counts rows, with their number.
     fn rows(&self, label: &str, total: u64) -> Stage;
 
+    /// Says what is being done with what, to those who asked for it.
+    fn detail(&self, text: &str);
+
     /// Says something that the operator should know now.
     fn note(&self, text: &str);
 }
@@ -86,6 +89,8 @@ impl Progress for Silent {
     fn rows(&self, _: &str, total: u64) -> Stage {
         Stage::new(total)
     }
+
+    fn detail(&self, _: &str) {}
 
     fn note(&self, _: &str) {}
 }

@@ -85,6 +85,18 @@ impl DatabaseSource {
         Ok(Self { plan, snapshot, pg_dump, pg_restore, tables, database, system_identifier, consistent_at })
     }
 
+    /// What is going to be used, for those who want to see it.
+    pub fn details(&self) -> String {
+        format!(
+            "dump {} tables with {} ({}) under snapshot {}, scratch {}",
+            self.tables.len(),
+            self.pg_dump.path.display(),
+            self.pg_dump.version.text,
+            self.snapshot.id,
+            self.plan.scratch.display()
+        )
+    }
+
     /// What the tables take on the server's disk: about what will be read.
     pub fn estimate(&self) -> u64 {
         self.tables.iter().map(|table| table.bytes).sum()
@@ -199,9 +211,8 @@ impl DatabaseSource {
         environment: &[(OsString, OsString)],
     ) -> anyhow::Result<String> {
         let arguments = ["--list".into(), directory.as_os_str().to_owned()];
-        let bytes = process::capture(&self.pg_restore.path, &arguments, environment)
-            .await
-            .or_fault(|| {
+        let bytes =
+            process::capture(&self.pg_restore.path, &arguments, environment).await.or_fault(|| {
                 Fault::new(Kind::Postgres, "read the dump's table of contents")
                     .hint("Run the backup again; if it happens again, report it as a bug.")
             })?;

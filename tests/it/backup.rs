@@ -150,3 +150,14 @@ fn more_jobs_give_the_same_backup() {
     };
     assert_eq!(rows("1").0, rows("8").0);
 }
+
+#[test]
+fn verbose_says_with_what_and_where() {
+    let place = Place::ready();
+    let database = cluster().fresh_shop();
+    let run = place.pgkeep(&["-v", "backup", "database", &database]).ok();
+    assert!(run.stderr.contains("dump 3 tables with ") && run.stderr.contains("pg_dump"), "{}", run.stderr);
+    assert!(run.stderr.contains("volume data.00000 stored"), "{}", run.stderr);
+    let run = place.pgkeep(&["-v", "restore", "latest", "--to-database", &format!("{database}_v")]).ok();
+    assert!(run.stderr.contains("unpack: "), "{}", run.stderr);
+}
