@@ -171,6 +171,11 @@ pub enum Key {
 }
 
 impl Command {
+    /// Whether its result is all that it is for, so that there would be no sense in keeping quiet about it.
+    pub fn only_answers(&self) -> bool {
+        matches!(self, Self::List(_) | Self::Show(_) | Self::Key(_) | Self::Completions { .. } | Self::Man)
+    }
+
     /// The subcommand as it is typed, for the audit and for start and end lines.
     pub fn words(&self) -> &'static str {
         match self {

@@ -22,6 +22,7 @@ pub(super) fn restore(plan: &RestorePlan, yes: bool, progress: &Console) -> anyh
         let mut stderr = std::io::stderr();
         write!(stderr, "{}\nType the name of the database to go on: ", text::plan(plan))?;
         stderr.flush()?;
+        wait_for_input()?;
         let mut line = String::new();
         std::io::stdin().lock().read_line(&mut line)?;
         if line.trim_end_matches(['\r', '\n']) == name {
@@ -31,4 +32,15 @@ pub(super) fn restore(plan: &RestorePlan, yes: bool, progress: &Console) -> anyh
             .hint("Nothing was done.")
             .err()
     })
+}
+
+/// Waits until there is a line to read. A signal ends the wait: reading would go on as if nothing had happened.
+fn wait_for_input() -> anyhow::Result<()> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let stdin = std::io::stdin();
+    match poll(&mut [PollFd::new(&stdin, PollFlags::IN)], None) {
+        Ok(_) => Ok(()),
+        Err(rustix::io::Errno::INTR) => Err(crate::command::Interrupted.into()),
+        Err(error) => Err(error.into()),
+    }
 }

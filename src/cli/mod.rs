@@ -65,7 +65,9 @@ fn run(arguments: &Arguments) -> u8 {
         Ok(done) => {
             let shown = match output {
                 Output::Json => format!("{:#}\n", done.json),
-                Output::Text if arguments.quiet && done.code == 0 => String::new(),
+                Output::Text if arguments.quiet && done.code == 0 && !arguments.command.only_answers() => {
+                    String::new()
+                }
                 Output::Text => done.text,
             };
             // A reader that has seen enough (`pgkeep list | head`) is no failure.

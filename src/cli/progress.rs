@@ -129,6 +129,10 @@ impl Progress for Console {
         self.begin(label, total, "{prefix:>8} [{wide_bar}] {human_pos}/{human_len} rows {eta}")
     }
 
+    fn waiting(&self, label: &str) -> Stage {
+        self.begin(label, 0, "{prefix:>8} {elapsed}")
+    }
+
     fn detail(&self, text: &str) {
         if self.verbose {
             self.note(text);

@@ -19,3 +19,4 @@ pub use outcome::{Report, Verdict, judge};
 
 pub use crate::system::Stop;
 pub use crate::system::process::{become_tethered, tethered};
+pub use crate::system::stop::Interrupted;

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::manifests;
 use super::{Context, Report, judge};
-use crate::catalog::{NewRestore, RestoreEnd, RestoreMode, RestoreState};
+use crate::catalog::{BackupFilter, BackupRow, NewRestore, RestoreEnd, RestoreMode, RestoreState};
 use crate::format::manifest::{Database, Manifest};
 use crate::model::{BackupId, Bytes, Elapsed, Fault, Kind};
 use crate::pipeline::{Unpack, unpack};
@@ -128,7 +128,7 @@ pub async fn run(
     request: &RestoreRequest,
     confirm: Confirm<'_>,
 ) -> anyhow::Result<RestoreReport> {
-    let row = manifests::find(&context.catalog, &request.backup, request.database.as_deref())?;
+    let row = choose(context, request)?;
     let keyring = context.keyring()?;
     let (manifest, _) = manifests::fetch(&context.settings, &context.reading(), &row.id, &keyring).await?;
     let restore = Restore::of(context, request, manifest)?;
@@ -153,6 +153,40 @@ pub async fn run(
     restore.write_down(entry, &result)?;
     step::reached(Step::RestoreRecorded)?;
     result
+}
+
+/// Finds the backup that is meant. With backups of several databases `latest` alone could mean another one than the
+/// operator has in mind, and would replace that.
+fn choose(context: &Context, request: &RestoreRequest) -> anyhow::Result<BackupRow> {
+    let row = manifests::find(&context.catalog, &request.backup, request.database.as_deref())?;
+    if let Some(wanted) = &request.database
+        && row.database.as_ref() != Some(wanted)
+    {
+        let of = row.database.as_deref().unwrap_or("nothing");
+        return Fault::new(Kind::Usage, format!("{} is a backup of \"{of}\", not of \"{wanted}\"", row.id))
+            .hint("Leave out --database, or name a backup of that database (`pgkeep list`).")
+            .err();
+    }
+    if request.backup == "latest" && request.database.is_none() {
+        let mut names: Vec<String> = context
+            .catalog
+            .backups()
+            .list(&BackupFilter::default())?
+            .into_iter()
+            .filter_map(|row| row.database)
+            .collect();
+        names.sort();
+        names.dedup();
+        if names.len() > 1 {
+            return Fault::new(
+                Kind::Usage,
+                format!("there are backups of several databases: {}", names.join(", ")),
+            )
+            .hint("Say which one: `pgkeep restore latest --database NAME`.")
+            .err();
+        }
+    }
+    Ok(row)
 }
 
 struct Restore<'a> {
@@ -361,7 +395,9 @@ impl<'a> Restore<'a> {
         lap(report, "unpack");
 
         target::create(server, self.source(), &self.staging, &self.load).await?;
+        let waiting = context.progress.waiting("load");
         target::load(server, &directory, &self.staging, &self.load, &context.stop).await?;
+        drop(waiting);
         durable::remove_dir_if_there(&directory)?;
         lap(report, "load");
 

@@ -70,6 +70,9 @@ pub trait Progress: Send + Sync {
     /// Begins a stage that counts rows, with their number.
     fn rows(&self, label: &str, total: u64) -> Stage;
 
+    /// Begins a stage of which nothing can be counted.
+    fn waiting(&self, label: &str) -> Stage;
+
     /// Says what is being done with what, to those who asked for it.
     fn detail(&self, text: &str);
 
@@ -88,6 +91,10 @@ impl Progress for Silent {
 
     fn rows(&self, _: &str, total: u64) -> Stage {
         Stage::new(total)
+    }
+
+    fn waiting(&self, _: &str) -> Stage {
+        Stage::new(0)
     }
 
     fn detail(&self, _: &str) {}

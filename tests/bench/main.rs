@@ -1,7 +1,7 @@
 //! Speed and size, as ratios measured in one run: `cargo bench` runs all sections, `cargo bench -- codecs` one.
 //!
 //! Sections: `codecs` (the table of levels), `pipeline` (memory to file, against zstd), `database` (whole backup and
-//! restore, against pg_dump and pg_restore), `memory`, `start`. `PGKEEP_BENCH_ROWS` sets the size of the database
+//! restore, against `pg_dump` and `pg_restore`), `memory`, `start`. `PGKEEP_BENCH_ROWS` sets the size of the database
 //! (default 3,100,000 rows: about 1 GB on disk). Needs PostgreSQL, zstd and gzip. Other work on the machine makes the
 //! figures worthless: what is compared runs in turns, and medians are printed.
 

@@ -282,3 +282,20 @@ fn restores_within_one_second_keep_every_old_database() {
     let kept = place.catalog("SELECT DISTINCT previous_database FROM restore_log");
     assert_eq!(kept.len(), 4, "{kept:?}");
 }
+
+#[test]
+fn latest_is_refused_when_it_could_be_of_several_databases() {
+    let place = Place::ready();
+    let (one, other) = (cluster().fresh_shop(), cluster().fresh_shop());
+    let first = place.backup(&one);
+    place.backup(&other);
+    let run = place.pgkeep(&["restore", "latest", "--yes"]).fails_with(2);
+    assert!(
+        run.stderr.contains("several databases") && run.stderr.contains("--database NAME"),
+        "{}",
+        run.stderr
+    );
+    let run = place.pgkeep(&["restore", &first, "--database", &other, "--yes"]).fails_with(2);
+    assert!(run.stderr.contains("is a backup of"), "{}", run.stderr);
+    place.pgkeep(&["restore", "latest", "--database", &one, "--yes"]).ok();
+}

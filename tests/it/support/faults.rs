@@ -76,7 +76,7 @@ pub(crate) fn leftovers(place: &Place) -> Vec<String> {
 #[track_caller]
 pub(crate) fn assert_no_trace(place: &Place, outcome: &str, exit_code: i32) {
     assert_eq!(listed(place), [""; 0], "backups in the catalog");
-    assert_eq!(place.backups(), [PathBuf::new(); 0], "backups in the store");
+    assert_eq!(place.backups(), Vec::<PathBuf>::new(), "backups in the store");
     assert_eq!(leftovers(place), [""; 0], "left behind");
     let (found, code, message) = last_run(place, "backup database");
     assert_eq!((found.as_str(), code), (outcome, exit_code.to_string()), "{message}");
@@ -187,7 +187,7 @@ pub(crate) fn within<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>) -> 
 /// The same; not getting an answer within a minute is a failure of the test.
 #[track_caller]
 pub(crate) fn wait_for<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
-    within(Duration::from_secs(60), ask).unwrap_or_else(|| panic!("waited in vain for {what}"))
+    within(Duration::from_mins(1), ask).unwrap_or_else(|| panic!("waited in vain for {what}"))
 }
 
 /// A view in a database of which another session has a lock: `pg_dump` gets to it and waits, nobody else does.
