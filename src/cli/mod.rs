@@ -26,6 +26,7 @@ pub fn main() -> ExitCode {
         let _ = writeln!(std::io::stderr(), "pgkeep: {error:#}");
         return ExitCode::from(Kind::Bug.exit_code());
     }
+    crate::command::leave_no_core_file();
     let arguments =
         match Arguments::command().try_get_matches().and_then(|found| Arguments::from_arg_matches(&found)) {
             Ok(arguments) => arguments,

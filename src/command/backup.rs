@@ -68,7 +68,7 @@ impl Report for BackupReport {
 
 /// Makes the backup.
 pub async fn database(context: &Context, request: &BackupDatabase) -> anyhow::Result<BackupReport> {
-    let _turn = context.turn("backup-database")?;
+    let _turn = context.turn("backup-database", "back up a database")?;
     // Before anything is read: without a key nothing could be sealed.
     let keyring = context.keyring()?;
     let begun = Utc::now();

@@ -132,14 +132,14 @@ impl Context {
     }
 
     /// Takes the turn for something that only one run may do at a time.
-    pub fn turn(&self, what: &str) -> anyhow::Result<FileLock> {
+    pub fn turn(&self, name: &str, what: &str) -> anyhow::Result<FileLock> {
         let holder = format!(
             "process {} (run {}, begun {})",
             std::process::id(),
             self.run,
             Utc::now().format("%FT%TZ")
         );
-        match FileLock::attempt(&locks(&self.settings).join(format!("{what}.lock")), &holder)? {
+        match FileLock::attempt(&locks(&self.settings).join(format!("{name}.lock")), &holder)? {
             Attempt::Taken(lock) => Ok(lock),
             Attempt::HeldBy(other) => {
                 Fault::new(Kind::Locked, format!("{what}: another run is at it: {other}"))

@@ -19,4 +19,5 @@ pub use outcome::{Report, Verdict, judge};
 
 pub use crate::system::Stop;
 pub use crate::system::process::{become_tethered, tethered};
+pub use crate::system::secret::leave_no_core_file;
 pub use crate::system::stop::Interrupted;

@@ -137,7 +137,8 @@ pub async fn run(
         server.close().await;
         return Ok(restore.report(plan));
     }
-    let _turn = context.turn(&turn_of(&restore.target))?;
+    let _turn =
+        context.turn(&turn_of(&restore.target), &format!("restore database \"{}\"", restore.target))?;
     let entry = context.catalog.restores().begin(&NewRestore {
         run_id: Some(context.run.clone()),
         backup_id: row.id.clone(),

@@ -32,6 +32,14 @@ impl fmt::Display for Secret {
     }
 }
 
+/// Sees to it that this process and its children leave no core file: keys and passwords would be in it.
+pub fn leave_no_core_file() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Core).maximum;
+    // Lowering one's own limit is everybody's right; should it fail, there is nothing better to do than to go on.
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
