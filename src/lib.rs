@@ -7,7 +7,7 @@
 //! - [`source`] and [`target`]: what is read, and what is written.
 //! - [`store`], [`catalog`], [`postgres`], [`pipeline`]: where objects live, the index, the server, bytes in motion.
 //! - [`config`]: typed settings.
-//! - [`format`]: what lies in a store, to the last byte.
+//! - [`mod@format`]: what lies in a store, to the last byte.
 //! - [`model`], [`system`]: nouns, and the machine.
 
 pub mod catalog;
