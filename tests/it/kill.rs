@@ -7,8 +7,8 @@ use pgkeep::system::step::Step;
 use rustix::process::Signal;
 
 use crate::support::faults::{
-    Gate, assert_no_survivors, assert_no_trace, contents, databases_beginning, dump_of, fresh_large,
-    last_restore, last_run, leftovers, listed, stopped_at, through,
+    Gate, assert_no_survivors, assert_no_trace, contents, databases_beginning, fresh_large, last_restore,
+    last_run, leftovers, listed, stopped_at, through,
 };
 use crate::support::{Place, Run, cluster, run};
 
@@ -233,7 +233,7 @@ fn more_signals_while_a_run_clears_up_do_no_harm() {
     let place = Place::ready();
     let gate = Gate::shut(cluster, &database);
     let mut running = place.start(&[], &["backup", "database", &database]);
-    dump_of(&mut running);
+    gate.reached_by(&mut running);
     // The last ones may come when it has ended; its number is its own until somebody waits for it.
     for signal in [Signal::INT, Signal::INT, Signal::TERM, Signal::HUP, Signal::INT, Signal::TERM] {
         running.signal(signal);
@@ -253,7 +253,7 @@ fn a_killed_pgkeep_takes_its_pg_dump_with_it() {
     let place = Place::ready();
     let gate = Gate::shut(cluster, &database);
     let mut running = place.start(&[], &["backup", "database", &database]);
-    dump_of(&mut running);
+    gate.reached_by(&mut running);
     running.signal(Signal::KILL);
     running.wait().ended_with(137);
     assert_no_survivors(&place);

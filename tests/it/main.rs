@@ -3,8 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
 
 mod backup;
+mod catalog_faults;
 mod check;
+mod concurrency;
 mod cron;
+mod damage;
 mod docs;
 mod golden;
 mod house;
@@ -13,11 +16,14 @@ mod key;
 mod kill;
 mod list;
 mod objects;
+mod places;
 mod python;
 mod quickstart;
 mod regression;
 mod restore;
 mod schema;
+mod server_faults;
+mod settings;
 mod show;
 mod support;
 mod verify;

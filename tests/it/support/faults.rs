@@ -213,6 +213,18 @@ impl<'a> Gate<'a> {
         Self { cluster, backend, session }
     }
 
+    /// Waits until the `pg_dump` of a running pgkeep stands before it.
+    #[track_caller]
+    pub(crate) fn reached_by(&self, running: &mut Running) -> Process {
+        let dump = dump_of(running);
+        let waiting = format!(
+            "SELECT count(*) FROM pg_locks WHERE NOT granted AND {} = ANY (pg_blocking_pids(pid))",
+            self.backend
+        );
+        wait_for("pg_dump at the gate", || (self.cluster.psql("postgres", &waiting) == "1").then_some(()));
+        dump
+    }
+
     /// Opens it.
     pub(crate) fn open(self) {
         self.cluster.psql("postgres", &format!("SELECT pg_terminate_backend({})", self.backend));
