@@ -78,6 +78,16 @@ impl Framer {
         Self { out, buffers, shared: None, next_entry: 0 }
     }
 
+    /// Whether the next [`Framer::read`] goes without waiting. Also when the stages behind have ended: it then fails.
+    pub fn is_ready(&self) -> bool {
+        self.out.capacity() > 0 || self.is_closed()
+    }
+
+    /// Whether the stages behind have ended.
+    pub fn is_closed(&self) -> bool {
+        self.out.is_closed()
+    }
+
     /// Begins an entry. Several may be open at once.
     pub fn begin(&mut self, name: String, mode: u32) -> OpenEntry {
         let number = self.next_entry;

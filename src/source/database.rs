@@ -114,7 +114,7 @@ impl DatabaseSource {
         let directory = self.plan.scratch.join("dump");
         durable::create_private_dir(&directory)?;
         let state = WriterState::default();
-        let mut tail = Tail::watch(&directory, limit, state.clone())?;
+        let mut tail = Tail::watch(&directory, self.plan.jobs, limit, state.clone())?;
         let name = &self.database.properties.name;
         let environment = child_environment(&self.plan.connection, Some(name))?;
         let running = Running::start(&self.pg_dump.path, &self.arguments(&directory), &environment)?;

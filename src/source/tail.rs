@@ -22,7 +22,8 @@ use crate::model::Stage;
 use crate::pipeline::{FinishedEntry, Framer, OpenEntry};
 use crate::system::{Stop, durable, process::ProcessGroup};
 
-/// How many files are open at once; others wait their turn (large objects are a file each).
+/// How many files are open at once besides those that are being written; others wait their turn (large objects are a
+/// file each).
 const OPEN_FILES: usize = 32;
 /// Holes are punched in steps of this size.
 const PUNCH_BYTES: u64 = 16 * 1024 * 1024;
@@ -83,6 +84,7 @@ pub(super) struct Tail {
     numbers: BTreeMap<String, u64>,
     next: u64,
     limit: u64,
+    open_files: usize,
     paused: bool,
     group: Option<ProcessGroup>,
     state: WriterState,
@@ -90,9 +92,14 @@ pub(super) struct Tail {
 }
 
 impl Tail {
-    /// Begins to watch an empty directory, before the writer is started. Names ending in `.toc` and `toc.dat` are
-    /// left alone: the writer may come back to them.
-    pub(super) fn watch(directory: &Path, limit: u64, state: WriterState) -> anyhow::Result<Self> {
+    /// Begins to watch an empty directory, before the writer is started, which writes `jobs` files at the same time.
+    /// Names ending in `.toc` and `toc.dat` are left alone: the writer may come back to them.
+    pub(super) fn watch(
+        directory: &Path,
+        jobs: usize,
+        limit: u64,
+        state: WriterState,
+    ) -> anyhow::Result<Self> {
         let describe = || format!("watch directory {}", directory.display());
         let watch = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)
             .with_context(describe)?;
@@ -105,6 +112,9 @@ impl Tail {
             numbers: BTreeMap::new(),
             next: 0,
             limit,
+            // More than are being written: else those could keep the finished ones from their turn for ever, since a
+            // writer that is halted because of these finishes none of them.
+            open_files: jobs + OPEN_FILES,
             paused: false,
             group: None,
             state,
@@ -124,6 +134,7 @@ impl Tail {
         stage: &Stage,
         stop: &Stop,
     ) -> anyhow::Result<Vec<TailedFile>> {
+        let mut all_known = false;
         loop {
             stop.check()?;
             // Before looking at the files: what is there after a writer's end is all that there will be.
@@ -132,12 +143,18 @@ impl Tail {
                 anyhow::bail!("the writer has failed");
             }
             let overflowed = self.take_events()?;
-            if state == WriterState::SUCCEEDED || overflowed {
-                self.look_around(state == WriterState::SUCCEEDED)?;
+            let ended = state == WriterState::SUCCEEDED;
+            if (ended && !all_known) || overflowed {
+                self.look_around(ended)?;
+                all_known = ended;
             }
-            let progressed = self.turn(framer, stage)?;
+            if framer.is_closed() {
+                anyhow::bail!("the stages behind have ended");
+            }
+            self.measure();
             self.hold_or_release();
-            if state == WriterState::SUCCEEDED && self.files.is_empty() {
+            let progressed = self.turn(framer, stage)?;
+            if ended && self.files.is_empty() {
                 return Ok(std::mem::take(&mut self.done));
             }
             if !progressed {
@@ -216,11 +233,27 @@ impl Tail {
         }
     }
 
-    /// Lets each open file contribute what it has; true when anything moved.
+    /// Looks how large the files are that are still being written, in their turn or not.
+    fn measure(&mut self) {
+        for (name, growing) in self.files.values_mut().filter(|(_, growing)| !growing.closed) {
+            let metadata = match &growing.open {
+                Some((file, _)) => file.metadata(),
+                None => fs::metadata(self.directory.join(name)),
+            };
+            // A file that can't be looked at fails when its turn comes.
+            growing.size = metadata.map_or(growing.size, |metadata| metadata.len());
+        }
+    }
+
+    /// Lets the open files contribute what they have, as much as the stages behind take without waiting; true when
+    /// anything moved.
+    ///
+    /// It never waits for those stages: meanwhile the writer would go on unseen, past every limit, and the kernel
+    /// would drop news.
     fn turn(&mut self, framer: &mut Framer, stage: &Stage) -> anyhow::Result<bool> {
         let mut progressed = false;
         let mut finished = Vec::new();
-        for (number, (name, growing)) in self.files.iter_mut().take(OPEN_FILES) {
+        for (number, (name, growing)) in self.files.iter_mut().take(self.open_files) {
             let path = self.directory.join(&*name);
             let describe = || format!("read scratch file {}", path.display());
             progressed |= growing.advance(&path, name, framer, stage).with_context(describe)?;
@@ -276,6 +309,9 @@ impl Growing {
         self.size = file.metadata()?.len();
         let before = self.consumed;
         while self.size - self.consumed >= FRAME || (self.closed && self.consumed < self.size) {
+            if !framer.is_ready() {
+                break;
+            }
             let length = (self.size - self.consumed).min(FRAME);
             let (lines, end) = (&mut self.lines, &mut self.end);
             framer.read(entry, file, length as usize, |bytes| {
@@ -325,6 +361,59 @@ pub(super) fn can_punch(directory: &Path) -> anyhow::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use std::time::Instant;
+
+    use tokio::sync::mpsc;
+
+    use crate::pipeline::Buffers;
+
+    /// Waits until it is so, at most 10 s.
+    fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+        let begun = Instant::now();
+        while !is_so() {
+            assert!(begun.elapsed() < Duration::from_secs(10), "{what}");
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    #[test]
+    fn a_finished_file_has_its_turn_however_many_are_still_being_written() {
+        const JOBS: usize = 40;
+        let directory = tempfile::tempdir().expect("make a directory");
+        let path = |name: &str| directory.path().join(name);
+        let tail = Tail::watch(directory.path(), JOBS, 1 << 30, WriterState::default()).expect("watch");
+        let open: Vec<File> =
+            (0..JOBS).map(|number| File::create(path(&format!("{number}.dat"))).expect("make")).collect();
+        fs::write(path("last.dat"), "rows").expect("write");
+        let (out, _frames) = mpsc::channel(1);
+        let stop = Stop::default();
+        let thread = std::thread::spawn({
+            let stop = stop.clone();
+            move || tail.run(&mut Framer::new(out, Buffers::default()), &Stage::default(), &stop)
+        });
+        wait_until("the finished file is not taken", || !path("last.dat").exists());
+        stop.request();
+        assert!(thread.join().expect("join").is_err(), "it was asked to end");
+        drop(open);
+    }
+
+    #[test]
+    fn stages_behind_that_stand_still_do_not_hold_up_the_watch() {
+        let directory = tempfile::tempdir().expect("make a directory");
+        let tail = Tail::watch(directory.path(), 1, 1 << 30, WriterState::default()).expect("watch");
+        fs::write(directory.path().join("1.dat"), vec![b'x'; 5 * FRAME_BYTES]).expect("write");
+        let (out, frames) = mpsc::channel(1);
+        let stop = Stop::default();
+        let thread = std::thread::spawn({
+            let stop = stop.clone();
+            move || tail.run(&mut Framer::new(out, Buffers::default()), &Stage::default(), &stop)
+        });
+        wait_until("the first frame does not come", || frames.len() == 1);
+        stop.request();
+        wait_until("it waits for whoever takes the frames", || thread.is_finished());
+        drop(frames);
+    }
 
     #[test]
     fn the_end_of_a_file_is_kept_over_pieces() {
