@@ -1,6 +1,8 @@
 //! Clearing up after runs that died: before a run does its own work, what dead ones left half done is finished or
 //! removed. Only things that the catalog knows to be a dead run's are touched.
 
+use std::time::Duration;
+
 use chrono::Utc;
 
 use super::Context;
@@ -8,11 +10,15 @@ use super::context::{run_lock, scratch_of, staging_of};
 use super::manifests::{self, Stored};
 use crate::catalog::{Restore, RestoreEnd, RestoreState, Run};
 use crate::format::names;
-use crate::model::{BackupId, StoreName};
+use crate::model::{BackupId, Fault, Kind, StoreName};
 use crate::postgres::{Server, facts};
 use crate::system::lock::{Attempt, FileLock};
 use crate::system::{Stop, durable};
 use crate::target::database::connect_beside;
+
+/// How often one looks whether the server is still making a database, and how many times.
+const PATIENCE: Duration = Duration::from_millis(200);
+const LOOKS: u32 = 300;
 
 /// Clears up after every run whose lock nobody holds. What can't be cleared up now (a server that is down) is said
 /// and tried again by the next run; it never keeps this one from its work.
@@ -31,17 +37,27 @@ async fn try_dead_runs(context: &Context) -> anyhow::Result<()> {
         if run.id == context.run || FileLock::is_held(&lock)? {
             continue;
         }
-        settle(context, &run).await?;
+        if let Err(error) = settle(context, &run).await {
+            // One that can't be cleared up now must not keep the others waiting.
+            context.progress.note(&format!("warning: clear up after run {}: {error:#}", run.id));
+            continue;
+        }
         // Last: if this is cut off, the next run finds the same run dead again.
         context.catalog.runs().mark_died(&run.id)?;
         durable::remove_file_if_there(&lock)?;
     }
-    for restore in context.catalog.restores().unsettled()? {
-        let alive = restore.run_id.as_ref().is_some_and(|run| {
-            *run == context.run || FileLock::is_held(&run_lock(&context.settings, run)).unwrap_or(true)
-        });
-        if !alive {
-            settle_restore(context, &restore).await?;
+    let restores = context.catalog.restores();
+    let mut dead = restores.unsettled()?;
+    dead.retain(|restore| {
+        restore.run_id.as_ref().is_none_or(|run| {
+            *run != context.run && matches!(FileLock::is_held(&run_lock(&context.settings, run)), Ok(false))
+        })
+    });
+    // Read again: one that ended between the reading and the look at its lock has written down how.
+    for restore in restores.unsettled()?.into_iter().filter(|it| dead.iter().any(|dead| dead.id == it.id)) {
+        if let Err(error) = settle_restore(context, &restore).await {
+            let target = restore.target_database.unwrap_or_default();
+            context.progress.note(&format!("warning: clear up after a restore of \"{target}\": {error:#}"));
         }
     }
     Ok(())
@@ -56,6 +72,8 @@ async fn settle(context: &Context, run: &Run) -> anyhow::Result<()> {
     if context.catalog.backups().get(&id)?.is_some() {
         return Ok(());
     }
+    // A store that is not mounted has no manifest either; what is left there would be forgotten.
+    manifests::refuse_absent_stores(context).await?;
     let key = names::object(&context.settings.cluster, &id, names::MANIFEST);
     if context.reading().get_small(&key).await?.is_none() {
         let removed = context.replicas.delete_all(&names::backup(&context.settings.cluster, &id)).await?;
@@ -96,6 +114,7 @@ async fn settle_restore(context: &Context, restore: &Restore) -> anyhow::Result<
     };
     let avoid = [target.as_str(), staging.as_str()];
     let server = connect_beside(&context.settings.postgres, &avoid, &Stop::default()).await?;
+    wait_until_made(&server, staging).await?;
     if facts::database_exists(&server, staging).await? {
         facts::drop_database(&server, staging, true).await?;
         context
@@ -113,6 +132,18 @@ async fn settle_restore(context: &Context, restore: &Restore) -> anyhow::Result<
     server.close().await;
     // Last: if this is cut off, the next run looks again.
     restores.set_staging(restore.id, None)
+}
+
+/// The server goes on with a `CREATE DATABASE` whose client was killed; until it is done, nobody sees the database.
+async fn wait_until_made(server: &Server, staging: &str) -> anyhow::Result<()> {
+    for _ in 0..LOOKS {
+        if !facts::is_being_created(server, staging).await? {
+            return Ok(());
+        }
+        tokio::time::sleep(PATIENCE).await;
+    }
+    let message = format!("the server is still creating the database \"{staging}\" of a restore that died");
+    Fault::new(Kind::Postgres, message).err()
 }
 
 /// The name under which the replaced database is kept, if it is there.

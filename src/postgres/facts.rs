@@ -129,6 +129,15 @@ pub async fn database_exists(server: &Server, name: &str) -> anyhow::Result<bool
     Ok(row.get(0))
 }
 
+/// Whether some connection is still making the database of this name, of which nothing can be seen until it is done.
+pub async fn is_being_created(server: &Server, name: &str) -> anyhow::Result<bool> {
+    let sql = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid() \
+                              AND starts_with(query, $1))";
+    let begins = format!("CREATE DATABASE {} ", identifier(name));
+    let row = server.query_one(&format!("look for the database \"{name}\""), sql, &[&begins]).await?;
+    Ok(row.get(0))
+}
+
 /// One table with rows of its own: the kind for which `pg_dump` writes data (`makeTableDataInfo` in `pg_dump.c`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableFacts {

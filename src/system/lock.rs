@@ -1,7 +1,7 @@
 //! Locks between processes that the kernel frees when their holder dies, however it dies.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -54,11 +54,12 @@ impl FileLock {
 
     /// Whether some process holds the lock now.
     pub fn is_held(path: &Path) -> anyhow::Result<bool> {
-        if !path.exists() {
-            return Ok(false);
-        }
         let describe = || format!("look at lock {}", path.display());
-        let file = File::open(path).with_context(describe)?;
+        // Its holder may end and remove it at any moment.
+        let file = match File::open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            file => file.with_context(describe)?,
+        };
         match file.try_lock_shared() {
             Ok(()) => Ok(false),
             Err(TryLockError::WouldBlock) => Ok(true),
