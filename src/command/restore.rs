@@ -205,6 +205,13 @@ impl<'a> Restore<'a> {
             return Fault::new(Kind::Usage, format!("{} is no backup of a database", manifest.id)).err();
         };
         let target = request.to_database.clone().unwrap_or_else(|| database.properties.name.clone());
+        if target.is_empty() || target.len() > swap::LONGEST_NAME {
+            // The server would cut it off without a word.
+            let message = format!("\"{target}\" is no name for a database: it has {} bytes", target.len());
+            return Fault::new(Kind::Usage, message)
+                .hint(format!("Give --to-database a name of 1 to {} bytes.", swap::LONGEST_NAME))
+                .err();
+        }
         let staging = swap::derived_name(&target, &format!("_restore_{}", context.run));
         let load = LoadPlan {
             connection: context.settings.postgres.clone(),

@@ -12,7 +12,7 @@ use crate::model::{Fault, Kind};
 use crate::system::Stop;
 
 /// The longest name that PostgreSQL keeps, in bytes (`NAMEDATALEN` - 1); longer ones it cuts off.
-const LONGEST_NAME: usize = 63;
+pub const LONGEST_NAME: usize = 63;
 
 /// How often one looks who is connected, and ends connections while a rename waits for them.
 const PATIENCE: Duration = Duration::from_millis(100);

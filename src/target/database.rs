@@ -96,7 +96,15 @@ pub async fn load(
         arguments.push("--no-privileges".into());
     }
     arguments.push(directory.into());
-    let environment = child_environment(&plan.connection, Some(staging))?;
+    // What pg_restore does not set itself, unlike the other limits on a session; roles and databases may have it set.
+    let mut connection = plan.connection.clone();
+    let mut options = connection.options.take().unwrap_or_default();
+    options.push_str(" -c default_transaction_read_only=off");
+    if server.major() >= 14 {
+        options.push_str(" -c idle_session_timeout=0");
+    }
+    connection.options = Some(options);
+    let environment = child_environment(&connection, Some(staging))?;
     let running = Running::start(&pg_restore.path, &arguments, &environment)?;
     step::reached(Step::RestoreLoading)?;
     let ended = stop.or(running.wait()).await?;
