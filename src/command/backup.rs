@@ -95,7 +95,7 @@ pub async fn database(context: &Context, request: &BackupDatabase) -> anyhow::Re
         ));
         return Err(error);
     }
-    let Made { manifest, sealed, copies } = made;
+    let Made { manifest, sealed, copies, warnings } = made;
     let size_bytes = manifest.stored_size + sealed.len() as u64;
     Ok(BackupReport {
         id,
@@ -108,7 +108,7 @@ pub async fn database(context: &Context, request: &BackupDatabase) -> anyhow::Re
         ratio: ratio(manifest.original_size, size_bytes),
         seconds: clock.elapsed().as_secs_f64(),
         places: copies.iter().map(|copy| copy.place.trim_end_matches("manifest").to_owned()).collect(),
-        warnings: Vec::new(),
+        warnings,
     })
 }
 
@@ -117,6 +117,7 @@ struct Made {
     manifest: Manifest,
     sealed: Vec<u8>,
     copies: Vec<Copy>,
+    warnings: Vec<String>,
 }
 
 fn write_down(context: &Context, made: &Made) -> anyhow::Result<()> {
@@ -163,11 +164,12 @@ async fn make(
     };
     let (consistent_at, system_identifier) = (source.consistent_at, source.system_identifier);
     let described = source.database.clone();
-    let (contents, packed) = pump(context, source, pack, id).await?;
+    let (mut contents, packed) = pump(context, source, pack, id).await?;
     step::reached(Step::BackupVolumesStored)?;
 
     let finished = Utc::now();
     let tool_version = contents.tool_version.clone();
+    let warnings = std::mem::take(&mut contents.warnings);
     let postgres_version_num = contents.postgres_version_num;
     let Packed { volumes, extents, compressed_size, stored_size } = packed;
     let entries = entries(contents, extents);
@@ -199,7 +201,7 @@ async fn make(
         .replicas
         .put(&names::object(&settings.cluster, id, names::MANIFEST), Body::Bytes(sealed.clone()))
         .await?;
-    Ok(Made { manifest, sealed, copies })
+    Ok(Made { manifest, sealed, copies, warnings })
 }
 
 /// Runs the source, the packer and the storing of volumes side by side until all are done or one has failed.

@@ -143,6 +143,9 @@ impl Server {
         if major >= 14 {
             self.run(ACTION, "SET idle_session_timeout = 0").await?;
         }
+        if major >= 17 {
+            self.run(ACTION, "SET transaction_timeout = 0").await?;
+        }
         Ok(())
     }
 

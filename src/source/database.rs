@@ -62,6 +62,8 @@ pub struct DatabaseContents {
     pub tool_version: String,
     /// The server's version.
     pub postgres_version_num: u32,
+    /// What `pg_dump` warned of, such as subscriptions that it left out.
+    pub warnings: Vec<String>,
 }
 
 impl DatabaseSource {
@@ -134,15 +136,15 @@ impl DatabaseSource {
             () = stop.requested() => Err(crate::system::stop::Interrupted.into()),
         };
         let dumped = dumped.and_then(|ended| {
-            if ended.status.success() { Ok(()) } else { Err(dump_failed(name, &ended).into()) }
+            if ended.status.success() { Ok(ended.warnings()) } else { Err(dump_failed(name, &ended).into()) }
         });
         match &dumped {
-            Ok(()) => state.succeeded(),
+            Ok(_) => state.succeeded(),
             Err(_) => state.failed(),
         }
         let tailed = tailing.await.context("read the dump")?;
         // Why the dump failed says more than what that did to its reader.
-        dumped?;
+        let warnings = dumped?;
         let (files, framer) = tailed?;
         let listing = self.listing(&directory, &environment).await?;
         let tables = self.tables;
@@ -155,7 +157,12 @@ impl DatabaseSource {
         durable::remove_dir_if_there(&directory)?;
         let postgres_version_num = self.snapshot.server.version_num();
         self.snapshot.close().await?;
-        Ok(DatabaseContents { entries, tool_version: self.pg_dump.version.text, postgres_version_num })
+        Ok(DatabaseContents {
+            entries,
+            tool_version: self.pg_dump.version.text,
+            postgres_version_num,
+            warnings,
+        })
     }
 
     /// How many bytes may wait in the scratch directory, or why it has not enough room.

@@ -132,6 +132,11 @@ impl ProcessGroup {
 }
 
 impl Ended {
+    /// Its warnings: lines such as `pg_dump: warning: ...`.
+    pub fn warnings(&self) -> Vec<String> {
+        self.messages.iter().filter(|line| line.contains(": warning: ")).cloned().collect()
+    }
+
     /// What it said and how it ended, in one line.
     pub fn account(&self) -> String {
         let said: Vec<&str> =
