@@ -161,3 +161,19 @@ fn verbose_says_with_what_and_where() {
     let run = place.pgkeep(&["-v", "restore", "latest", "--to-database", &format!("{database}_v")]).ok();
     assert!(run.stderr.contains("unpack: "), "{}", run.stderr);
 }
+
+#[test]
+fn what_pg_dump_leaves_out_with_a_warning_is_said() {
+    let place = Place::ready();
+    let shop = cluster().fresh_shop();
+    let role = format!("{shop}_reader");
+    cluster().psql(&shop, &format!("CREATE ROLE {role} LOGIN; GRANT pg_read_all_data TO {role}"));
+    let subscribe =
+        "CREATE SUBSCRIPTION s CONNECTION 'host=nowhere.invalid' PUBLICATION p WITH (connect = false)";
+    cluster().psql(&shop, subscribe);
+    let run = place.pgkeep_with(&[("PGUSER", &role)], &["backup", "database", &shop]).fails_with(3);
+    let warning = "warning: subscriptions not dumped because current user is not a superuser";
+    assert!(run.stdout.contains(warning), "{}", run.stdout);
+    assert_eq!(place.backups().len(), 1, "the rest is stored");
+    cluster().psql(&shop, "ALTER SUBSCRIPTION s SET (slot_name = NONE); DROP SUBSCRIPTION s");
+}

@@ -299,3 +299,31 @@ fn latest_is_refused_when_it_could_be_of_several_databases() {
     assert!(run.stderr.contains("is a backup of"), "{}", run.stderr);
     place.pgkeep(&["restore", "latest", "--database", &one, "--yes"]).ok();
 }
+
+#[test]
+fn a_name_that_the_server_would_cut_off_is_refused() {
+    let (place, shop, _) = changed_shop();
+    for name in ["", &"ü".repeat(32)] {
+        let run = place.pgkeep(&["restore", "latest", "--to-database", name]).fails_with(2);
+        assert!(run.stderr.contains("is no name for a database"), "{}", run.stderr);
+    }
+    // The longest that there is.
+    let longest = format!("{shop}_{}", "n".repeat(62 - shop.len()));
+    place.pgkeep(&["restore", "latest", "--to-database", &longest]).ok();
+    assert_eq!(cluster().databases_like(&shop), [shop.clone(), longest.clone()]);
+}
+
+#[test]
+fn a_user_whose_sessions_are_read_only_and_short_by_default_can_restore() {
+    let (place, shop, _) = changed_shop();
+    let role = format!("{shop}_keeper");
+    cluster().psql(
+        "postgres",
+        &format!(
+            "CREATE ROLE {role} SUPERUSER LOGIN; ALTER ROLE {role} SET default_transaction_read_only = on;
+             ALTER ROLE {role} SET statement_timeout = '1ms'; ALTER ROLE {role} SET search_path = nowhere"
+        ),
+    );
+    place.pgkeep_with(&[("PGUSER", &role)], &["restore", "latest", "--yes"]).ok();
+    assert_eq!(cluster().psql(&shop, "SELECT count(*) FROM orders"), "1000");
+}
