@@ -152,6 +152,8 @@ pub async fn check(
         unproven.into_iter().filter(|name| !known.contains(name)).map(|name| format!("{name} is not valid")),
     );
     server.close().await;
+    // Which worker came first is chance.
+    checked.findings.sort_unstable();
     Ok(checked)
 }
 
