@@ -8,9 +8,9 @@ use rustix::process::Signal;
 
 use crate::support::faults::{
     Gate, assert_no_survivors, assert_no_trace, contents, databases_beginning, fresh_large, last_restore,
-    last_run, leftovers, listed, stopped_at, through, wait_for,
+    last_run, leftovers, listed, stopped_at, through,
 };
-use crate::support::{Cluster, Place, Run, Running, cluster, run};
+use crate::support::{Place, Run, cluster, run};
 
 const WAYS: [&str; 4] = ["kill", "term", "int", "fail"];
 
@@ -275,8 +275,13 @@ fn a_flush_that_fails_ends_the_backup_and_leaves_nothing() {
         let failed = run(&mut through(&mut strace, &place.command(&["backup", "database", &database])));
         // It counts in each thread for itself: the higher numbers may be reached by none.
         if failed.code != 0 {
+            // When it was the catalog that could not be told in the end, the backup is kept, and that is said.
+            let kept = failed.stderr.contains("is stored and whole");
             messages.push(failed.fails_with(40).message());
-            assert_eq!(listed(&place).len(), before, "fsync {number}");
+            if kept {
+                place.pgkeep(&["catalog", "rebuild"]).ok();
+            }
+            assert_eq!(listed(&place).len(), before + usize::from(kept), "fsync {number}");
         }
         assert_eq!(place.backups().len(), listed(&place).len(), "fsync {number}");
         place.backup(&database);
@@ -285,32 +290,4 @@ fn a_flush_that_fails_ends_the_backup_and_leaves_nothing() {
     assert!(messages.iter().any(|message| message.contains("Input/output error")), "{messages:#?}");
     assert!(messages.iter().all(|message| message.contains("hint: ")), "{messages:#?}");
     place.pgkeep(&["verify", "--deep"]).ok();
-}
-
-#[test]
-fn a_database_that_the_server_still_makes_for_a_killed_restore_is_dropped_too() {
-    // A server of its own: nobody else can make a database while its list is locked.
-    let cluster = Cluster::own(&[]);
-    let shop = cluster.fresh_shop();
-    let place = Place::on(&cluster);
-    place.init();
-    place.backup(&shop);
-    let lock = "BEGIN; LOCK pg_database IN SHARE MODE; SELECT pg_sleep(5)";
-    let locked = Running::start(cluster.client("psql").args(["-Xq", "-d", "postgres", "-c", lock]));
-    wait_for("the lock", || {
-        let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
-        (cluster.psql("postgres", sql) == "1").then_some(())
-    });
-    let restore = place.start(&[], &["restore", "latest", "--to-database", "beside"]);
-    wait_for("CREATE DATABASE", || {
-        let sql = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'CREATE DATABASE %'";
-        (cluster.psql("template1", sql) == "1").then_some(())
-    });
-    restore.signal(Signal::KILL);
-    restore.wait();
-    // The next run begins while the server is still at it.
-    let next = place.pgkeep(&["verify"]).ok();
-    locked.wait();
-    assert_eq!(cluster.databases_like("beside"), [""; 0], "{}", next.stderr);
-    assert!(next.stderr.contains("dropped the unfinished database \"beside_restore_"), "{}", next.stderr);
 }

@@ -281,9 +281,9 @@ impl SmallDisk {
         Self { holder, path: path.to_owned() }
     }
 
-    /// Makes it read-only.
+    /// Makes it read-only. By `bind`, because only that is allowed to an ordinary user, too.
     pub(crate) fn make_read_only(&self) {
-        let done = self.enter().args(["mount", "-o", "remount,ro"]).arg(&self.path).status();
+        let done = self.enter().args(["mount", "-o", "remount,bind,ro"]).arg(&self.path).status();
         assert!(done.expect("start mount").success(), "could not remount {}", self.path.display());
     }
 
