@@ -54,7 +54,12 @@ fn run(arguments: &Arguments) -> u8 {
             inputs: Inputs::from_process(arguments.env_file.clone())?,
             progress: Arc::clone(&progress) as Arc<dyn crate::model::Progress>,
             stop,
-            arguments: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
+            // Paths need not be UTF-8.
+            arguments: std::env::args_os()
+                .skip(1)
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect::<Vec<_>>()
+                .join(" "),
         };
         let result = dispatch::run(&environment, arguments, &progress).await;
         progress.finish();
