@@ -129,6 +129,17 @@ pub async fn database_exists(server: &Server, name: &str) -> anyhow::Result<bool
     Ok(row.get(0))
 }
 
+/// The server options that a program needs in order to write into a new database however long it takes, where the
+/// sessions of this user begin with something else; nothing where they are fine, since poolers refuse options.
+///
+/// Only what `pg_restore` does not set by itself.
+pub async fn hindrances(server: &Server) -> anyhow::Result<Option<String>> {
+    let sql = "SELECT string_agg(format('-c %s=%s', name, boot_val), ' ') FROM pg_settings \
+               WHERE name IN ('default_transaction_read_only', 'idle_session_timeout') AND reset_val <> boot_val";
+    let row = server.query_one("ask how sessions begin", sql, &[]).await?;
+    Ok(row.get(0))
+}
+
 /// Whether some connection is still making the database of this name, of which nothing can be seen until it is done.
 pub async fn is_being_created(server: &Server, name: &str) -> anyhow::Result<bool> {
     let sql = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid() \

@@ -96,14 +96,11 @@ pub async fn load(
         arguments.push("--no-privileges".into());
     }
     arguments.push(directory.into());
-    // What pg_restore does not set itself, unlike the other limits on a session; roles and databases may have it set.
     let mut connection = plan.connection.clone();
-    let mut options = connection.options.take().unwrap_or_default();
-    options.push_str(" -c default_transaction_read_only=off");
-    if server.major() >= 14 {
-        options.push_str(" -c idle_session_timeout=0");
+    if let Some(more) = facts::hindrances(server).await? {
+        let options = connection.options.take().unwrap_or_default();
+        connection.options = Some(format!("{options} {more}"));
     }
-    connection.options = Some(options);
     let environment = child_environment(&connection, Some(staging))?;
     let running = Running::start(&pg_restore.path, &arguments, &environment)?;
     step::reached(Step::RestoreLoading)?;
@@ -145,6 +142,8 @@ pub async fn check(
         checked.rows += counted.rows;
         checked.findings.extend(counted.findings);
     }
+    // Whichever connection came first.
+    checked.findings.sort_unstable();
     let server = Server::connect(&plan.connection, Some(staging), stop).await?;
     let known = manifest.database.as_ref().map(|database| database.not_valid.as_slice()).unwrap_or_default();
     let unproven = facts::unproven(&server).await?.names();

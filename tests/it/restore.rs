@@ -321,7 +321,8 @@ fn a_user_whose_sessions_are_read_only_and_short_by_default_can_restore() {
         "postgres",
         &format!(
             "CREATE ROLE {role} SUPERUSER LOGIN; ALTER ROLE {role} SET default_transaction_read_only = on;
-             ALTER ROLE {role} SET statement_timeout = '1ms'; ALTER ROLE {role} SET search_path = nowhere"
+             ALTER ROLE {role} SET statement_timeout = '1s';
+             ALTER ROLE {role} SET idle_session_timeout = '1s'; ALTER ROLE {role} SET search_path = nowhere"
         ),
     );
     place.pgkeep_with(&[("PGUSER", &role)], &["restore", "latest", "--yes"]).ok();
