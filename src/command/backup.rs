@@ -214,7 +214,8 @@ async fn pump(
     let read = context.progress.bytes("read", source.estimate());
     let stored = Arc::new(context.progress.bytes("stored", 0));
     let buffers = Buffers::default();
-    let (frames_in, frames) = mpsc::channel(1);
+    // More than one: the source looks after its files in turns and should find room when a turn comes.
+    let (frames_in, frames) = mpsc::channel(pipeline::in_flight());
     let (closed_in, closed) = mpsc::channel(1);
     let framer = Framer::new(frames_in, buffers.clone());
     let reading = source.read(framer, read, &context.stop);
