@@ -21,6 +21,7 @@ mod python;
 mod quickstart;
 mod regression;
 mod restore;
+mod s3_server;
 mod schema;
 mod server_faults;
 mod settings;

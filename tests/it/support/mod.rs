@@ -10,6 +10,7 @@ mod cluster;
 pub(crate) mod faults;
 mod place;
 mod run;
+pub(crate) mod s3;
 mod tidy;
 
 use std::path::{Path, PathBuf};
