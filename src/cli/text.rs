@@ -183,7 +183,7 @@ pub(super) fn verify(report: &VerifyReport) -> String {
         counted(report.objects, "object"),
         Bytes(report.bytes_read),
         seconds(report.seconds),
-        match (report.findings.len() as u64, report.backups) {
+        match (report.findings.iter().filter(|finding| finding.is_fault()).count() as u64, report.backups) {
             (0, 0) => "there is nothing to verify yet".to_owned(),
             (0, _) => "all good".to_owned(),
             (findings, _) => counted(findings, "finding"),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
@@ -20,6 +20,10 @@ use crate::system::{Step, step};
 
 /// Stored bytes read at once.
 const READ_BYTES: u64 = 4 * 1024 * 1024;
+
+/// How long volumes without a manifest may be those of a backup that somebody else is making: another host, or another
+/// state directory, of which this catalog knows nothing. Longer than any one volume takes.
+const GRACE: TimeDelta = TimeDelta::hours(24);
 
 /// What to verify.
 #[derive(Debug, Clone)]
@@ -39,10 +43,22 @@ pub struct Finding {
     pub store: StoreName,
     /// The object within the backup.
     pub object: String,
-    /// `missing`, `damaged`, `unknown`.
+    /// `missing`, `damaged`, `unknown`, or `unfinished`, which is no fault.
     pub state: &'static str,
     /// What is wrong, in words.
     pub message: String,
+}
+
+/// The catalog does not know it.
+const UNKNOWN: &str = "unknown";
+/// The catalog does not know it, and somebody may be making it.
+const UNFINISHED: &str = "unfinished";
+
+impl Finding {
+    /// Whether something is not as it should be.
+    pub fn is_fault(&self) -> bool {
+        self.state != UNFINISHED
+    }
 }
 
 /// What was looked at and found.
@@ -66,13 +82,10 @@ pub struct VerifyReport {
 
 impl Report for VerifyReport {
     fn shortfall(&self) -> Option<Kind> {
-        if self.findings.iter().any(|finding| finding.state != "unknown") {
-            Some(Kind::Damaged)
-        } else if self.findings.is_empty() {
-            None
-        } else {
-            Some(Kind::Incomplete)
-        }
+        let mut faults = self.findings.iter().filter(|finding| finding.is_fault()).peekable();
+        faults.peek()?;
+        let unknown = faults.all(|finding| finding.state == UNKNOWN);
+        Some(if unknown { Kind::Incomplete } else { Kind::Damaged })
     }
 }
 
@@ -137,16 +150,23 @@ fn unknown(context: &Context, store: StoreName, listed: &Listed) -> anyhow::Resu
         if being_made.contains(backup.as_str()) || known {
             continue;
         }
-        let message = if objects.contains_key(names::MANIFEST) {
-            "the catalog does not know this backup; `pgkeep catalog rebuild` takes it in"
+        let (state, message) = if objects.contains_key(names::MANIFEST) {
+            (UNKNOWN, "the catalog does not know this backup; `pgkeep catalog rebuild` takes it in")
+        } else if is_young(objects) {
+            (UNFINISHED, "perhaps being made by another host; if not, it was left behind by one that died")
         } else {
-            "left behind by a backup that did not come to its end"
+            (UNKNOWN, "left behind by a backup that did not come to its end")
         };
-        let object = String::from("*");
-        let message = message.to_owned();
-        findings.push(Finding { backup: backup.clone(), store, object, state: "unknown", message });
+        let (object, message) = (String::from("*"), message.to_owned());
+        findings.push(Finding { backup: backup.clone(), store, object, state, message });
     }
     Ok(findings)
+}
+
+/// Whether something was written to it within the time of grace; a store that tells no times is not waited for.
+fn is_young(objects: &BTreeMap<String, ObjectInfo>) -> bool {
+    let newest = objects.values().filter_map(|info| info.modified).max();
+    newest.is_some_and(|modified| Utc::now() - modified < GRACE)
 }
 
 /// One backup in one store.
