@@ -10,9 +10,10 @@ use crate::config::Settings;
 use crate::format::identity::Identity;
 use crate::format::{self, names};
 use crate::model::{Fault, FaultContext, Kind, timestamp_text};
-use crate::postgres::{Server, facts};
+use crate::postgres::facts;
 use crate::store::{Body, StoreResult};
 use crate::system::{Step, durable, step};
+use crate::target::database::connect_beside;
 
 /// What was made.
 #[derive(Debug, Clone, Serialize)]
@@ -48,7 +49,7 @@ pub async fn run(environment: &Environment) -> anyhow::Result<InitReport> {
     // All that can be wrong without anything being made yet.
     settings.keys()?;
     replicas(&settings)?;
-    let server = Server::connect(&settings.postgres, Some("postgres"), &environment.stop).await?;
+    let server = connect_beside(&settings.postgres, &[], &environment.stop).await?;
     let system_identifier = facts::system_identifier(&server).await?;
     server.close().await;
     durable::create_private_dir(&settings.state_dir).or_fault(|| {

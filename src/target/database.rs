@@ -45,13 +45,16 @@ pub struct Checked {
 }
 
 /// Connects to a database in which nothing is going to happen: not one of `avoid`.
+///
+/// Where the user may not connect to those that are always there, that of the settings will do.
 pub async fn connect_beside(
     connection: &ConnectionSettings,
     avoid: &[&str],
     stop: &Stop,
 ) -> anyhow::Result<Server> {
     let mut failed = None;
-    for name in MAINTENANCE.iter().filter(|name| !avoid.contains(name)) {
+    let names = MAINTENANCE.into_iter().chain(connection.database.as_deref());
+    for name in names.filter(|name| !avoid.contains(name)) {
         match Server::connect(connection, Some(name), stop).await {
             Ok(server) => return Ok(server),
             Err(error) => failed = failed.or(Some(error)),
