@@ -5,9 +5,10 @@
 //! several processes and threads may use one catalog at a time. Calls block: for milliseconds as a rule, for
 //! [`Options::busy_timeout`] at most while others write.
 //!
-//! People read it with `sqlite3`, so names are plain and times are text. `migrations/001_first.sql` is the schema.
+//! People read it with `sqlite3`, so names are plain and times are text. `migrations/` holds the schema.
 
 mod backups;
+mod cluster;
 mod copies;
 mod failure;
 mod migrations;
@@ -31,7 +32,7 @@ use crate::system::durable;
 
 pub use backups::{BackupFilter, BackupRow, BackupStatus, Backups};
 pub use copies::{Copies, CopyKey, CopyRow, CopyState, Proof};
-pub use restores::{NewRestore, Restore, RestoreEnd, RestoreMode, RestoreState, Restores};
+pub use restores::{NewRestore, Restore, RestoreEnd, RestoreMode, RestorePlaces, RestoreState, Restores};
 pub use runs::{NewRun, Run, RunOutcome, Runs};
 
 use migrations::Standing;

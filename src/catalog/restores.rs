@@ -1,6 +1,6 @@
 //! The table `restore_log`: every restore and test restore, also the failed and the refused ones.
 
-use rusqlite::{Row, named_params};
+use rusqlite::{Row, ToSql, named_params};
 use serde::Serialize;
 
 use super::values::{count_or_null, integer, json_or_null, parsed, time, time_or_null};
@@ -61,6 +61,17 @@ pub struct NewRestore {
     pub started_at: Timestamp,
 }
 
+/// Where a restore works, before it does.
+#[derive(Debug, Clone, Copy)]
+pub struct RestorePlaces<'a> {
+    /// The server's system identifier; `None` where the user may not ask for it.
+    pub system_identifier: Option<u64>,
+    /// The name of the database that is going to be filled and checked.
+    pub staging: &'a str,
+    /// The name under which the replaced database will be kept.
+    pub previous: Option<&'a str>,
+}
+
 /// How a restore ended, with what was found.
 #[derive(Debug, Clone)]
 pub struct RestoreEnd {
@@ -104,6 +115,10 @@ pub struct Restore {
     pub staging_database: Option<String>,
     /// The name under which the replaced database is kept.
     pub previous_database: Option<String>,
+    /// The system identifier of the server on which it worked; `None` if that is not known.
+    pub system_identifier: Option<String>,
+    /// The number (`pg_database.oid`) of the database that it made, which no renaming changes.
+    pub database_oid: Option<u32>,
     /// How it ended.
     pub state: RestoreState,
     /// When it began.
@@ -158,32 +173,49 @@ impl<'a> Restores<'a> {
         })
     }
 
-    /// Writes down the staging database's name. To be called before it is created: after a kill in between, the
-    /// next run looks for it and finds nothing, where otherwise it would not know of it.
-    /// `None` when it is no more: renamed into place, or dropped.
-    pub fn set_staging(self, id: i64, database: Option<&str>) -> anyhow::Result<()> {
-        self.set(id, "UPDATE restore_log SET staging_database = :database WHERE id = :id", database)
+    /// Writes down where the restore is going to work. To be called before it does: after a kill in between, the
+    /// next run looks for the staging database and finds nothing, where otherwise it would not know of it.
+    pub fn set_places(self, id: i64, places: RestorePlaces<'_>) -> anyhow::Result<()> {
+        self.change(
+            id,
+            "UPDATE restore_log SET system_identifier = :system_identifier, staging_database = :staging, \
+             previous_database = :previous WHERE id = :id",
+            named_params! {
+                ":id": id,
+                ":system_identifier": places.system_identifier.map(|number| number.to_string()),
+                ":staging": places.staging,
+                ":previous": places.previous,
+            },
+        )
     }
 
-    /// Writes down the name under which the replaced database will be kept. To be called before the swap.
-    pub fn set_previous(self, id: i64, database: Option<&str>) -> anyhow::Result<()> {
-        self.set(id, "UPDATE restore_log SET previous_database = :database WHERE id = :id", database)
+    /// Writes down which database was made. By this number it is known again after the swap.
+    pub fn set_database(self, id: i64, oid: u32) -> anyhow::Result<()> {
+        let sql = "UPDATE restore_log SET database_oid = :oid WHERE id = :id";
+        self.change(id, sql, named_params! { ":id": id, ":oid": oid })
     }
 
-    fn set(self, id: i64, sql: &str, database: Option<&str>) -> anyhow::Result<()> {
-        let changed = self.catalog.write("write down the restore's databases", |transaction| {
-            transaction.execute(sql, named_params! { ":id": id, ":database": database })
-        })?;
+    /// Writes down that there is no staging database: nothing is left to be cleared up.
+    pub fn clear_staging(self, id: i64) -> anyhow::Result<()> {
+        let sql = "UPDATE restore_log SET staging_database = NULL WHERE id = :id";
+        self.change(id, sql, named_params! { ":id": id })
+    }
+
+    fn change(self, id: i64, sql: &str, values: &[(&str, &dyn ToSql)]) -> anyhow::Result<()> {
+        let changed = self
+            .catalog
+            .write("write down the restore's databases", |transaction| transaction.execute(sql, values))?;
         failure::require_one(changed, || format!("no restore {id}"))
     }
 
-    /// Writes down how the restore ended.
+    /// Writes down how the restore ended. After [`RestoreState::Done`] there is no staging database: it has become
+    /// the one in use.
     pub fn end(self, id: i64, end: &RestoreEnd) -> anyhow::Result<()> {
         let known = end.state != RestoreState::Died;
         let changed = self.catalog.write("write down how the restore ended", |transaction| {
             transaction.execute(
                 "UPDATE restore_log SET state = :state, message = :message, rows = :rows, checks = :checks, \
-                 ended_at = :at, \
+                 ended_at = :at, staging_database = iif(:state = 'done', NULL, staging_database), \
                  seconds = max(0.0, round(unixepoch(:at, 'subsec') - unixepoch(started_at, 'subsec'), 3)) \
                  WHERE id = :id",
                 named_params! {
@@ -241,6 +273,8 @@ fn restore(row: &Row<'_>) -> rusqlite::Result<Restore> {
         target_database: row.get("target_database")?,
         staging_database: row.get("staging_database")?,
         previous_database: row.get("previous_database")?,
+        system_identifier: row.get("system_identifier")?,
+        database_oid: row.get("database_oid")?,
         state: parsed(row, "state")?,
         started_at: time(row, "started_at")?,
         ended_at: time_or_null(row, "ended_at")?,

@@ -40,6 +40,10 @@ pub struct NewRun {
     pub caller: Caller,
     /// The process's number.
     pub pid: u32,
+    /// The directory in which it makes its scratch directory; `None` if its path is not UTF-8.
+    pub scratch_directory: Option<String>,
+    /// The directory in which it makes its directory of volumes that no store has taken yet; `None` as before.
+    pub staging_directory: Option<String>,
     /// When it began.
     pub started_at: Timestamp,
 }
@@ -66,6 +70,10 @@ pub struct Run {
     pub terminal: String,
     /// The process's number.
     pub pid: u32,
+    /// The directory in which it made its scratch directory.
+    pub scratch_directory: Option<String>,
+    /// The directory in which it made its directory of volumes.
+    pub staging_directory: Option<String>,
     /// The pgkeep that ran.
     pub pgkeep_version: String,
     /// When it began.
@@ -99,8 +107,9 @@ impl<'a> Runs<'a> {
     pub fn begin(self, run: &NewRun) -> anyhow::Result<()> {
         self.catalog.write("write down that the run has begun", |transaction| {
             transaction.execute(
-                "INSERT INTO runs (id, command, arguments, user, sudo_user, host, terminal, pid, pgkeep_version, \
-                 started_at) VALUES (:id, :command, :arguments, :user, :sudo_user, :host, :terminal, :pid, \
+                "INSERT INTO runs (id, command, arguments, user, sudo_user, host, terminal, pid, \
+                 scratch_directory, staging_directory, pgkeep_version, started_at) VALUES (:id, :command, \
+                 :arguments, :user, :sudo_user, :host, :terminal, :pid, :scratch_directory, :staging_directory, \
                  :pgkeep_version, :started_at)",
                 named_params! {
                     ":id": run.id.as_str(),
@@ -111,6 +120,8 @@ impl<'a> Runs<'a> {
                     ":host": run.caller.host,
                     ":terminal": run.caller.terminal,
                     ":pid": run.pid,
+                    ":scratch_directory": run.scratch_directory,
+                    ":staging_directory": run.staging_directory,
                     ":pgkeep_version": env!("CARGO_PKG_VERSION"),
                     ":started_at": timestamp_text(run.started_at),
                 },
@@ -206,6 +217,8 @@ fn run(row: &Row<'_>) -> rusqlite::Result<Run> {
         host: row.get("host")?,
         terminal: row.get("terminal")?,
         pid: row.get("pid")?,
+        scratch_directory: row.get("scratch_directory")?,
+        staging_directory: row.get("staging_directory")?,
         pgkeep_version: row.get("pgkeep_version")?,
         started_at: time(row, "started_at")?,
         ended_at: time_or_null(row, "ended_at")?,

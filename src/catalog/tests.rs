@@ -13,7 +13,9 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::*;
-use crate::model::{BackupId, BackupKind, Codec, Digest, RunId, StoreName, Timestamp, parse_timestamp};
+use crate::model::{
+    BackupId, BackupKind, ClusterName, Codec, Digest, RunId, StoreName, Timestamp, parse_timestamp,
+};
 use crate::system::caller::Caller;
 
 const IMPATIENT: Options = Options { busy_timeout: Duration::from_millis(100) };
@@ -58,6 +60,8 @@ fn begin_run(catalog: &Catalog, number: u32) -> anyhow::Result<RunId> {
         arguments: "shop".to_owned(),
         caller: caller(),
         pid: 4711,
+        scratch_directory: Some("/scratch".to_owned()),
+        staging_directory: Some("/store/.staging".to_owned()),
         started_at: at(i64::from(number)),
     })?;
     Ok(id)
@@ -130,6 +134,13 @@ fn new_restore() -> NewRestore {
     }
 }
 
+const PLACES: RestorePlaces<'static> =
+    RestorePlaces { system_identifier: Some(u64::MAX), staging: "shop_new", previous: Some("shop_old") };
+
+fn cluster(name: &str) -> ClusterName {
+    name.parse().unwrap()
+}
+
 fn end_as(state: RestoreState) -> RestoreEnd {
     RestoreEnd { state, message: None, rows: None, checks: None, at: at(61) }
 }
@@ -182,9 +193,88 @@ fn a_catalog_of_a_newer_version_is_refused_with_both_versions() {
         let error = result.unwrap_err();
         assert_eq!(fault(&error).kind, Kind::NotInitialised);
         assert!(error.to_string().contains("schema version 7"), "{error}");
-        assert!(error.to_string().contains("up to 1"), "{error}");
+        assert!(error.to_string().contains("up to 2"), "{error}");
         assert!(fault(&error).hint.as_ref().unwrap().contains("newer pgkeep"));
     }
+}
+
+/// A catalog as the first version of pgkeep made it, with a run, a backup and a restore that have not ended well.
+fn of_the_first_schema(path: &Path) {
+    let connection = Connection::open(path).unwrap();
+    connection.execute_batch(include_str!("migrations/001_first.sql")).unwrap();
+    connection
+        .execute_batch(
+            "PRAGMA application_id = 1885825904; PRAGMA user_version = 1;
+             INSERT INTO runs (id, command, arguments, user, host, terminal, pid, pgkeep_version, started_at)
+               VALUES ('00000001', 'restore', '', 'ada', 'db1', 'none', 1, '0.1.0', '2026-11-22T02:00:00.000Z');
+             INSERT INTO restore_log (run_id, backup_id, initiated_by, restore_mode, target_database,
+                                      staging_database, started_at)
+               VALUES ('00000001', '20261122T010000Z-database-00000001', 'ada', 'full', 'shop', 'shop_restore_1',
+                       '2026-11-22T02:00:00.000Z');
+             INSERT INTO backups (id, type, filename, status, size_bytes, original_size_bytes,
+                                  compressed_size_bytes, checksum, codec, entries, format_version, pgkeep_version,
+                                  started_at, finished_at, seconds)
+               VALUES ('20261122T010000Z-database-00000001', 'database',
+                       'first/backups/20261122T010000Z-database-00000001/', 'complete', 1, 1, 1,
+                       '0000000000000000000000000000000000000000000000000000000000000000', 'zstd:5', 1, 1, '0.1.0',
+                       '2026-11-22T01:00:00.000Z', '2026-11-22T01:00:01.000Z', 1.0)",
+        )
+        .unwrap();
+}
+
+#[test]
+fn a_catalog_of_the_first_schema_is_brought_up_to_date_and_loses_nothing() {
+    let (_place, path) = place();
+    of_the_first_schema(&path);
+    let catalog = Catalog::open(&path).unwrap();
+    let version: i64 =
+        catalog.connection().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    assert_eq!(version, 2);
+    assert_eq!(catalog.check().unwrap(), Vec::<String>::new());
+    let run = catalog.runs().unfinished().unwrap().remove(0);
+    assert_eq!((run.scratch_directory, run.staging_directory), (None, None));
+    let restore = catalog.restores().unsettled().unwrap().remove(0);
+    assert_eq!(restore.staging_database.as_deref(), Some("shop_restore_1"));
+    assert_eq!((restore.system_identifier, restore.database_oid), (None, None));
+    assert_eq!(catalog.backups().list(&BackupFilter::default()).unwrap().len(), 1);
+    // Whose backups they are, it knows by their names.
+    catalog.take_for(&cluster("first")).unwrap();
+    assert_eq!(kind(catalog.take_for(&cluster("second"))), Kind::Refused);
+    // And it is not done twice.
+    drop(catalog);
+    let again = Catalog::open(&path).unwrap();
+    again.restores().set_places(restore.id, PLACES).unwrap();
+    again.restores().set_database(restore.id, 16_384).unwrap();
+}
+
+#[test]
+fn a_catalog_belongs_to_one_cluster_from_the_first_backup_on() {
+    let (_place, catalog) = fresh();
+    for name in ["one", "other", "main"] {
+        catalog.refuse_another_cluster(&cluster(name)).unwrap();
+        catalog.take_for(&cluster(name)).unwrap();
+    }
+    // What a run may have stored that has not ended counts as well.
+    let run = begin_run(&catalog, 1).unwrap();
+    catalog.take_for(&cluster("main")).unwrap();
+    catalog.runs().set_subject(&run, id(1).as_str()).unwrap();
+    assert_eq!(kind(catalog.take_for(&cluster("other"))), Kind::Refused);
+    assert!(catalog.runs().mark_died(&run).unwrap());
+    catalog.take_for(&cluster("other")).unwrap();
+    catalog.take_for(&cluster("main")).unwrap();
+
+    catalog.backups().record(&backup(1, "shop"), &[]).unwrap();
+    for refused in [catalog.take_for(&cluster("other")), catalog.refuse_another_cluster(&cluster("other"))] {
+        let error = refused.unwrap_err();
+        assert_eq!(fault(&error).kind, Kind::Refused);
+        assert!(
+            error.to_string().contains("is that of the cluster main, and BACKUP_CLUSTER is other"),
+            "{error}"
+        );
+        assert!(fault(&error).hint.as_ref().unwrap().contains("BACKUP_CLUSTER=main"));
+    }
+    catalog.take_for(&cluster("main")).unwrap();
+    catalog.refuse_another_cluster(&cluster("main")).unwrap();
 }
 
 #[test]
@@ -352,6 +442,8 @@ fn a_run_is_written_down_from_begin_to_end() {
     assert_eq!((run.message.as_deref(), run.ended_at), (Some("server gone"), Some(at(3))));
     assert_eq!((run.user.as_str(), run.sudo_user.as_deref(), run.pid), ("postgres", Some("ada"), 4711));
     assert_eq!(run.subject.as_deref(), Some(id(1).as_str()));
+    assert_eq!(run.scratch_directory.as_deref(), Some("/scratch"));
+    assert_eq!(run.staging_directory.as_deref(), Some("/store/.staging"));
     let json = serde_json::to_value(&run).unwrap();
     assert_eq!(json["ended_at"], "2026-11-22T02:00:03.250Z");
     assert_eq!((&json["id"], &json["outcome"]), (&"00000001".into(), &"failed".into()));
@@ -481,8 +573,9 @@ fn a_restore_is_written_down_from_begin_to_end() {
     let log = catalog.restores();
     let number = log.begin(&new_restore()).unwrap();
     let dead = log.begin(&new_restore()).unwrap();
-    log.set_staging(number, Some("shop_new")).unwrap();
-    log.set_previous(number, Some("shop_old")).unwrap();
+    log.set_places(number, PLACES).unwrap();
+    log.set_places(dead, PLACES).unwrap();
+    log.set_database(number, u32::MAX).unwrap();
     assert_eq!(log.unfinished().unwrap().len(), 2);
     log.end(
         number,
@@ -504,11 +597,16 @@ fn a_restore_is_written_down_from_begin_to_end() {
     assert_eq!((done.state, done.seconds, done.rows), (RestoreState::Done, Some(61.0), Some(42)));
     assert_eq!(done.tenant_ids, new_restore().tenant_ids);
     assert_eq!(done.target_timestamp, Some(at(7)));
-    assert_eq!(done.staging_database.as_deref(), Some("shop_new"));
+    assert_eq!(done.staging_database, None, "it has become the one in use");
+    assert_eq!(died.staging_database.as_deref(), Some("shop_new"));
+    assert_eq!(done.system_identifier.as_deref(), Some("18446744073709551615"));
+    assert_eq!((done.database_oid, died.database_oid), (Some(u32::MAX), None));
     assert_eq!(done.previous_database.as_deref(), Some("shop_old"));
     assert_eq!(done.checks, Some(serde_json::json!({ "tables": 4 })));
     assert_eq!(serde_json::to_value(&done).unwrap()["target_timestamp"], "2026-11-22T02:00:07.250Z");
-    assert_eq!(kind(log.set_staging(99, Some("x"))), Kind::Bug);
+    assert_eq!(kind(log.set_places(99, PLACES)), Kind::Bug);
+    assert_eq!(kind(log.set_database(99, 1)), Kind::Bug);
+    assert_eq!(kind(log.clear_staging(99)), Kind::Bug);
 }
 
 #[test]
@@ -517,10 +615,10 @@ fn a_restore_is_settled_when_it_has_ended_and_left_no_staging_database() {
     let log = catalog.restores();
     let unsettled = || log.unsettled().unwrap().into_iter().map(|restore| restore.id).collect::<Vec<_>>();
     let (failed, running) = (log.begin(&new_restore()).unwrap(), log.begin(&new_restore()).unwrap());
-    log.set_staging(failed, Some("shop_new")).unwrap();
+    log.set_places(failed, PLACES).unwrap();
     log.end(failed, &end_as(RestoreState::Failed)).unwrap();
     assert_eq!(unsettled(), [failed, running]);
-    log.set_staging(failed, None).unwrap();
+    log.clear_staging(failed).unwrap();
     assert_eq!(unsettled(), [running]);
     log.end(running, &end_as(RestoreState::Done)).unwrap();
     assert!(unsettled().is_empty());

@@ -133,7 +133,11 @@ fn state(settings: &Settings, report: &mut CheckReport) {
         Ok(false) => report.ok("state directory", path.display().to_string()),
         Err(_) => {}
     }
-    match Catalog::open(&catalog_path(settings)).and_then(|catalog| catalog.check()) {
+    let opened = Catalog::open(&catalog_path(settings)).and_then(|catalog| {
+        catalog.refuse_another_cluster(&settings.cluster)?;
+        catalog.check()
+    });
+    match opened {
         Ok(findings) if findings.is_empty() => {
             report.ok("catalog", catalog_path(settings).display().to_string());
         }

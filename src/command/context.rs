@@ -43,6 +43,7 @@ impl Shelf {
     pub fn open(environment: &Environment) -> anyhow::Result<Self> {
         let settings = Settings::load(&environment.inputs)?;
         let catalog = Catalog::open(&catalog_path(&settings))?;
+        catalog.refuse_another_cluster(&settings.cluster)?;
         Ok(Self { settings, catalog })
     }
 }
@@ -82,6 +83,7 @@ impl Context {
         settings: Settings,
         catalog: Catalog,
     ) -> anyhow::Result<Self> {
+        catalog.take_for(&settings.cluster)?;
         let replicas = replicas(&settings)?;
         let caller = Caller::find();
         let run = RunId::new(random_u32()?);
@@ -100,6 +102,8 @@ impl Context {
             arguments: environment.arguments.clone(),
             caller: caller.clone(),
             pid: std::process::id(),
+            scratch_directory: settings.scratch_dir.to_str().map(ToOwned::to_owned),
+            staging_directory: replicas.staging().to_str().map(ToOwned::to_owned),
             started_at: Utc::now(),
         });
         if let Err(error) = begun {
@@ -123,7 +127,7 @@ impl Context {
 
     /// A directory for this run's own files, made if need be. Removed when the run ends, or by the next one.
     pub fn scratch(&self) -> anyhow::Result<PathBuf> {
-        let path = scratch_of(&self.settings, &self.run);
+        let path = scratch_of(&self.settings.scratch_dir, &self.run);
         durable::create_private_dir(&path).or_fault(|| {
             Fault::new(Kind::Store, "make the scratch directory")
                 .hint("Set BACKUP_SCRATCH_DIR to a directory that this user may write.")
@@ -163,7 +167,7 @@ impl Context {
                 (outcome, verdict.exit_code, Some(verdict.message))
             }
         };
-        let tidied = durable::remove_dir_if_there(&scratch_of(&self.settings, &self.run));
+        let tidied = durable::remove_dir_if_there(&scratch_of(&self.settings.scratch_dir, &self.run));
         let written = self.catalog.runs().end(&self.run, outcome, exit_code, message.as_deref(), Utc::now());
         for error in [tidied, written].into_iter().filter_map(Result::err) {
             self.progress.note(&format!("warning: {error:#}"));
@@ -192,9 +196,9 @@ pub(super) fn run_lock(settings: &Settings, run: &RunId) -> PathBuf {
     locks(settings).join(format!("run-{run}.lock"))
 }
 
-/// A run's scratch directory.
-pub(super) fn scratch_of(settings: &Settings, run: &RunId) -> PathBuf {
-    settings.scratch_dir.join(format!("run-{run}"))
+/// A run's directory in the scratch directory.
+pub(super) fn scratch_of(scratch: &Path, run: &RunId) -> PathBuf {
+    scratch.join(format!("run-{run}"))
 }
 
 /// Where a run's volumes are written before a store takes them.

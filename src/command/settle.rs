@@ -1,6 +1,7 @@
 //! Clearing up after runs that died: before a run does its own work, what dead ones left half done is finished or
 //! removed. Only things that the catalog knows to be a dead run's are touched.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::Utc;
@@ -64,8 +65,12 @@ async fn try_dead_runs(context: &Context) -> anyhow::Result<()> {
 }
 
 async fn settle(context: &Context, run: &Run) -> anyhow::Result<()> {
-    durable::remove_dir_if_there(&scratch_of(&context.settings, &run.id))?;
-    durable::remove_dir_if_there(&staging_of(context.replicas.staging(), &run.id))?;
+    // Where that run had its files; the settings may have changed since.
+    let or = |then: &Option<String>, now: &Path| then.as_ref().map_or_else(|| now.to_owned(), PathBuf::from);
+    let scratch = or(&run.scratch_directory, &context.settings.scratch_dir);
+    let staging = or(&run.staging_directory, context.replicas.staging());
+    durable::remove_dir_if_there(&scratch_of(&scratch, &run.id))?;
+    durable::remove_dir_if_there(&staging_of(&staging, &run.id))?;
     let Some(id) = run.subject.as_deref().and_then(|text| text.parse::<BackupId>().ok()) else {
         return Ok(());
     };
@@ -99,39 +104,93 @@ async fn settle(context: &Context, run: &Run) -> anyhow::Result<()> {
 
 /// Drops the staging database of a restore that did not come to its end, or finds that it did.
 async fn settle_restore(context: &Context, restore: &Restore) -> anyhow::Result<()> {
-    let restores = context.catalog.restores();
-    let end = |state, message: String| {
-        if restore.state != RestoreState::Running {
-            return Ok(());
-        }
-        restores.end(
-            restore.id,
-            &RestoreEnd { state, message: Some(message), rows: None, checks: None, at: Utc::now() },
-        )
-    };
     let (Some(staging), Some(target)) = (&restore.staging_database, &restore.target_database) else {
-        return end(RestoreState::Died, "ended without a word, before it made anything".to_owned());
+        return end(context, restore, RestoreState::Died, "ended without a word, before it made anything");
     };
     let avoid = [target.as_str(), staging.as_str()];
     let server = connect_beside(&context.settings.postgres, &avoid, &Stop::default()).await?;
-    wait_until_made(&server, staging).await?;
-    if facts::database_exists(&server, staging).await? {
-        facts::drop_database(&server, staging, true).await?;
+    let settled = if is_another_server(&server, restore).await? {
+        leave(context, restore, staging, target)
+    } else {
+        settle_databases(context, &server, restore, staging, target).await
+    };
+    server.close().await;
+    settled
+}
+
+/// Whether this is not the server on which the restore worked; that it is, when nobody wrote down which one it was.
+async fn is_another_server(server: &Server, restore: &Restore) -> anyhow::Result<bool> {
+    let Some(known) = &restore.system_identifier else { return Ok(false) };
+    Ok(facts::system_identifier(server).await?.to_string() != *known)
+}
+
+/// The settings name another server now: that nothing is there says nothing. It stays in the log as unsettled until
+/// they name the right one again, and that is said aloud only the first time.
+fn leave(context: &Context, restore: &Restore, staging: &str, target: &str) -> anyhow::Result<()> {
+    let text = format!(
+        "a restore of \"{target}\" died on another server than the settings name now; if \"{staging}\" is there, the \
+         next run with the old settings drops it"
+    );
+    if restore.state != RestoreState::Running {
+        context.progress.detail(&text);
+        return Ok(());
+    }
+    end(context, restore, RestoreState::Died, &text)?;
+    context.progress.note(&text);
+    Ok(())
+}
+
+async fn settle_databases(
+    context: &Context,
+    server: &Server,
+    restore: &Restore,
+    staging: &str,
+    target: &str,
+) -> anyhow::Result<()> {
+    wait_until_made(server, staging).await?;
+    let in_place = is_in_place(server, restore, target).await?;
+    if facts::database_exists(server, staging).await? {
+        facts::drop_database(server, staging, true).await?;
         context
             .progress
             .note(&format!("dropped the unfinished database \"{staging}\" of a restore that died"));
-        end(RestoreState::Died, "ended without a word; its unfinished database was dropped".to_owned())?;
-    } else if let Some(old) = kept(&server, restore).await? {
-        // Swapped, and died before it could say so.
-        let message = format!("died after the swap; the replaced database is kept as \"{old}\"");
-        context.progress.note(&format!("a restore of \"{target}\" {message}"));
-        end(RestoreState::Done, message)?;
+        let message = "ended without a word; its unfinished database was dropped";
+        end(context, restore, RestoreState::Died, message)?;
+    } else if let Some(old) = kept(server, restore).await? {
+        swapped(context, restore, target, &format!("; the replaced database is kept as \"{old}\""))?;
+    } else if in_place {
+        swapped(context, restore, target, "")?;
     } else {
-        end(RestoreState::Died, "ended without a word; no unfinished database is left".to_owned())?;
+        let message = "ended without a word; no unfinished database is left";
+        end(context, restore, RestoreState::Died, message)?;
     }
-    server.close().await;
     // Last: if this is cut off, the next run looks again.
-    restores.set_staging(restore.id, None)
+    context.catalog.restores().clear_staging(restore.id)
+}
+
+/// The restored database is in use, and its run could not say so.
+fn swapped(context: &Context, restore: &Restore, target: &str, more: &str) -> anyhow::Result<()> {
+    let message = format!("died after the restored database was in its place{more}");
+    context.progress.note(&format!("a restore of \"{target}\" {message}"));
+    end(context, restore, RestoreState::Done, &message)
+}
+
+/// Writes down how a restore ended that could not do it by itself. What it said itself stands, unless it failed
+/// because it did not hear that it had succeeded.
+fn end(context: &Context, restore: &Restore, state: RestoreState, message: &str) -> anyhow::Result<()> {
+    let said = !matches!(restore.state, RestoreState::Running | RestoreState::Died);
+    if restore.state == RestoreState::Done || (said && state != RestoreState::Done) {
+        return Ok(());
+    }
+    let message = Some(message.to_owned());
+    let end = RestoreEnd { state, message, rows: None, checks: None, at: Utc::now() };
+    context.catalog.restores().end(restore.id, &end)
+}
+
+/// Whether the database that the restore made bears its final name: it is known by its number.
+async fn is_in_place(server: &Server, restore: &Restore, target: &str) -> anyhow::Result<bool> {
+    let there = facts::database_oid(server, target).await?;
+    Ok(restore.database_oid.is_some() && there == restore.database_oid)
 }
 
 /// The server goes on with a `CREATE DATABASE` whose client was killed; until it is done, nobody sees the database.

@@ -129,6 +129,14 @@ pub async fn database_exists(server: &Server, name: &str) -> anyhow::Result<bool
     Ok(row.get(0))
 }
 
+/// The number (`pg_database.oid`) of the database of this name, in whatever state; `None` when there is none. It stays
+/// the same when the database is renamed, and no other database of the server gets it as long as this one is there.
+pub async fn database_oid(server: &Server, name: &str) -> anyhow::Result<Option<u32>> {
+    let sql = "SELECT oid FROM pg_database WHERE datname::text = $1";
+    let rows = server.query(&format!("look for the database \"{name}\""), sql, &[&name]).await?;
+    Ok(rows.first().map(|row| row.get(0)))
+}
+
 /// The server options that a program needs in order to write into a new database however long it takes, where the
 /// sessions of this user begin with something else; nothing where they are fine, since poolers refuse options.
 ///

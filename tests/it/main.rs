@@ -25,6 +25,7 @@ mod s3_server;
 mod schema;
 mod server_faults;
 mod settings;
+mod settle;
 mod show;
 mod support;
 mod verify;

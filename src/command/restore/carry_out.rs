@@ -1,0 +1,215 @@
+//! Carries out a restore: everything up to the swap in a database of its own, then the swap, then what is left to do.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::plan::{Restore, RestorePlan};
+use super::{Confirm, Phase, RestoreReport};
+use crate::catalog::RestorePlaces;
+use crate::command::{judge, manifests};
+use crate::model::{Elapsed, Fault, Kind};
+use crate::pipeline::{Unpack, unpack};
+use crate::postgres::{Server, facts, swap};
+use crate::system::{Step, Stop, durable, step};
+use crate::target::database::{self as target, Checked};
+use crate::target::directory::DirectoryTarget;
+
+/// How long a statement that was broken off may take to end.
+const BREAKING_OFF: Duration = Duration::from_mins(1);
+
+/// The swap was committed or not: the connection went away with the answer, and the server can't be reached again.
+#[derive(Debug)]
+struct AnswerLost;
+
+impl fmt::Display for AnswerLost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the answer to the swap was lost")
+    }
+}
+
+impl Restore<'_> {
+    /// All of the restore. After an error the database in use is as it was, and the staging database is gone or written
+    /// down; nothing that happens after the swap is an error.
+    pub(super) async fn carry_out(&self, entry: i64, confirm: Confirm<'_>) -> anyhow::Result<RestoreReport> {
+        let clock = Instant::now();
+        let (plan, server) = self.context.stop.or(self.plan()).await?;
+        self.refuse_connections(&plan)?;
+        if self.request.to_database.is_none() {
+            confirm(&plan)?;
+        }
+        // Written down before they exist: whoever comes after a crash knows what to drop and what to name, and where.
+        self.context.catalog.restores().set_places(
+            entry,
+            RestorePlaces {
+                // Not everybody may ask; then the next run has to believe that it is the server of the settings.
+                system_identifier: facts::system_identifier(&server).await.ok(),
+                staging: &self.staging,
+                previous: plan.previous_database.as_deref(),
+            },
+        )?;
+        let mut report = self.report(plan);
+        if let Err(error) = self.replace(&server, entry, &mut report).await {
+            // Where nobody can tell which of the two it is, the next run looks.
+            if error.downcast_ref::<AnswerLost>().is_none() {
+                self.drop_staging(&server, entry).await;
+            }
+            return Err(error);
+        }
+        self.finish(&server, &mut report).await;
+        server.close().await;
+        report.seconds = clock.elapsed().as_secs_f64();
+        Ok(report)
+    }
+
+    /// Everything up to the commit of the swap. After an error the database in use bears its name.
+    async fn replace(&self, server: &Server, entry: i64, report: &mut RestoreReport) -> anyhow::Result<()> {
+        step::reached(Step::RestoreBegun)?;
+        let made = self.context.stop.or(self.prepare(server, entry, report)).await?;
+        self.swap(server, &report.plan, made).await
+    }
+
+    /// Everything up to a staging database that is filled and checked; returns its number.
+    async fn prepare(&self, server: &Server, entry: i64, report: &mut RestoreReport) -> anyhow::Result<u32> {
+        let context = self.context;
+        let directory = context.scratch()?.join("dump");
+        let mut clock = Instant::now();
+        let mut lap = |report: &mut RestoreReport, name| {
+            context.progress.detail(&format!("{name}: {}", Elapsed(clock.elapsed())));
+            report.phases.push(Phase { name, seconds: clock.elapsed().as_secs_f64() });
+            clock = Instant::now();
+        };
+
+        let sink = DirectoryTarget::create(directory.clone(), Arc::clone(&self.manifest))?;
+        let request = Unpack {
+            entries: (0..self.manifest.entries.len()).collect(),
+            stage: context.progress.bytes("unpack", self.manifest.original_size),
+            manifest: Arc::clone(&self.manifest),
+        };
+        let reader = manifests::Volumes::of(context.reading(), &context.settings.cluster, &self.manifest.id);
+        unpack(request, Arc::new(reader), sink, context.stop.clone()).await?;
+        step::reached(Step::RestoreUnpacked)?;
+        lap(report, "unpack");
+
+        target::create(server, self.source(), &self.staging, &self.load).await?;
+        let made = self.number(server).await?;
+        context.catalog.restores().set_database(entry, made)?;
+        let waiting = context.progress.waiting("load");
+        target::load(server, &directory, &self.staging, &self.load, &context.stop).await?;
+        drop(waiting);
+        durable::remove_dir_if_there(&directory)?;
+        lap(report, "load");
+
+        let stage = Arc::new(context.progress.rows("check", self.manifest.rows()));
+        let checked = target::check(&self.manifest, &self.staging, &self.load, &stage, &context.stop).await?;
+        refuse_findings(&checked, &self.staging)?;
+        (report.checked_tables, report.checked_rows) = (checked.tables, checked.rows);
+        report.warnings.extend(target::apply(server, self.source(), &self.staging, &self.load).await?);
+        step::reached(Step::RestoreChecked)?;
+        lap(report, "check");
+        Ok(made)
+    }
+
+    /// The number of the staging database, by which it is known again whatever its name is.
+    async fn number(&self, server: &Server) -> anyhow::Result<u32> {
+        let Some(number) = facts::database_oid(server, &self.staging).await? else {
+            let message = format!("the database \"{}\", made a moment ago, is gone", self.staging);
+            return Fault::new(Kind::Postgres, message)
+                .hint("Somebody else has dropped it: find out who, and run the restore again.")
+                .err();
+        };
+        Ok(number)
+    }
+
+    /// Puts the staging database into its place. Not to be interrupted: it takes one transaction.
+    async fn swap(&self, server: &Server, plan: &RestorePlan, made: u32) -> anyhow::Result<()> {
+        let order = swap::Swap {
+            current: &self.target,
+            staging: &self.staging,
+            keep_as: plan.previous_database.as_deref(),
+            terminate: self.request.terminate,
+        };
+        let prepared = || step::reached(Step::RestoreSwapPrepared).and_then(|()| self.context.stop.check());
+        let Err(error) = swap::swap(server, order, &self.context.stop, prepared).await else {
+            return Ok(());
+        };
+        // Was it the answer to the commit that got lost? The server knows.
+        match self.is_in_place(made).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(error),
+            Err(_) if judge(&error).exit_code != Kind::Postgres.exit_code() => Err(error),
+            Err(_) => {
+                let message = format!(
+                    "database \"{}\" is either as it was or the restored one, and the server can't be asked",
+                    self.target
+                );
+                let fault = Fault::new(Kind::Postgres, message)
+                    .hint("Run `pgkeep verify` when the server answers again: it finds out and clears up.");
+                Err(error.context(AnswerLost).context(fault))
+            }
+        }
+    }
+
+    async fn is_in_place(&self, made: u32) -> anyhow::Result<bool> {
+        let stop = Stop::default();
+        let server =
+            target::connect_beside(&self.load.connection, &[&self.target, &self.staging], &stop).await?;
+        Ok(facts::database_oid(&server, &self.target).await? == Some(made))
+    }
+
+    /// What is left to do when the restored database is in its place. Nothing undoes it any more, so what fails now is
+    /// a warning.
+    async fn finish(&self, server: &Server, report: &mut RestoreReport) {
+        if let Err(error) = step::reached(Step::RestoreSwapped) {
+            report.warnings.push(format!("the restored database is in its place; {error:#}"));
+        }
+        if report.plan.replaces {
+            report.kept_as.clone_from(&report.plan.previous_database);
+        }
+        if report.plan.drop_old
+            && let Some(old) = report.kept_as.clone()
+        {
+            match facts::drop_database(server, &old, false).await {
+                Ok(()) => report.kept_as = None,
+                Err(error) => {
+                    report.warnings.push(format!("the replaced database is still there: {error:#}"));
+                }
+            }
+        }
+    }
+
+    /// Removes the staging database if it is there; the next run tries again if this fails.
+    async fn drop_staging(&self, server: &Server, entry: i64) {
+        let stop = Stop::default();
+        let dropped = async {
+            // What was broken off here goes on in the server: a CREATE DATABASE would be done after nobody found the
+            // database. The answer to the next statement comes when that one has ended, well or not.
+            let ended = async {
+                let _ = server.cancel().await;
+                let _ = server.run("wait for what was broken off", "SELECT 1").await;
+            };
+            let _ = tokio::time::timeout(BREAKING_OFF, ended).await;
+            let avoid = [self.target.as_str(), self.staging.as_str()];
+            let server = target::connect_beside(&self.load.connection, &avoid, &stop).await?;
+            if facts::database_exists(&server, &self.staging).await? {
+                facts::drop_database(&server, &self.staging, true).await?;
+            }
+            self.context.catalog.restores().clear_staging(entry)
+        };
+        if let Err(error) = dropped.await {
+            let name = &self.staging;
+            self.context
+                .progress
+                .note(&format!("warning: the unfinished database \"{name}\" may still be there: {error:#}"));
+        }
+    }
+}
+
+fn refuse_findings(checked: &Checked, staging: &str) -> anyhow::Result<()> {
+    if checked.findings.is_empty() {
+        return Ok(());
+    }
+    Fault::new(Kind::Damaged, format!("check database \"{staging}\": {}", checked.findings.join("; ")))
+        .hint("Nothing was replaced. Restore another backup (`pgkeep list`), and report this one.")
+        .err()
+}
