@@ -14,7 +14,7 @@ export LC_ALL=C.UTF-8
 umask 022
 export PATH=$PATH:/usr/sbin:/sbin:${CARGO_HOME:-~/.cargo}/bin
 
-step='beginning' work='' pids=() installed=() had_ceph_user=''
+step='beginning' explained='' work='' pids=() installed=() had_ceph_user=''
 
 say() {
     step=$*
@@ -41,8 +41,8 @@ stop() { # pid: asks, then insists
 finish() {
     local code=$?
     trap '' EXIT INT TERM
-    if ((code)) && [[ $work ]]; then
-        tail -n 15 "$work"/*.log 2>/dev/null >&2 || true
+    if ((code)) && [[ $work && ! $explained ]]; then
+        tail -n 15 "$work"/*.log >&2 2>/dev/null || true
     fi
     # PostgreSQL and the gateways before what they stand on.
     for ((p = ${#pids[@]} - 1; p >= 0; p--)); do
@@ -320,6 +320,7 @@ contents() { # database
 
 settings() { # places...: the env file with a key, the server, and the credentials of these places alone
     local place
+    as_user install -m 600 /dev/null "$work/pgkeep.env"
     {
         printf '%s\n' BACKUP_CLUSTER=acceptance "BACKUP_STATE_DIR=$work/state" "BACKUP_ENCRYPTION_KEY=$fernet_key" \
             "PGHOST=$work" PGUSER=postgres PGDATABASE=app
@@ -332,7 +333,7 @@ settings() { # places...: the env file with a key, the server, and the credentia
                     "B2_KEY_ID=${key[b2]}" "B2_APPLICATION_KEY=${secret[b2]}" ;;
             esac
         done
-    } | as_user install -m 600 /dev/stdin "$work/pgkeep.env"
+    } | as_user tee "$work/pgkeep.env" >/dev/null
 }
 
 pgkeep() { # exit code that is expected, arguments...
@@ -341,7 +342,11 @@ pgkeep() { # exit code that is expected, arguments...
     # The authority of the gateway's certificate: pgkeep takes the system's, or those that this variable names.
     as_user env SSL_CERT_FILE="$work/ca.pem" PGKEEP_ENV_FILE="$work/pgkeep.env" "$work/bin/pgkeep" "$@" \
         >"$work/pgkeep.log" 2>&1 || code=$?
-    ((code == expected)) || die "pgkeep $*: exit code $code, expected $expected"
+    if ((code != expected)); then
+        explained=yes
+        cat "$work/pgkeep.log" >&2
+        die "pgkeep $*: exit code $code, expected $expected"
+    fi
 }
 
 try_pgkeep() {

@@ -9,6 +9,7 @@ mod concurrency;
 mod cron;
 mod damage;
 mod docs;
+mod fault_proxy;
 mod golden;
 mod house;
 mod init;

@@ -9,6 +9,7 @@
 mod cluster;
 pub(crate) mod faults;
 mod place;
+pub(crate) mod proxy;
 mod run;
 pub(crate) mod s3;
 mod tidy;

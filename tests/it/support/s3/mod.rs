@@ -17,7 +17,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use s3s::config::{HotReloadConfigProvider, S3Config};
 use s3s::service::S3ServiceBuilder;
 use tokio_util::sync::CancellationToken;
@@ -256,7 +256,8 @@ async fn serve(listener: std::net::TcpListener, service: s3s::service::S3Service
         let Ok((stream, _)) = accepted else { continue };
         let _ = stream.set_nodelay(true);
         let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new());
+        // An idle connection stays: what is between must not lose a request to one that was just closed.
+        http.header_read_timeout(None);
         let connection = http.serve_connection(TokioIo::new(stream), service.clone());
         // How a connection ends is the client's affair.
         tokio::spawn(async move { drop(connection.await) });
