@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::Utc;
 
@@ -14,7 +15,7 @@ use crate::model::{Fault, FaultContext, Kind, Progress, RunId};
 use crate::store::{LocalStore, ReadReplicas, Replicas};
 use crate::system::caller::Caller;
 use crate::system::lock::{Attempt, FileLock};
-use crate::system::{Stop, durable, random_u32};
+use crate::system::{Step, Stop, durable, random_u32, step};
 
 /// What the command line hands to a command.
 #[derive(Clone)]
@@ -90,13 +91,8 @@ impl Context {
         durable::create_private_dir(&locks(&settings))
             .or_fault(|| Fault::new(Kind::Store, "use the state directory").hint(STATE_HINT))?;
         // The lock before the row: a row without its lock is taken for that of a dead run.
-        let lock = match FileLock::attempt(&run_lock(&settings, &run), command)? {
-            Attempt::Taken(lock) => lock,
-            Attempt::HeldBy(_) => {
-                return Fault::new(Kind::Bug, format!("two runs have the identifier {run}")).err();
-            }
-        };
-        let begun = catalog.runs().begin(&NewRun {
+        let lock = take(&run_lock(&settings, &run), command, &run)?;
+        let row = NewRun {
             id: run.clone(),
             command: command.to_owned(),
             arguments: environment.arguments.clone(),
@@ -105,7 +101,8 @@ impl Context {
             scratch_directory: settings.scratch_dir.to_str().map(ToOwned::to_owned),
             staging_directory: replicas.staging().to_str().map(ToOwned::to_owned),
             started_at: Utc::now(),
-        });
+        };
+        let begun = step::reached(Step::RunLocked).and_then(|()| catalog.runs().begin(&row));
         if let Err(error) = begun {
             // No row leads to the lock's file: nobody else would ever remove it.
             let _ = durable::remove_file_if_there(&run_lock(&settings, &run));
@@ -178,6 +175,21 @@ impl Context {
         result
     }
 }
+
+/// Takes the run's lock. Another run that clears up may hold it for a moment in order to remove it.
+fn take(path: &Path, command: &str, run: &RunId) -> anyhow::Result<FileLock> {
+    for _ in 0..LOOKS {
+        match FileLock::attempt(path, command)? {
+            Attempt::Taken(lock) => return Ok(lock),
+            Attempt::HeldBy(_) => std::thread::sleep(PAUSE),
+        }
+    }
+    Fault::new(Kind::Bug, format!("two runs have the identifier {run}")).err()
+}
+
+/// How often, and how long between, one looks whether a lock of one's own is free.
+const LOOKS: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(2);
 
 const STATE_HINT: &str = "Set BACKUP_STATE_DIR to a directory that this user may write.";
 

@@ -47,6 +47,9 @@ async fn try_dead_runs(context: &Context) -> anyhow::Result<()> {
         context.catalog.runs().mark_died(&run.id)?;
         durable::remove_file_if_there(&lock)?;
     }
+    // A run that was killed between making its lock and writing its row has no row that leads to it.
+    let own = run_lock(&context.settings, &context.run);
+    FileLock::remove_free(&super::context::locks(&context.settings), "run-", |lock| lock == own)?;
     let restores = context.catalog.restores();
     let mut dead = restores.unsettled()?;
     dead.retain(|restore| {

@@ -7,6 +7,8 @@
 /// The steps of all commands, in the order in which they happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
+    /// Every command: the run has its lock, but no row.
+    RunLocked,
     /// `init`: the state directory is there, the catalog is not.
     InitStateDirectory,
     /// `init`: the catalog is there, the identity is in no store.
@@ -53,7 +55,8 @@ pub enum Step {
 
 impl Step {
     /// Every step.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
+        Self::RunLocked,
         Self::InitStateDirectory,
         Self::InitCatalog,
         Self::BackupBegun,
