@@ -20,11 +20,14 @@ use args::{Arguments, Output};
 
 /// Runs pgkeep with the process's arguments.
 pub fn main() -> ExitCode {
-    // Before anything else: as the parent of pg_dump this process is only passing through.
-    if let Some(arguments) = crate::command::tethered() {
-        let error = crate::command::become_tethered(arguments);
-        let _ = writeln!(std::io::stderr(), "pgkeep: {error:#}");
-        return ExitCode::from(Kind::Bug.exit_code());
+    // Before anything else: this process may be there only to guard pg_dump, or to become it.
+    match crate::command::tethered() {
+        None => {}
+        Some(Ok(())) => return ExitCode::SUCCESS,
+        Some(Err(error)) => {
+            let _ = writeln!(std::io::stderr(), "pgkeep: {error:#}");
+            return ExitCode::from(Kind::Bug.exit_code());
+        }
     }
     crate::command::leave_no_core_file();
     let arguments =

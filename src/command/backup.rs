@@ -147,7 +147,8 @@ async fn make(
         scratch_limit: settings.scratch_limit,
         bindir: settings.pg_bindir.clone(),
     };
-    let source = context.stop.or(DatabaseSource::open(&name, plan, &context.stop)).await?;
+    let opening = DatabaseSource::open(&name, plan, &*context.progress, &context.stop);
+    let source = Box::pin(opening).await?;
     manifests::refuse_another_server(&identity, source.system_identifier)?;
     context.progress.detail(&source.details());
     durable::create_private_dir(staging)
@@ -218,7 +219,7 @@ async fn pump(
     let (frames_in, frames) = mpsc::channel(pipeline::in_flight());
     let (closed_in, closed) = mpsc::channel(1);
     let framer = Framer::new(frames_in, buffers.clone());
-    let reading = source.read(framer, read, &context.stop);
+    let reading = Box::pin(source.read(framer, read, &*context.progress, &context.stop));
     let packing = pipeline::pack(plan, frames, closed_in, buffers, stored, context.stop.clone());
     let storing = store_volumes(context, id, closed);
     let (contents, packed, ()) = tokio::try_join!(reading, packing, storing)?;

@@ -18,6 +18,6 @@ pub use context::{Context, Environment, Shelf};
 pub use outcome::{Report, Verdict, judge};
 
 pub use crate::system::Stop;
-pub use crate::system::process::{become_tethered, tethered};
 pub use crate::system::secret::leave_no_core_file;
 pub use crate::system::stop::Interrupted;
+pub use crate::system::tether::tethered;

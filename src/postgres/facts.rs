@@ -293,22 +293,35 @@ impl fmt::Display for Connection {
 /// Who is connected to the database, besides this connection and PostgreSQL's own maintenance.
 pub async fn connections(server: &Server, database: &str) -> anyhow::Result<Vec<Connection>> {
     // Autovacuum gives way by itself to what pgkeep does.
-    let sql = "SELECT pid, usename::text, application_name, host(client_addr), state, \
-                      to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') \
-               FROM pg_stat_activity \
-               WHERE datname::text = $1 AND pid <> pg_backend_pid() \
-                 AND backend_type IS DISTINCT FROM 'autovacuum worker' ORDER BY backend_start, pid";
+    let sql = format!(
+        "{CONNECTIONS} WHERE datname::text = $1 AND pid <> pg_backend_pid() \
+         AND backend_type IS DISTINCT FROM 'autovacuum worker' ORDER BY backend_start, pid"
+    );
     let action = format!("list the connections to \"{database}\"");
-    let rows = server.query(&action, sql, &[&database]).await?;
-    let read = |row: &Row| Connection {
+    let rows = server.query(&action, &sql, &[&database]).await?;
+    Ok(rows.iter().map(connection).collect())
+}
+
+/// Who is behind these server processes, to whatever database; those that are gone are left out.
+pub async fn connections_of(server: &Server, pids: &[i32]) -> anyhow::Result<Vec<Connection>> {
+    let sql = format!("{CONNECTIONS} WHERE pid = ANY ($1) ORDER BY backend_start, pid");
+    let rows = server.query("look whose server processes these are", &sql, &[&pids]).await?;
+    Ok(rows.iter().map(connection).collect())
+}
+
+/// What [`connection`] reads.
+const CONNECTIONS: &str = "SELECT pid, usename::text, application_name, host(client_addr), state, \
+    to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') FROM pg_stat_activity";
+
+fn connection(row: &Row) -> Connection {
+    Connection {
         pid: row.get(0),
         user: row.get(1),
         application: row.get(2),
         address: row.get(3),
         state: row.get(4),
         since: row.get(5),
-    };
-    Ok(rows.iter().map(read).collect())
+    }
 }
 
 /// Transactions that are prepared (two-phase commit) in the database, by identifier; they hold it like a connection.

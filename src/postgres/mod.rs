@@ -15,6 +15,7 @@ pub mod snapshot;
 pub mod swap;
 mod tls;
 pub mod tools;
+pub mod waiting;
 
 pub use connection::{NEWEST_SERVER, OLDEST_SERVER, Server};
 pub use endpoint::{Endpoint, Host, child_environment};

@@ -1,8 +1,10 @@
 //! One database, read with `pg_dump` in directory format under a snapshot that pgkeep holds.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::task::spawn_blocking;
@@ -10,17 +12,23 @@ use tokio::task::spawn_blocking;
 use super::tail::{Tail, TailedFile, WriterState, can_punch, is_contents};
 use crate::format::manifest::{Database, Table};
 use crate::format::volume::FRAME_BYTES;
-use crate::model::{Bytes, ConnectionSettings, Fault, FaultContext, Kind, Stage, Timestamp};
+use crate::model::{
+    Bytes, ConnectionSettings, Counter, Fault, FaultContext, Kind, Progress, Stage, Timestamp,
+};
 use crate::pipeline::{FinishedEntry, Framer};
 use crate::postgres::facts::{self, TableFacts};
 use crate::postgres::snapshot::{self, ExportedSnapshot};
 use crate::postgres::tools::{self, Tool};
+use crate::postgres::waiting::Session;
 use crate::postgres::{Server, child_environment, database};
 use crate::system::process::{self, Running};
+use crate::system::stop::Interrupted;
 use crate::system::{Step, Stop, durable, space, step};
 
 /// Room that must be left in the scratch directory before a dump begins.
 const LEAST_ROOM: u64 = 64 * 1024 * 1024;
+/// How long the server may take to hear that a statement is not wanted any more.
+const CANCELLING: Duration = Duration::from_secs(2);
 
 /// Where and how to dump.
 #[derive(Debug, Clone)]
@@ -42,6 +50,7 @@ pub struct DumpPlan {
 pub struct DatabaseSource {
     plan: DumpPlan,
     snapshot: ExportedSnapshot,
+    session: Session,
     pg_dump: Tool,
     pg_restore: Tool,
     tables: Vec<TableFacts>,
@@ -67,8 +76,14 @@ pub struct DatabaseContents {
 }
 
 impl DatabaseSource {
-    /// Connects, exports a snapshot and asks under it for all that the dump does not say itself.
-    pub async fn open(name: &str, plan: DumpPlan, stop: &Stop) -> anyhow::Result<Self> {
+    /// Connects, exports a snapshot and asks under it for all that the dump does not say itself. Whose lock that has to
+    /// wait for is noted.
+    pub async fn open(
+        name: &str,
+        plan: DumpPlan,
+        progress: &dyn Progress,
+        stop: &Stop,
+    ) -> anyhow::Result<Self> {
         let server = Server::connect(&plan.connection, Some(name), stop).await?;
         let major = server.major();
         // Before the snapshot: an old snapshot keeps the server from cleaning up.
@@ -76,15 +91,38 @@ impl DatabaseSource {
         let pg_restore = tools::find("pg_restore", pg_dump.version.major, plan.bindir.as_deref())?;
         let snapshot = snapshot::export(server).await?;
         let server = &snapshot.server;
-        let system_identifier = facts::system_identifier(server).await?;
-        let properties = database::capture(server, name).await?;
-        let tables = facts::tables(server).await?;
-        let unproven = facts::unproven(server).await?;
-        let not_valid = unproven.names();
-        let consistent_at = facts::transaction_time(server).await?;
+        let session = Session::of(server).await?;
+        let asking = async {
+            let system_identifier = facts::system_identifier(server).await?;
+            let properties = database::capture(server, name).await?;
+            let tables = facts::tables(server).await?;
+            let not_valid = facts::unproven(server).await?.names();
+            let consistent_at = facts::transaction_time(server).await?;
+            anyhow::Ok((system_identifier, Database { properties, not_valid }, tables, consistent_at))
+        };
+        let waiting = session.say_waits(server, progress, stop, || false);
+        let asked = tokio::select! {
+            asked = asking => asked,
+            () = waiting => Err(Interrupted.into()),
+            () = stop.requested() => {
+                // It would wait on for a lock, although nobody is left who wants it.
+                let _ = tokio::time::timeout(CANCELLING, server.cancel()).await;
+                Err(Interrupted.into())
+            }
+        };
+        let (system_identifier, database, tables, consistent_at) = asked?;
         step::reached(Step::BackupSnapshot)?;
-        let database = Database { properties, not_valid };
-        Ok(Self { plan, snapshot, pg_dump, pg_restore, tables, database, system_identifier, consistent_at })
+        Ok(Self {
+            plan,
+            snapshot,
+            session,
+            pg_dump,
+            pg_restore,
+            tables,
+            database,
+            system_identifier,
+            consistent_at,
+        })
     }
 
     /// What is going to be used, for those who want to see it.
@@ -110,6 +148,7 @@ impl DatabaseSource {
         self,
         mut framer: Framer,
         stage: Stage,
+        progress: &dyn Progress,
         stop: &Stop,
     ) -> anyhow::Result<DatabaseContents> {
         let limit = self.room()?;
@@ -117,9 +156,9 @@ impl DatabaseSource {
         durable::create_private_dir(&directory)?;
         let state = WriterState::default();
         let mut tail = Tail::watch(&directory, self.plan.jobs, limit, state.clone())?;
-        let name = &self.database.properties.name;
-        let environment = child_environment(&self.plan.connection, Some(name))?;
-        let running = Running::start(&self.pg_dump.path, &self.arguments(&directory), &environment)?;
+        let environment = self.environment()?;
+        let read = stage.counter();
+        let running = Running::start(&self.pg_dump.path, &self.arguments(&directory), &environment).await?;
         tail.regulate(running.group());
         step::reached(Step::BackupDumping)?;
 
@@ -130,14 +169,7 @@ impl DatabaseSource {
                 Ok((files, framer))
             }
         });
-        let dumped = tokio::select! {
-            ended = running.wait() => ended,
-            lost = self.snapshot.server.lost() => Err(lost),
-            () = stop.requested() => Err(crate::system::stop::Interrupted.into()),
-        };
-        let dumped = dumped.and_then(|ended| {
-            if ended.status.success() { Ok(ended.warnings()) } else { Err(dump_failed(name, &ended).into()) }
-        });
+        let dumped = self.dumped(running, &read, progress, stop).await;
         match &dumped {
             Ok(_) => state.succeeded(),
             Err(_) => state.failed(),
@@ -163,6 +195,28 @@ impl DatabaseSource {
             postgres_version_num,
             warnings,
         })
+    }
+
+    /// Waits until the program has dumped everything, and returns what it warned of; as long as nothing is `read`, notes
+    /// whose lock it waits for.
+    async fn dumped(
+        &self,
+        running: Running,
+        read: &Counter,
+        progress: &dyn Progress,
+        stop: &Stop,
+    ) -> anyhow::Result<Vec<String>> {
+        // It takes all its locks before it reads the first row.
+        let waiting = self.session.say_waits(&self.snapshot.server, progress, stop, || read.done() > 0);
+        let ended = tokio::select! {
+            ended = running.wait(stop) => ended?,
+            lost = self.snapshot.server.lost() => return Err(lost),
+            never = forever(waiting) => match never {},
+        };
+        if !ended.status.success() {
+            return Err(dump_failed(&self.database.properties.name, &self.plan.scratch, &ended).into());
+        }
+        Ok(ended.warnings())
     }
 
     /// How many bytes may wait in the scratch directory, or why it has not enough room.
@@ -197,6 +251,15 @@ impl DatabaseSource {
             .err();
         }
         Ok(limit)
+    }
+
+    /// The program's environment; its sessions are to be known as this source's.
+    fn environment(&self) -> anyhow::Result<Vec<(OsString, OsString)>> {
+        let name = &self.database.properties.name;
+        let mut environment = child_environment(&self.plan.connection, Some(name))?;
+        environment.retain(|(name, _)| name != "PGAPPNAME");
+        environment.push(("PGAPPNAME".into(), self.session.application().into()));
+        Ok(environment)
     }
 
     fn arguments(&self, directory: &Path) -> Vec<OsString> {
@@ -302,14 +365,38 @@ fn table_data(line: &str) -> Option<(u32, u32)> {
     Some((dump_id.parse().ok()?, oid.parse().ok()?))
 }
 
-fn dump_failed(database: &str, ended: &process::Ended) -> Fault {
+/// What goes on beside the work without an end of its own.
+async fn forever(work: impl Future<Output = ()>) -> Infallible {
+    work.await;
+    std::future::pending().await
+}
+
+/// Whether the program itself found no room for its files. The server's disk may be full, too: what the server says
+/// comes as an ERROR.
+fn found_no_room(messages: &[String]) -> bool {
+    let full =
+        |line: &String| line.contains("No space left on device") || line.contains("Disk quota exceeded");
+    messages.iter().any(|line| full(line) && !line.contains("ERROR:") && !line.contains("FATAL:"))
+}
+
+fn dump_failed(database: &str, scratch: &Path, ended: &process::Ended) -> Fault {
     let account = ended.account();
+    if found_no_room(&ended.messages) {
+        // What the dump has taken is part of what is not free.
+        let free = space::of(scratch)
+            .map_or_else(|_| String::new(), |space| format!(", which has {} free", Bytes(space.free)));
+        let scratch = scratch.display();
+        let message =
+            format!("dump database \"{database}\" into the scratch directory {scratch}{free}: {account}");
+        return Fault::new(Kind::Store, message)
+            .hint("Make room there, or set BACKUP_SCRATCH_DIR to a directory with more.");
+    }
     let hint = if account.contains("permission denied") {
         "Give the user the right to read everything (GRANT pg_read_all_data), or back up as the owner or a superuser."
     } else if account.contains("row-level security") || account.contains("row security") {
         "Back up as a user with BYPASSRLS, as the owner or a superuser: others see only some of the rows."
     } else if account.contains("No space left") {
-        "Make room in the scratch directory, or set BACKUP_SCRATCH_DIR to one with more."
+        "Make room on the disk of the PostgreSQL server."
     } else {
         "Nothing was stored; mend the cause and run the backup again."
     };
@@ -319,6 +406,17 @@ fn dump_failed(database: &str, ended: &process::Ended) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_scratch_directory_is_told_from_a_full_server() {
+        let said = |line: &str| found_no_room(&["pg_dump: error: x".to_owned(), line.to_owned()]);
+        assert!(said("pg_dump: error: could not write to output file: No space left on device"));
+        assert!(said("pg_dump: error: could not write to file \"toc.dat\": Disk quota exceeded"));
+        assert!(!said(
+            "pg_dump: detail: Error message from server: ERROR:  could not extend file \"base/1/2\": \
+             No space left on device"
+        ));
+    }
 
     #[test]
     fn the_lines_with_rows_are_found_in_a_listing() {

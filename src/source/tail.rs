@@ -123,8 +123,8 @@ impl Tail {
     }
 
     /// Sets whom to halt when too much waits.
-    pub(super) fn regulate(&mut self, group: Option<ProcessGroup>) {
-        self.group = group;
+    pub(super) fn regulate(&mut self, group: ProcessGroup) {
+        self.group = Some(group);
     }
 
     /// Reads until the writer has ended and nothing is left. Blocks; for a thread of its own.
@@ -275,7 +275,7 @@ impl Tail {
     }
 
     fn hold_or_release(&mut self) {
-        let Some(group) = self.group else { return };
+        let Some(group) = &self.group else { return };
         let waiting: u64 = self.files.values().map(|(_, growing)| growing.size - growing.consumed).sum();
         if !self.paused && waiting > self.limit {
             group.pause();
@@ -290,7 +290,7 @@ impl Tail {
 impl Drop for Tail {
     fn drop(&mut self) {
         if self.paused
-            && let Some(group) = self.group
+            && let Some(group) = &self.group
         {
             group.resume();
         }

@@ -10,6 +10,7 @@ pub mod secret;
 pub mod space;
 pub mod step;
 pub mod stop;
+pub mod tether;
 
 pub use secret::Secret;
 pub use step::Step;

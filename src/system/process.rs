@@ -1,29 +1,34 @@
 //! Children that never outlive the run, whose every word is heard and whose exit is checked.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::process::CommandExt;
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 
-/// The name under which pgkeep calls itself to start a child: `pgkeep <this> PROGRAM ARGUMENT...`.
-pub const TETHER: &str = "__tethered";
+use super::stop::{Interrupted, Stop};
+use super::tether;
 
 /// How many lines of a child's messages are kept for the error.
 const KEPT_LINES: usize = 20;
 
-/// A running child in a process group of its own. Dropping the value kills the whole group.
+/// A running program in a process group of its own. Dropping the value kills the whole group.
 #[derive(Debug)]
 pub struct Running {
     name: String,
-    child: Child,
-    group: Option<Pid>,
+    /// The process that guards the program, see [`tether`].
+    guard: Child,
+    /// Closed, the guard ends.
+    lifeline: Option<ChildStdin>,
+    reports: Lines<BufReader<ChildStdout>>,
+    group: ProcessGroup,
     messages: JoinHandle<Vec<String>>,
 }
 
@@ -41,31 +46,33 @@ pub struct Ended {
 impl Running {
     /// Starts the program with exactly this environment, stdin empty, stdout dropped, stderr heard.
     ///
-    /// The program is started through pgkeep itself, which first ties the child's life to ours (Linux:
-    /// `PR_SET_PDEATHSIG`), so that a pgkeep that was killed with SIGKILL leaves no `pg_dump` holding a snapshot.
-    pub fn start(
+    /// The program is started through pgkeep itself, which stays as its guard (see [`tether`]), so that a pgkeep that
+    /// was killed with SIGKILL leaves no `pg_dump` holding a snapshot, not even one that it had halted. That a program
+    /// can't be started is said by [`Self::wait`].
+    pub async fn start(
         program: &Path,
         arguments: &[OsString],
         environment: &[(OsString, OsString)],
     ) -> anyhow::Result<Self> {
+        let describe = || format!("start {}", program.display());
         let name = program.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        let own = std::env::current_exe().context("find pgkeep's own program file")?;
-        let mut child = Command::new(own)
-            .arg(TETHER)
-            .arg(std::process::id().to_string())
+        // Not killed with this value: it is the guard who sees to it that all others end.
+        let mut guard = Command::new(tether::OWN_FILE)
+            .arg0("pgkeep")
+            .arg(tether::GUARD)
             .arg(program)
             .args(arguments)
             .env_clear()
             .envs(environment.iter().map(|(key, value)| (key, value)))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
-            .kill_on_drop(true)
             .spawn()
-            .with_context(|| format!("start {}", program.display()))?;
-        let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        let stderr = child.stderr.take().context("take the child's stderr")?;
+            .with_context(describe)?;
+        let lifeline = guard.stdin.take();
+        let mut reports = BufReader::new(guard.stdout.take().with_context(describe)?).lines();
+        let stderr = guard.stderr.take().with_context(describe)?;
         // In a task of its own: a child that can't write its messages would stand still.
         let messages = tokio::spawn(async move {
             let mut kept = std::collections::VecDeque::new();
@@ -78,56 +85,94 @@ impl Running {
             }
             kept.into()
         });
-        Ok(Self { name, child, group, messages })
+        let group = reported(&mut reports).await.and_then(Pid::from_raw);
+        let group = ProcessGroup(Arc::new(Mutex::new(group)));
+        Ok(Self { name, guard, lifeline, reports, group, messages })
     }
 
-    /// Sends the signal to the child and its children, if they still are.
-    pub fn signal(&self, signal: Signal) {
-        if let Some(group) = self.group {
-            // It may have ended by itself in this moment.
-            let _ = kill_process_group(group, signal);
+    /// The program's process group, for stages that pause and continue it.
+    pub fn group(&self) -> ProcessGroup {
+        self.group.clone()
+    }
+
+    /// Waits for the end of the program. If the end of the run is asked for, the program is asked to end and to tell
+    /// the server, which would go on with its statement, and is killed after a while; the error is [`Interrupted`].
+    pub async fn wait(self, stop: &Stop) -> anyhow::Result<Ended> {
+        let group = self.group();
+        let mut ended = std::pin::pin!(self.ended());
+        tokio::select! {
+            ended = &mut ended => return ended,
+            () = stop.requested() => {}
         }
+        group.ask_to_end();
+        // Not longer: dropped, it is killed.
+        let _ = tokio::time::timeout(2 * tether::PATIENCE, ended).await;
+        Err(Interrupted.into())
     }
 
-    /// The process group, for stages that pause and continue the child; `None` once it has ended.
-    pub fn group(&self) -> Option<ProcessGroup> {
-        self.group.map(ProcessGroup)
-    }
-
-    /// Waits for the end of the child.
-    pub async fn wait(mut self) -> anyhow::Result<Ended> {
-        let status = self.child.wait().await.with_context(|| format!("wait for {}", self.name))?;
+    async fn ended(mut self) -> anyhow::Result<Ended> {
+        let status = reported(&mut self.reports).await.map(ExitStatus::from_raw);
+        if status.is_none() {
+            // The guard was killed, and the program with it; but not what the program had started.
+            self.group.signal(Signal::KILL);
+        }
+        // In this order: after it the number may be given to others.
+        *self.group.number() = None;
+        drop(self.lifeline.take());
+        let guard = self.guard.wait().await.with_context(|| format!("wait for {}", self.name))?;
         // A grandchild could hold stderr open for ever.
         let messages = tokio::time::timeout(Duration::from_secs(5), &mut self.messages).await;
         let messages = messages.ok().and_then(Result::ok).unwrap_or_default();
-        if status.success() {
-            // Nobody is left in the group, and its number may be given to others.
-            self.group = None;
-        }
         let name = std::mem::take(&mut self.name);
-        Ok(Ended { name, status, messages })
+        match status {
+            Some(status) => Ok(Ended { name, status, messages }),
+            None if guard.success() => anyhow::bail!("nobody said how {name} ended"),
+            None => Ok(Ended { name, status: guard, messages }),
+        }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.signal(Signal::KILL);
+        self.group.signal(Signal::KILL);
     }
 }
 
-/// A child's process group, to pause it and let it go on.
-#[derive(Debug, Clone, Copy)]
-pub struct ProcessGroup(Pid);
+/// The next number that the guard has to say; `None` once it has ended.
+async fn reported(reports: &mut Lines<BufReader<ChildStdout>>) -> Option<i32> {
+    reports.next_line().await.ok().flatten().and_then(|line| line.parse().ok())
+}
+
+/// A program's process group as long as there is one, to pause it and let it go on.
+#[derive(Debug, Clone)]
+pub struct ProcessGroup(Arc<Mutex<Option<Pid>>>);
 
 impl ProcessGroup {
     /// Halts every process of the group where it is.
-    pub fn pause(self) {
-        let _ = kill_process_group(self.0, Signal::STOP);
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
     }
 
     /// Lets them go on.
-    pub fn resume(self) {
-        let _ = kill_process_group(self.0, Signal::CONT);
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn ask_to_end(&self) {
+        if let Some(group) = *self.number() {
+            tether::ask_to_end(group);
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = *self.number() {
+            // It may have ended by itself in this moment.
+            let _ = kill_process_group(group, signal);
+        }
+    }
+
+    fn number(&self) -> MutexGuard<'_, Option<Pid>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -143,28 +188,6 @@ impl Ended {
             self.messages.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).collect();
         if said.is_empty() { format!("{} ended with {}", self.name, self.status) } else { said.join("; ") }
     }
-}
-
-/// The arguments after `pgkeep __tethered`, if that is how this process was started.
-pub fn tethered() -> Option<std::iter::Skip<std::env::ArgsOs>> {
-    std::env::args_os().nth(1).filter(|word| word == TETHER).map(|_| std::env::args_os().skip(2))
-}
-
-/// What `pgkeep __tethered PARENT PROGRAM ARGUMENT...` does: ask to die with the parent, then become the program.
-///
-/// Returns only when the program could not be started.
-pub fn become_tethered(mut arguments: impl Iterator<Item = OsString>) -> anyhow::Error {
-    let parent = arguments.next().and_then(|text| text.to_str().and_then(|text| text.parse::<i32>().ok()));
-    let Some(program) = arguments.next() else { return anyhow::anyhow!("no program to start") };
-    if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
-        return anyhow::Error::new(error).context("tie the child to its parent");
-    }
-    // The parent may have died before the line above; then nobody would ever send the signal.
-    if rustix::process::getppid().map(Pid::as_raw_nonzero).map(std::num::NonZeroI32::get) != parent {
-        return anyhow::anyhow!("the parent is gone");
-    }
-    let error = std::process::Command::new(&program).args(arguments).exec();
-    anyhow::Error::new(error).context(format!("start {}", OsStr::new(&program).display()))
 }
 
 /// Runs a short program to its end and returns what it wrote to stdout; an exit status other than 0 is an error

@@ -105,9 +105,9 @@ pub async fn load(
         connection.options = Some(format!("{options} {more}"));
     }
     let environment = child_environment(&connection, Some(staging))?;
-    let running = Running::start(&pg_restore.path, &arguments, &environment)?;
+    let running = Running::start(&pg_restore.path, &arguments, &environment).await?;
     step::reached(Step::RestoreLoading)?;
-    let ended = stop.or(running.wait()).await?;
+    let ended = running.wait(stop).await?;
     if !ended.status.success() {
         let message = format!("restore into database \"{staging}\": {}", ended.account());
         let hint = if ended.account().contains("role") && ended.account().contains("does not exist") {

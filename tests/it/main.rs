@@ -5,6 +5,7 @@
 mod backup;
 mod catalog_faults;
 mod check;
+mod children;
 mod concurrency;
 mod cron;
 mod damage;

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use crate::support::faults::{SmallDisk, contents, fresh_large, last_run, leftovers, listed};
+use crate::support::faults::{
+    Gate, SmallDisk, assert_no_survivors, assert_no_trace, contents, fresh_large, last_run, leftovers, listed,
+};
 use crate::support::{Place, Run, cluster, give, set_mode};
 
 /// The message without SQLite's own words: where exactly it meets the full disk is chance.
@@ -99,6 +101,77 @@ fn a_local_store_on_a_full_disk_ends_the_backup_and_leaves_nothing() {
     // What fits still works.
     disk.run(&place.command(&["backup", "database", "postgres"])).ok();
     disk.run(&place.command(&["verify", "--deep"])).ok();
+}
+
+#[test]
+fn a_disk_that_fills_at_any_write_of_a_backup_keeps_no_part_of_it() {
+    const PAGE: u64 = 4096;
+    let database = fresh_large(cluster());
+    let place = Place::new();
+    place.set("BACKUP_VOLUME_SIZE", "1M");
+    let disk = SmallDisk::mount(&place.store(), "64m");
+    let backup = place.command(&["backup", "database", &database]);
+    disk.run(&place.command(&["init"])).ok();
+    disk.run(&backup).ok();
+    let before = disk.files();
+    // Volumes and manifest take whole pages.
+    let sizes = disk.run(&{
+        let mut find = std::process::Command::new("find");
+        find.arg(place.store().join("test/backups")).args(["-type", "f", "-printf", "%s\\n"]);
+        find
+    });
+    let sizes = sizes.ok().stdout;
+    let pages: u64 = sizes.lines().map(|size| size.parse::<u64>().expect("a size").div_ceil(PAGE)).sum();
+    let (mut refused, mut manifests) = (0, 0);
+    // The header of the first volume, its frames, and then each page up to the last one of the manifest.
+    for left in [0, 1, pages / 2].into_iter().chain(pages.saturating_sub(6)..pages + 10) {
+        disk.fill(left * PAGE);
+        let run = disk.run(&backup);
+        disk.empty();
+        if run.code == 0 {
+            assert!(refused > 3 && manifests > 0, "{refused} failed, {manifests} with the manifest");
+            assert_eq!(disk.run(&place.command(&["list"])).ok().stdout.matches("-database-").count(), 2);
+            disk.run(&place.command(&["verify", "--deep"])).ok();
+            return;
+        }
+        let run = run.fails_with(40);
+        assert!(
+            run.stderr.contains("No space left on device") && run.stderr.contains("hint: "),
+            "{}",
+            run.stderr
+        );
+        refused += 1;
+        manifests += u32::from(run.stderr.contains("/manifest"));
+        assert_eq!(disk.files(), before, "{left} pages: {}", run.stderr);
+        assert_eq!(last_run(&place, "backup database").0, "failed");
+        disk.run(&place.command(&["verify", "--deep"])).ok();
+    }
+    panic!("no backup fits in {pages} pages");
+}
+
+#[test]
+fn a_scratch_directory_that_fills_during_the_dump_is_said_to_be_full() {
+    let cluster = cluster();
+    let database = fresh_large(cluster);
+    let place = Place::ready();
+    let scratch = place.path("scratch");
+    place.set("BACKUP_SCRATCH_DIR", &scratch.display().to_string());
+    let disk = SmallDisk::mount(&scratch, "80m");
+    let gate = Gate::shut(cluster, &database);
+    let mut running = disk.start(&place.command(&["backup", "database", &database]));
+    gate.reached_by(&mut running);
+    disk.fill(0);
+    gate.open();
+    let run = running.wait().fails_with(40);
+    let shown = format!("into the scratch directory {}/run-", scratch.display());
+    for words in [&*shown, "No space left on device", " free", "hint: ", "BACKUP_SCRATCH_DIR"] {
+        assert!(run.stderr.contains(words), "{words}: {}", run.stderr);
+    }
+    assert_no_survivors(&place);
+    assert_no_trace(&place, "failed", 40);
+    assert_eq!(disk.files(), ["filler"]);
+    disk.empty();
+    disk.run(&place.command(&["backup", "database", &database])).ok();
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::golden;
 use crate::support::{Place, Run, cluster, ordinary, project, run, unique};
 
 /// The interpreter that has the script's packages.
-fn python() -> String {
+pub(crate) fn python() -> String {
     let python = std::env::var("PGKEEP_TEST_PYTHON").unwrap_or_else(|_| {
         panic!(
             "set PGKEEP_TEST_PYTHON to a Python with the packages cryptography and zstandard; tests/run.sh makes one \

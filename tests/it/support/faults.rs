@@ -106,6 +106,8 @@ pub(crate) fn last_restore(place: &Place) -> (String, String) {
 pub(crate) struct Process {
     pub(crate) pid: i32,
     pub(crate) parent: i32,
+    /// As `ps` has it: `T` is halted.
+    pub(crate) state: String,
     /// The command line, its words separated by spaces.
     pub(crate) command: String,
 }
@@ -124,7 +126,8 @@ pub(crate) fn processes() -> Vec<Process> {
         let (state, parent) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
         if state != "Z" {
             let command = String::from_utf8_lossy(&command).replace('\0', " ");
-            found.push(Process { pid, parent: parent.parse().unwrap_or_default(), command });
+            let (parent, state) = (parent.parse().unwrap_or_default(), state.to_owned());
+            found.push(Process { pid, parent, state, command });
         }
     }
     found
@@ -190,21 +193,28 @@ pub(crate) fn wait_for<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
     within(Duration::from_mins(1), ask).unwrap_or_else(|| panic!("waited in vain for {what}"))
 }
 
-/// A view in a database of which another session has a lock: `pg_dump` gets to it and waits, nobody else does.
+/// A table or view in a database of which another session has a lock. A view: `pg_dump` gets to it and waits, nobody
+/// else does.
 pub(crate) struct Gate<'a> {
     cluster: &'a Cluster,
-    backend: String,
+    /// The number of that session's server process.
+    pub(crate) backend: String,
     session: Running,
 }
 
 impl<'a> Gate<'a> {
-    /// Makes it and shuts it.
+    /// Makes the view and shuts it.
     pub(crate) fn shut(cluster: &'a Cluster, database: &str) -> Self {
         // Locking a view locks the tables that it reads: it reads none.
         cluster.psql(database, "CREATE OR REPLACE VIEW gate AS SELECT 1 AS one");
-        let sql = "BEGIN; LOCK TABLE gate; SELECT pg_sleep(600)";
+        Self::shut_at(cluster, database, "gate")
+    }
+
+    /// Shuts the table or view of this name.
+    pub(crate) fn shut_at(cluster: &'a Cluster, database: &str, name: &str) -> Self {
+        let sql = format!("BEGIN; LOCK TABLE {name}; SELECT pg_sleep(600)");
         let mut psql = cluster.client("psql");
-        let session = Running::start(psql.env("PGDATABASE", database).args(["-Xq", "-c", sql]));
+        let session = Running::start(psql.env("PGDATABASE", database).args(["-Xq", "-c", &sql]));
         let sleeping = format!(
             "SELECT pid FROM pg_stat_activity WHERE datname = '{database}' AND state = 'active' AND wait_event = 'PgSleep'"
         );
@@ -217,12 +227,18 @@ impl<'a> Gate<'a> {
     #[track_caller]
     pub(crate) fn reached_by(&self, running: &mut Running) -> Process {
         let dump = dump_of(running);
+        self.wait_for_somebody();
+        dump
+    }
+
+    /// Waits until a session stands before it.
+    #[track_caller]
+    pub(crate) fn wait_for_somebody(&self) {
         let waiting = format!(
             "SELECT count(*) FROM pg_locks WHERE NOT granted AND {} = ANY (pg_blocking_pids(pid))",
             self.backend
         );
-        wait_for("pg_dump at the gate", || (self.cluster.psql("postgres", &waiting) == "1").then_some(()));
-        dump
+        wait_for("a session at the gate", || (self.cluster.psql("postgres", &waiting) == "1").then_some(()));
     }
 
     /// Opens it.
@@ -303,7 +319,12 @@ impl SmallDisk {
 
     /// Runs a command that sees it.
     pub(crate) fn run(&self, command: &Command) -> Run {
-        super::run(&mut through(&mut self.enter(), command))
+        self.start(command).wait()
+    }
+
+    /// Starts a command that sees it.
+    pub(crate) fn start(&self, command: &Command) -> Running {
+        Running::start(&mut through(&mut self.enter(), command))
     }
 
     /// The files in it, by their path.
