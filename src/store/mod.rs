@@ -2,20 +2,36 @@
 //!
 //! A command that only reads is handed [`ReadStore`]s, which cannot delete. `list` returns everything or an error,
 //! never a part: in a tool that deletes, half a list is an order to delete.
+//!
+//! A store in the cloud is [`S3Store`] inside three layers, each of which is a store again; [`cloud`] stacks them.
 
+mod bounded;
+mod clock;
+mod cloud;
 mod failure;
 mod local;
 mod replicas;
+mod retried;
+mod s3;
+mod throttled;
+mod verified;
 
 use std::fmt;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use crate::model::{StoreName, Timestamp};
+pub use clock::{Clock, MachineClock};
+pub use cloud::cloud;
 pub use failure::{StoreError, StoreErrorKind, StoreResult};
 pub use local::LocalStore;
 pub use replicas::{Copy, ReadReplicas, Replicas};
+pub use retried::{Patience, Retried};
+pub use s3::{Limits, S3Place, S3Store};
+pub use throttled::{Rate, Throttled};
+pub use verified::Verified;
 
 /// An object as listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +58,25 @@ pub enum Body {
     },
 }
 
+impl Body {
+    /// Its length in bytes.
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File { size, .. } => *size,
+        }
+    }
+}
+
+/// A part of a listing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The objects, in the order in which the store names them.
+    pub objects: Vec<ObjectInfo>,
+    /// Where the next page begins; none: this was the last.
+    pub next: Option<String>,
+}
+
 /// Reading.
 #[async_trait]
 pub trait ReadStore: fmt::Debug + Send + Sync {
@@ -60,6 +95,13 @@ pub trait ReadStore: fmt::Debug + Send + Sync {
     /// All objects whose key begins with `prefix`, which ends in `/` or is empty; sorted by key.
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError>;
 
+    /// One page of that list, from where the page before said. For layers that treat each request on its own; what
+    /// needs a listing calls [`ReadStore::list`].
+    async fn list_page(&self, prefix: &str, from: Option<&str>) -> Result<Page, StoreError> {
+        let _ = from;
+        Ok(Page { objects: self.list(prefix).await?, next: None })
+    }
+
     /// The whole of a small object; `None` when it is certain that there is none.
     async fn get_small(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
         match self.head(key).await? {
@@ -77,4 +119,64 @@ pub trait Store: ReadStore {
 
     /// Removes the object; that it is not there is fine.
     async fn delete(&self, key: &str) -> Result<(), StoreError>;
+
+    /// How large objects are written to this store part by part, if that is how it takes them.
+    fn parts(&self) -> Option<&dyn PartStore> {
+        None
+    }
+
+    /// Removes what an overwritten object has left in a store that keeps versions; the newest one stays. Nothing to
+    /// do elsewhere. To be called for objects that are written again and again under one key.
+    async fn delete_old_versions(&self, key: &str) -> Result<(), StoreError> {
+        let _ = key;
+        Ok(())
+    }
+
+    /// Gives up uploads under the prefix that were begun before that time (by the store's clock) and never
+    /// completed: the provider charges for their parts. Returns their number.
+    async fn abort_unfinished(&self, prefix: &str, begun_before: Timestamp) -> Result<u64, StoreError> {
+        let (_, _) = (prefix, begun_before);
+        Ok(0)
+    }
+}
+
+/// An upload of one object that has been begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upload {
+    /// The key under which the object will be.
+    pub key: String,
+    /// The store's name for this upload; any characters.
+    pub id: String,
+}
+
+/// What the store calls a part that it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartTag {
+    /// The part's number, from 1.
+    pub number: u32,
+    /// The store's word for its content.
+    pub tag: String,
+}
+
+/// Writing part by part: begin, parts in any order and several at once, then complete or abort. Each call is one
+/// bounded request and may be repeated, so that a layer can treat each on its own.
+#[async_trait]
+pub trait PartStore: Send + Sync {
+    /// The size of every part but the last, in bytes, for an object of this size.
+    fn part_size(&self, size: u64) -> u64;
+
+    /// How many parts may be under way at once.
+    fn parts_at_once(&self) -> usize;
+
+    /// Begins an upload.
+    async fn begin_upload(&self, key: &str) -> Result<Upload, StoreError>;
+
+    /// Sends one part; the same number again replaces it.
+    async fn put_part(&self, upload: &Upload, number: u32, bytes: Bytes) -> Result<PartTag, StoreError>;
+
+    /// Makes the object out of its parts, `size` bytes in all; durable when this returns.
+    async fn complete_upload(&self, upload: &Upload, parts: &[PartTag], size: u64) -> Result<(), StoreError>;
+
+    /// Gives up the upload; that the store does not know it is fine.
+    async fn abort_upload(&self, upload: &Upload) -> Result<(), StoreError>;
 }
