@@ -22,6 +22,10 @@ pub enum StoreErrorKind {
     Clock,
     /// There is no such bucket.
     NoBucket,
+    /// The answer is that of another region's service, or of none for objects.
+    Misdirected,
+    /// What the settings say cannot be a store's place.
+    NoPlace,
     /// No room left.
     Full,
     /// It can't be written at all (mounted read-only).
@@ -63,6 +67,7 @@ impl StoreErrorKind {
     const fn kind(self) -> Kind {
         match self {
             Self::Absent | Self::Short => Kind::Damaged,
+            Self::NoPlace => Kind::Settings,
             _ => Kind::Store,
         }
     }
@@ -84,6 +89,8 @@ impl StoreErrorKind {
                 "Set this machine's clock (`timedatectl`, chrony, ntpd), then run the command again."
             }
             Self::NoBucket => "Make the bucket, or correct its name or the endpoint in the settings.",
+            Self::Misdirected => "Correct the endpoint and the region in the settings.",
+            Self::NoPlace => "Correct the store's endpoint and bucket in the settings.",
             Self::Full => "Make room, raise the provider's limit, or choose another place in the settings.",
             Self::ReadOnly => "Mount it for writing, or choose another place.",
             Self::SlowDown { .. } => {

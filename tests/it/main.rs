@@ -29,5 +29,8 @@ mod server_faults;
 mod settings;
 mod settle;
 mod show;
+mod store_conformance;
+mod store_faults;
+mod store_layers;
 mod support;
 mod verify;

@@ -29,11 +29,13 @@ pub(super) struct Trouble {
     pub(super) cause: String,
     /// S3's code, if it gave one.
     pub(super) code: String,
+    /// The answer's status; none: there was no answer.
+    pub(super) status: Option<u16>,
 }
 
 impl Trouble {
     pub(super) fn new(kind: StoreErrorKind, cause: String) -> Self {
-        Self { kind, cause, code: String::new() }
+        Self { kind, cause, code: String::new(), status: None }
     }
 
     /// Something that cannot happen.
@@ -80,12 +82,13 @@ impl Answer {
 
 /// Lets an answer pass that is no refusal.
 pub(super) fn judge(answer: Answer) -> Result<Answer, Trouble> {
-    // Completing an upload, and some services when they fail late: status 200, and the error in the body.
-    let said = if answer.status == 206 { None } else { Element::parse_any(&answer.body).ok() };
-    let said = said.filter(|document| document.name() == "Error");
-    if (200..300).contains(&answer.status) && said.is_none() {
+    let is_success = (200..300).contains(&answer.status);
+    // Completing an upload, and some services when they fail late: status 200, and the error in the body. Bytes of an
+    // object, which come with 206, may look like anything.
+    if is_success && (answer.status == 206 || !looks_like_error(&answer.body)) {
         return Ok(answer);
     }
+    let said = Element::parse_any(&answer.body).ok().filter(|document| document.name() == "Error");
     let text =
         |name: &str| said.as_ref().and_then(|error| error.text(name)).unwrap_or_default().trim().to_owned();
     let (code, message) = (text("Code"), text("Message"));
@@ -100,7 +103,12 @@ pub(super) fn judge(answer: Answer) -> Result<Answer, Trouble> {
     if kind == StoreErrorKind::Clock {
         cause = format!("{}: {cause}", describe_skew(skew));
     }
-    Err(Trouble { kind, cause, code })
+    Err(Trouble { kind, cause, code, status: Some(answer.status) })
+}
+
+/// Whether the document's root is `<Error>`, however much of it has come.
+fn looks_like_error(body: &[u8]) -> bool {
+    String::from_utf8_lossy(&body[..body.len().min(256)]).contains("<Error>")
 }
 
 fn kind(
@@ -136,6 +144,10 @@ fn kind(
             StoreErrorKind::Broken
         }
         (416, _) => StoreErrorKind::Short,
+        // Signed for another region, sent elsewhere, or answered by something that is no S3 service.
+        (_, "AuthorizationHeaderMalformed" | "InvalidBucketName") | (300..=399, _) | (404, "") => {
+            StoreErrorKind::Misdirected
+        }
         (_, "InternalError" | "OperationAborted" | "ConditionalRequestConflict")
         | (200..=299 | 500 | 502 | 504..=599, _) => StoreErrorKind::Server,
         _ => StoreErrorKind::Failed,
@@ -202,8 +214,8 @@ mod tests {
     fn an_object_is_absent_only_when_the_store_says_that_the_key_is() {
         assert_eq!(refused(404, &[], &error("NoSuchKey", "x")).kind, StoreErrorKind::Absent);
         assert_eq!(refused(404, &[], &error("NoSuchBucket", "x")).kind, StoreErrorKind::NoBucket);
-        assert_eq!(refused(404, &[], "<html>not found</html>").kind, StoreErrorKind::Failed);
-        assert_eq!(refused(404, &[], "").kind, StoreErrorKind::Failed);
+        assert_eq!(refused(404, &[], "<html>not found</html>").kind, StoreErrorKind::Misdirected);
+        assert_eq!(refused(404, &[], "").kind, StoreErrorKind::Misdirected);
     }
 
     #[test]
@@ -246,6 +258,6 @@ mod tests {
         assert_eq!(kind(500, "InternalError", ""), StoreErrorKind::Server);
         assert_eq!(kind(400, "BadDigest", ""), StoreErrorKind::Broken);
         assert_eq!(kind(400, "RequestTimeout", ""), StoreErrorKind::Timeout);
-        assert_eq!(kind(301, "PermanentRedirect", ""), StoreErrorKind::Failed);
+        assert_eq!(kind(301, "PermanentRedirect", ""), StoreErrorKind::Misdirected);
     }
 }

@@ -31,6 +31,11 @@ const PIECE: usize = 64 * 1024;
 /// A document that is longer than this is none of S3's: a list of 1,000 keys of 1,024 escaped characters has less.
 const LONGEST_DOCUMENT: u64 = 32 * 1024 * 1024;
 
+/// What the system may have taken of a body without having sent it (`tcp_wmem`), and a slow link's bytes per second: so
+/// long it may take until the end of a body that seems to be sent has gone.
+const BUFFERED: u64 = 4 * 1024 * 1024;
+const SLOW_LINK: u64 = 64 * 1024;
+
 /// Below this many bytes per second a request is given up, whether it stands still or not.
 const SLOWEST: u64 = 16 * 1024;
 
@@ -114,9 +119,10 @@ impl Client {
 
     /// Sends the request and reads the answer to its end; an answer that is a refusal is an error.
     pub(super) async fn send(&self, request: Request<'_>) -> Result<Answer, Trouble> {
-        let length = request.body.as_ref().map_or(0, |body| body.bytes.len() as u64)
-            + request.range.map_or(0, |(first, last)| last - first + 1);
+        let sent = request.body.as_ref().map_or(0, |body| body.bytes.len() as u64);
+        let length = sent + request.range.map_or(0, |(first, last)| last - first + 1);
         let idle = if request.is_slow { self.limits.idle * 5 } else { self.limits.idle };
+        let idle = idle + Duration::from_secs(sent.min(BUFFERED) / SLOW_LINK);
         let total = idle + self.limits.total + Duration::from_secs(length / SLOWEST);
         let progress = Arc::new(Progress::begin());
         tokio::select! {

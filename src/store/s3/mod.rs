@@ -44,7 +44,7 @@ pub struct S3Place {
 pub struct Limits {
     /// Until there is a connection, TLS included.
     pub connect: Duration,
-    /// Without a byte going either way.
+    /// Without a byte going either way; while a body is sent, longer by what the system's buffers may still hold.
     pub idle: Duration,
     /// The whole of a request without a body; one with a body has more, as if it went at 16 KiB per second.
     pub total: Duration,
@@ -54,7 +54,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(10),
-            idle: Duration::from_secs(30),
+            idle: Duration::from_secs(20),
             total: Duration::from_mins(1),
         }
     }
@@ -84,7 +84,7 @@ impl S3Store {
                 store: name,
                 operation: "use",
                 place: format!("bucket {bucket}"),
-                kind: StoreErrorKind::Failed,
+                kind: StoreErrorKind::NoPlace,
                 cause,
             }),
         }

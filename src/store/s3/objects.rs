@@ -151,7 +151,7 @@ impl S3Store {
             Ok(answer) => answer,
             // The answer to HEAD has no body, so 404 may also mean that there is no such bucket, or that this is no
             // S3 service at all. Asked for a byte, it has to say which.
-            Err(trouble) if trouble.cause.starts_with("HTTP 404") => {
+            Err(trouble) if trouble.status == Some(404) => {
                 let request = Request { key, range: Some((0, 0)), ..Request::default() };
                 return match self.client.send(request).await {
                     Err(trouble) if trouble.kind == StoreErrorKind::Absent => Ok(None),
