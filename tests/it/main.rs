@@ -32,5 +32,6 @@ mod show;
 mod store_conformance;
 mod store_faults;
 mod store_layers;
+mod store_line;
 mod support;
 mod verify;
