@@ -13,7 +13,7 @@ use super::answer::Trouble;
 use super::client::Request;
 use super::objects::hashed;
 use super::xml::{self, Element};
-use crate::model::Timestamp;
+use crate::model::{StoreName, Timestamp};
 use crate::store::{PartStore, PartTag, StoreError, StoreErrorKind, Upload};
 
 /// The smallest part. S3 wants 5 MiB at least; larger ones are fewer requests, smaller ones less to repeat.
@@ -22,8 +22,9 @@ const PART: u64 = 16 * 1024 * 1024;
 /// S3 takes 10,000 parts; some room is left.
 const PARTS: u64 = 9_000;
 
-/// R2 refuses more than a few parts of one upload at a time.
-const PARTS_AT_ONCE: usize = 3;
+/// Parts under way at once; each is held in memory. R2 refuses more than two or three of one upload at a time.
+const PARTS_AT_ONCE: usize = 4;
+const PARTS_AT_ONCE_R2: usize = 3;
 
 /// Pages of unfinished uploads after which something must be wrong with the store.
 const PAGES: usize = 10_000;
@@ -36,7 +37,7 @@ impl PartStore for S3Store {
     }
 
     fn parts_at_once(&self) -> usize {
-        PARTS_AT_ONCE
+        if self.name == StoreName::R2 { PARTS_AT_ONCE_R2 } else { PARTS_AT_ONCE }
     }
 
     async fn begin_upload(&self, key: &str) -> Result<Upload, StoreError> {
