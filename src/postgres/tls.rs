@@ -43,13 +43,11 @@ pub(super) fn connector(choice: &TlsChoice) -> anyhow::Result<MakeRustlsConnect>
 /// Our own certificate and its key. rustls would refuse to show a certificate of X.509 version 1, which is what
 /// PostgreSQL's manual tells to make; whether the server takes it is for the server to say.
 fn identity(certificate: &Path, key: &Path, provider: &CryptoProvider) -> anyhow::Result<CertifiedKey> {
-    let fault = || {
-        Fault::new(Kind::Settings, format!("read the key in {} (PGSSLKEY)", key.display()))
-            .hint("It must be a PEM file that this user can read, without a passphrase.")
-    };
     let chain = certificates(certificate, "PGSSLCERT")?;
-    let secret = PrivateKeyDer::from_pem_file(key).or_fault(fault)?;
-    let certified = CertifiedKey::new(chain, provider.key_provider.load_private_key(secret).or_fault(fault)?);
+    let file = PemFile { path: key, variable: "PGSSLKEY", holds: "key", secret: true };
+    let secret = file.read::<PrivateKeyDer<'static>>()?.swap_remove(0);
+    let loaded = provider.key_provider.load_private_key(secret).or_fault(|| file.fault())?;
+    let certified = CertifiedKey::new(chain, loaded);
     if let Err(error @ rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) =
         certified.keys_match()
     {
@@ -62,17 +60,37 @@ fn identity(certificate: &Path, key: &Path, provider: &CryptoProvider) -> anyhow
     Ok(certified)
 }
 
-fn certificates(path: &Path, variable: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let fault = || {
-        Fault::new(Kind::Settings, format!("read the certificates in {} ({variable})", path.display()))
-            .hint("It must be a PEM file that this user can read.")
-    };
-    let read: Result<Vec<_>, pem::Error> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-    let read = read.or_fault(fault)?;
-    if read.is_empty() {
-        return Err(anyhow::anyhow!("there is no certificate in it").context(fault()));
+fn certificates(path: &Path, variable: &'static str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    PemFile { path, variable, holds: "certificate", secret: false }.read()
+}
+
+/// A PEM file that a setting names.
+#[derive(Debug, Clone, Copy)]
+struct PemFile<'a> {
+    path: &'a Path,
+    variable: &'static str,
+    /// What must be in it, in the singular.
+    holds: &'static str,
+    secret: bool,
+}
+
+impl PemFile<'_> {
+    /// All of its kind that the file holds, at least one.
+    fn read<T: PemObject>(self) -> anyhow::Result<Vec<T>> {
+        let read: Result<Vec<T>, pem::Error> = T::pem_file_iter(self.path).and_then(Iterator::collect);
+        let read = read.or_fault(|| self.fault())?;
+        if read.is_empty() {
+            return Err(anyhow::anyhow!("there is no {} in it", self.holds).context(self.fault()));
+        }
+        Ok(read)
     }
-    Ok(read)
+
+    fn fault(self) -> Fault {
+        let Self { path, variable, holds, secret } = self;
+        let passphrase = if secret { ", without a passphrase" } else { "" };
+        Fault::new(Kind::Settings, format!("read the {holds} in {} ({variable})", path.display()))
+            .hint(format!("It must be a PEM file that this user can read{passphrase}."))
+    }
 }
 
 fn system_authorities() -> anyhow::Result<Trust> {
