@@ -249,7 +249,7 @@ async fn store_volumes(
 }
 
 fn entries(contents: DatabaseContents, mut extents: Vec<Vec<format::manifest::Extent>>) -> Vec<Entry> {
-    let entry = |(finished, table): (FinishedEntry, Option<Table>)| {
+    let entry = |(finished, table): (FinishedEntry, Option<Box<Table>>)| {
         let extents = extents.get_mut(finished.number as usize).map(std::mem::take).unwrap_or_default();
         Entry {
             name: finished.name,

@@ -1,15 +1,19 @@
-//! Compressing and decompressing one buffer as a whole, through async-compression.
+//! Compressing and decompressing in memory, through async-compression: one buffer as a whole, or, for manifests, a
+//! little at a time.
 //!
 //! The encoders are asynchronous by type only here: a buffer in memory never makes them wait, so they are driven
 //! to the end on the calling thread. Callers that want several cores call from several threads.
 
 use std::io;
+use std::ops::Range;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use async_compression::Level;
 use async_compression::tokio::bufread::{GzipDecoder, GzipEncoder, ZstdDecoder, ZstdEncoder};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use async_compression::tokio::write;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use zeroize::Zeroizing;
 
 use super::volume::Method;
 use crate::model::Codec;
@@ -61,24 +65,111 @@ pub fn decompress_up_to(method: Method, packed: &[u8], limit: usize, out: &mut V
     }
 }
 
+/// How many plain bytes stand in memory between JSON and its compressed form.
+const STEP: usize = 64 * 1024;
+
+/// Compresses what is written to it into one zstd frame in memory: for a manifest, whose JSON is many times as large.
+/// Its plain bytes are overwritten once they are compressed, because a key is among them.
+pub struct Compressor {
+    plain: Zeroizing<Vec<u8>>,
+    encoder: write::ZstdEncoder<Vec<u8>>,
+}
+
+impl Default for Compressor {
+    /// Begins; zstd at level 3.
+    fn default() -> Self {
+        let encoder = write::ZstdEncoder::with_quality(Vec::new(), Level::Precise(3));
+        Self { plain: Zeroizing::new(Vec::with_capacity(STEP)), encoder }
+    }
+}
+
+impl Compressor {
+    /// Ends the frame and returns it.
+    pub fn finish(mut self) -> io::Result<Vec<u8>> {
+        self.compress()?;
+        at_once(pin!(self.encoder.shutdown()))?;
+        Ok(self.encoder.into_inner())
+    }
+
+    fn compress(&mut self) -> io::Result<()> {
+        at_once(pin!(self.encoder.write_all(&self.plain)))?;
+        self.plain.clear();
+        Ok(())
+    }
+}
+
+impl io::Write for Compressor {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.plain.len() == STEP {
+            self.compress()?;
+        }
+        // Never more than fits: a buffer that grows leaves its bytes behind in memory.
+        let length = bytes.len().min(STEP - self.plain.len());
+        self.plain.extend_from_slice(&bytes[..length]);
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The plain bytes of a zstd frame in memory, a little at a time; the mirror of [`Compressor`].
+pub struct Decompressor<'a> {
+    plain: Zeroizing<Vec<u8>>,
+    /// What of `plain` has been read from the decoder and not yet by the caller.
+    waiting: Range<usize>,
+    left: usize,
+    decoder: ZstdDecoder<&'a [u8]>,
+}
+
+impl<'a> Decompressor<'a> {
+    /// Reads this; more than `limit` plain bytes are an error.
+    pub fn new(packed: &'a [u8], limit: usize) -> Self {
+        let mut decoder = ZstdDecoder::new(packed);
+        decoder.multiple_members(true);
+        Self { plain: Zeroizing::new(vec![0; STEP]), waiting: 0..0, left: limit, decoder }
+    }
+}
+
+impl io::Read for Decompressor<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.waiting.is_empty() {
+            let length = at_once(pin!(self.decoder.read(&mut self.plain)))?;
+            self.left = self.left.checked_sub(length).ok_or_else(too_much)?;
+            self.waiting = 0..length;
+        }
+        let length = out.len().min(self.waiting.len());
+        let begin = self.waiting.start;
+        out[..length].copy_from_slice(&self.plain[begin..begin + length]);
+        self.waiting.start += length;
+        Ok(length)
+    }
+}
+
+fn too_much() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "more plain bytes than there should be")
+}
+
+/// The result of something that never has to wait.
+fn at_once<T>(work: std::pin::Pin<&mut impl Future<Output = io::Result<T>>>) -> io::Result<T> {
+    match work.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(io::Error::other("a buffer in memory was not ready")),
+    }
+}
+
 fn read_to_end(mut reader: impl AsyncRead + Unpin, out: &mut Vec<u8>, limit: usize) -> io::Result<()> {
     let before = out.len();
     loop {
         if out.len() == out.capacity() {
             out.reserve(256 * 1024);
         }
-        let read = pin!(reader.read_buf(out)).poll(&mut Context::from_waker(Waker::noop()));
-        match read {
-            Poll::Ready(Ok(0)) => return Ok(()),
-            Poll::Ready(Ok(_)) if out.len() - before > limit => {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "more plain bytes than there should be",
-                ));
-            }
-            Poll::Ready(Ok(_)) => {}
-            Poll::Ready(Err(error)) => return Err(error),
-            Poll::Pending => return Err(io::Error::other("a buffer in memory was not ready")),
+        if at_once(pin!(reader.read_buf(out)))? == 0 {
+            return Ok(());
+        }
+        if out.len() - before > limit {
+            return Err(too_much());
         }
     }
 }
@@ -88,6 +179,24 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn what_is_compressed_a_little_at_a_time_comes_back_and_a_cut_or_too_much_is_told() {
+        use std::io::{Read, Write};
+        for length in [0, 1, STEP - 1, STEP, STEP + 1, 5 * STEP + 7] {
+            let plain: Vec<u8> = (0..length).map(|n| (n * n / 1000) as u8).collect();
+            let mut compressor = Compressor::default();
+            compressor.write_all(&plain).unwrap();
+            let packed = compressor.finish().unwrap();
+            let read = |packed: &[u8], limit| {
+                let mut out = Vec::new();
+                Decompressor::new(packed, limit).read_to_end(&mut out).map(|_| out)
+            };
+            assert_eq!(read(&packed, length).unwrap(), plain);
+            assert!(read(&packed[..packed.len() - 1], length).is_err(), "{length}: cut");
+            assert!(length == 0 || read(&packed, length - 1).is_err(), "{length}: too much");
+        }
+    }
 
     proptest! {
         #[test]

@@ -14,7 +14,6 @@ use zeroize::Zeroizing;
 use super::block;
 use super::database::DatabaseProperties;
 use super::keyring::Keyring;
-use super::volume::Method;
 use crate::model::{BackupId, BackupKind, ClusterName, Codec, Digest, Fault, Kind};
 
 const FIRST_LINE: &str = "pgkeep manifest ";
@@ -106,9 +105,9 @@ pub struct Entry {
     pub size: u64,
     /// SHA-256 of the plain bytes.
     pub sha256: Digest,
-    /// The table whose rows these are.
+    /// The table whose rows these are. Boxed: most entries have none (large objects).
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub table: Option<Table>,
+    pub table: Option<Box<Table>>,
     /// Where the bytes lie, in their order.
     pub extents: Vec<Extent>,
 }
@@ -124,15 +123,29 @@ pub enum EntryKind {
 /// A table and its rows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
-    /// The schema's name, as the catalogs have it (not quoted).
+    /// The schema's name, as the catalogs have it (not quoted); bytes that are not UTF-8 shown as `\xe9`.
     pub schema: String,
-    /// The table's name.
+    /// The table's name, likewise.
     pub name: String,
+    /// Both names as they are, where one of them is not UTF-8 (databases of encoding `SQL_ASCII`).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub raw: Option<RawName>,
     /// Rows in the stored bytes.
     pub rows: u64,
     /// It belongs to an extension, which on restore may bring rows of its own.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub of_extension: bool,
+}
+
+/// A table's name in bytes that are not UTF-8; hexadecimal in JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RawName {
+    /// The schema's name.
+    #[serde(with = "hex")]
+    pub schema: Vec<u8>,
+    /// The table's name.
+    #[serde(with = "hex")]
+    pub name: Vec<u8>,
 }
 
 /// A run of plain bytes inside one frame: (backup, volume, frame, offset, length), an array in JSON.
@@ -221,19 +234,21 @@ impl Manifest {
 
     /// The tables of which there are rows, in the order of the entries.
     pub fn tables(&self) -> impl Iterator<Item = &Table> {
-        self.entries.iter().filter_map(|entry| entry.table.as_ref())
+        self.entries.iter().filter_map(|entry| entry.table.as_deref())
     }
 
     /// The object's bytes: head, sealed body, digest.
     pub fn seal(&self, keyring: &Keyring, now: u64) -> anyhow::Result<Vec<u8>> {
-        let json = Zeroizing::new(serde_json::to_vec(self)?);
-        let body = zstd_of(&json)?;
-        let mut text =
-            format!("{FIRST_LINE}{}\nbackup {}\nkey {}\n", self.format, self.id, keyring.fingerprint());
+        let mut body = block::Compressor::default();
+        serde_json::to_writer(&mut body, self)?;
+        let token = keyring.seal(&body.finish()?, now)?;
+        let mut text = String::with_capacity(token.len() + 4096);
+        write!(text, "{FIRST_LINE}{}\nbackup {}\nkey {}\n", self.format, self.id, keyring.fingerprint())?;
         for volume in &self.volumes {
             writeln!(text, "volume {} {} {}", volume.name, volume.size, volume.sha256)?;
         }
-        writeln!(text, "sealed {}", keyring.seal(&body, now)?)?;
+        writeln!(text, "sealed {token}")?;
+        drop(token);
         let sum = sha256(text.as_bytes());
         writeln!(text, "sha256 {sum}")?;
         Ok(text.into_bytes())
@@ -246,13 +261,10 @@ impl Manifest {
         let body = keyring
             .open(token, &head.fingerprint)
             .map_err(|fault| Fault { message: format!("manifest of {id}: {}", fault.message), ..fault })?;
-        let json = unzstd(&body).map_err(|error| damaged(&format!("unpack: {error}")))?;
         // The version first, alone: a newer manifest need not have the fields of this one.
-        let version: FormatOnly =
-            serde_json::from_slice(&json).map_err(|error| damaged(&format!("read: {error}")))?;
+        let version: FormatOnly = from_body(&body).map_err(|error| damaged(&error))?;
         refuse_newer(version.format, id)?;
-        let manifest: Self =
-            serde_json::from_slice(&json).map_err(|error| damaged(&format!("read: {error}")))?;
+        let manifest: Self = from_body(&body).map_err(|error| damaged(&error))?;
         let public = manifest.volumes.iter().map(|volume| (volume.name.clone(), volume.size, volume.sha256));
         if manifest.id != head.id || !public.eq(head.volumes.iter().cloned()) {
             return Err(damaged("the public head and the sealed body do not agree"));
@@ -336,16 +348,12 @@ fn sha256(bytes: &[u8]) -> Digest {
     Digest::from_bytes(out)
 }
 
-fn zstd_of(bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
-    let mut out = Vec::new();
-    block::compress_into(Codec::Zstd(3), bytes, &mut out)?;
-    Ok(out)
-}
-
-fn unzstd(bytes: &[u8]) -> std::io::Result<Zeroizing<Vec<u8>>> {
-    let mut out = Zeroizing::new(Vec::new());
-    block::decompress_up_to(Method::Zstd, bytes, BODY_LIMIT, &mut out)?;
-    Ok(out)
+/// Reads JSON out of the sealed body without ever having the whole of it in memory.
+fn from_body<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    serde_json::from_reader(block::Decompressor::new(body, BODY_LIMIT)).map_err(|error| {
+        let what = if error.is_io() { "unpack" } else { "read" };
+        format!("{what}: {error}")
+    })
 }
 
 #[cfg(test)]

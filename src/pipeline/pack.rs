@@ -160,7 +160,12 @@ impl Packer {
             if self.packed.extents.len() <= entry {
                 self.packed.extents.resize_with(entry + 1, Vec::new);
             }
-            self.packed.extents[entry].push(Extent {
+            let extents = &mut self.packed.extents[entry];
+            if extents.is_empty() {
+                // Most entries have one and no more, and there may be hundreds of thousands.
+                extents.reserve_exact(1);
+            }
+            extents.push(Extent {
                 backup: 0,
                 volume: volume.number,
                 frame: number,

@@ -140,6 +140,12 @@ impl Server {
             ));
         }
         self.run(ACTION, SESSION).await?;
+        let row = self.query_one(ACTION, "SELECT pg_catalog.getdatabaseencoding()::text", &[]).await?;
+        if row.get::<_, String>(0) == "SQL_ASCII" {
+            // Such a database holds bytes of any encoding, and the server would refuse to show those that are not
+            // UTF-8. They come as they are, and everything that names something is read as bytes.
+            self.run(ACTION, "SET client_encoding = 'SQL_ASCII'").await?;
+        }
         if major >= 14 {
             self.run(ACTION, "SET idle_session_timeout = 0").await?;
         }

@@ -7,6 +7,8 @@ use tokio_postgres::Row;
 
 use super::connection::Server;
 use super::quote::{identifier, qualified};
+use super::text::{ServerText, text, text_or_null};
+use crate::format::manifest::{RawName, Table};
 use crate::model::{Fault, FaultContext, Kind, Timestamp};
 
 /// What kind of server this is.
@@ -75,7 +77,7 @@ pub async fn rights(server: &Server) -> anyhow::Result<Rights> {
                FROM pg_roles u WHERE rolname = current_user";
     let row = server.query_one("ask for the user's rights", sql, &[]).await?;
     Ok(Rights {
-        user: row.get(0),
+        user: text(&row, 0),
         superuser: row.get(1),
         create_databases: row.get(2),
         read_all_data: row.get(3),
@@ -112,8 +114,8 @@ pub async fn databases(server: &Server) -> anyhow::Result<Vec<DatabaseFacts>> {
                FROM pg_database d LEFT JOIN pg_roles r ON r.oid = d.datdba ORDER BY d.datname";
     let rows = server.query("list the databases", sql, &[]).await?;
     let read = |row: &Row| DatabaseFacts {
-        name: row.get(0),
-        owner: row.get(1),
+        name: text(row, 0),
+        owner: text(row, 1),
         bytes: row.get::<_, Option<i64>>(2).and_then(|bytes| u64::try_from(bytes).ok()),
         is_template: row.get(3),
         allow_connections: row.get(4),
@@ -162,10 +164,12 @@ pub async fn is_being_created(server: &Server, name: &str) -> anyhow::Result<boo
 pub struct TableFacts {
     /// Its number within the database.
     pub oid: u32,
-    /// Its schema.
+    /// Its schema, as [`crate::format::manifest::Table`] has it.
     pub schema: String,
-    /// Its name.
+    /// Its name, likewise.
     pub name: String,
+    /// Both as they are, where one is not UTF-8.
+    pub raw: Option<RawName>,
     /// Its size on disk with TOAST, without indexes.
     pub bytes: u64,
     /// Whether an extension made it. Its rows are then in no dump, unless the extension asked for it.
@@ -177,7 +181,8 @@ pub struct TableFacts {
 }
 
 /// The tables of the database, sorted by schema and name: no views, no partitioned parents, no foreign tables, no
-/// temporary tables, nothing of PostgreSQL's own.
+/// temporary tables, nothing of PostgreSQL's own; but wherever it lies, `pg_catalog` included, what an extension
+/// asked to be dumped.
 pub async fn tables(server: &Server) -> anyhow::Result<Vec<TableFacts>> {
     let sql = "SELECT c.oid, n.nspname::text, c.relname::text, coalesce(pg_table_size(c.oid), 0), \
                       EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass \
@@ -187,17 +192,22 @@ pub async fn tables(server: &Server) -> anyhow::Result<Vec<TableFacts>> {
                       c.relpersistence = 'u' \
                FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                WHERE c.relkind = 'r' AND c.relpersistence <> 't' \
-                 AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' \
+                 AND (n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' \
+                      OR EXISTS (SELECT FROM pg_extension e WHERE c.oid = ANY (e.extconfig))) \
                ORDER BY n.nspname COLLATE \"C\", c.relname COLLATE \"C\"";
     let rows = server.query("list the tables", sql, &[]).await?;
-    let read = |row: &Row| TableFacts {
-        oid: row.get(0),
-        schema: row.get(1),
-        name: row.get(2),
-        bytes: u64::try_from(row.get::<_, i64>(3)).unwrap_or(0),
-        extension_member: row.get(4),
-        extension_configuration: row.get(5),
-        unlogged: row.get(6),
+    let read = |row: &Row| {
+        let (schema, name): (ServerText, ServerText) = (row.get(1), row.get(2));
+        TableFacts {
+            oid: row.get(0),
+            schema: schema.shown(),
+            name: name.shown(),
+            raw: (!schema.is_utf8() || !name.is_utf8()).then_some(RawName { schema: schema.0, name: name.0 }),
+            bytes: u64::try_from(row.get::<_, i64>(3)).unwrap_or(0),
+            extension_member: row.get(4),
+            extension_configuration: row.get(5),
+            unlogged: row.get(6),
+        }
     };
     Ok(rows.iter().map(read).collect())
 }
@@ -211,10 +221,21 @@ pub async fn transaction_time(server: &Server) -> anyhow::Result<Timestamp> {
 }
 
 /// Counts the rows of the table itself, without those of its partitions or children. Reads the whole table.
-pub async fn count_rows(server: &Server, schema: &str, table: &str) -> anyhow::Result<u64> {
-    let table = qualified(schema, table);
-    let sql = format!("SELECT count(*) FROM ONLY {table}");
-    let row = server.query_one(&format!("count the rows of {table}"), &sql, &[]).await?;
+pub async fn count_rows(server: &Server, table: &Table) -> anyhow::Result<u64> {
+    let shown = qualified(&table.schema, &table.name);
+    let action = format!("count the rows of {shown}");
+    let row = match &table.raw {
+        None => server.query_one(&action, &format!("SELECT count(*) FROM ONLY {shown}"), &[]).await?,
+        // A statement is UTF-8 here, so these names cannot stand in it: the server itself makes one of them and runs
+        // it, which without a procedural language only this function does (it needs no libxml).
+        Some(raw) => {
+            let sql = "SELECT substring(query_to_xml( \
+                           format('SELECT count(*) AS n FROM ONLY %I.%I', \
+                                  convert_from($1, 'SQL_ASCII'), convert_from($2, 'SQL_ASCII')), \
+                           false, true, '')::text FROM '<n>([0-9]+)</n>')::int8";
+            server.query_one(&action, sql, &[&raw.schema, &raw.name]).await?
+        }
+    };
     Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0))
 }
 
@@ -250,7 +271,7 @@ pub async fn unproven(server: &Server) -> anyhow::Result<Unproven> {
     let constraints = server.query("list the constraints that are not validated", constraints, &[]).await?;
     let indexes = server.query("list the indexes that are not valid", indexes, &[]).await?;
     let names = |rows: Vec<Row>| {
-        let mut names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        let mut names: Vec<String> = rows.iter().map(|row| text(row, 0)).collect();
         names.sort_unstable();
         names
     };
@@ -316,11 +337,11 @@ const CONNECTIONS: &str = "SELECT pid, usename::text, application_name, host(cli
 fn connection(row: &Row) -> Connection {
     Connection {
         pid: row.get(0),
-        user: row.get(1),
-        application: row.get(2),
-        address: row.get(3),
-        state: row.get(4),
-        since: row.get(5),
+        user: text_or_null(row, 1),
+        application: text_or_null(row, 2),
+        address: text_or_null(row, 3),
+        state: text_or_null(row, 4),
+        since: text_or_null(row, 5),
     }
 }
 
@@ -329,7 +350,7 @@ pub async fn prepared_transactions(server: &Server, database: &str) -> anyhow::R
     let sql = "SELECT gid FROM pg_prepared_xacts WHERE database::text = $1 ORDER BY prepared";
     let action = format!("list the prepared transactions in \"{database}\"");
     let rows = server.query(&action, sql, &[&database]).await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    Ok(rows.iter().map(|row| text(row, 0)).collect())
 }
 
 /// Asks these server processes to end; those that are gone already don't matter. Does not wait for their end.

@@ -13,6 +13,7 @@ mod passfile;
 pub mod quote;
 pub mod snapshot;
 pub mod swap;
+mod text;
 mod tls;
 pub mod tools;
 pub mod waiting;

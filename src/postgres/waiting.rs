@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::connection::Server;
 use super::facts::{self, Connection};
+use super::text::text;
 use crate::model::Progress;
 use crate::system::Stop;
 
@@ -68,7 +69,7 @@ impl Session {
             let pids: Vec<i32> = row.get(1);
             let others = facts::connections_of(server, &pids).await?;
             // A prepared transaction has no process: it counts as 0.
-            waits.push(Wait { object: row.get(0), others, prepared: pids.contains(&0) });
+            waits.push(Wait { object: text(&row, 0), others, prepared: pids.contains(&0) });
         }
         Ok(waits)
     }

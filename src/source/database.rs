@@ -54,6 +54,8 @@ pub struct DatabaseSource {
     pg_dump: Tool,
     pg_restore: Tool,
     tables: Vec<TableFacts>,
+    /// What the user should know of what was read besides.
+    warnings: Vec<String>,
     /// What the manifest keeps of the database.
     pub database: Database,
     /// The server's system identifier.
@@ -66,12 +68,12 @@ pub struct DatabaseSource {
 #[derive(Debug)]
 pub struct DatabaseContents {
     /// The files of the dump with the tables whose rows they hold.
-    pub entries: Vec<(FinishedEntry, Option<Table>)>,
+    pub entries: Vec<(FinishedEntry, Option<Box<Table>>)>,
     /// Version of `pg_dump`.
     pub tool_version: String,
     /// The server's version.
     pub postgres_version_num: u32,
-    /// What `pg_dump` warned of, such as subscriptions that it left out.
+    /// What `pg_dump` warned of, such as subscriptions that it left out, and what cannot be kept as it is.
     pub warnings: Vec<String>,
 }
 
@@ -94,11 +96,12 @@ impl DatabaseSource {
         let session = Session::of(server).await?;
         let asking = async {
             let system_identifier = facts::system_identifier(server).await?;
-            let properties = database::capture(server, name).await?;
+            let captured = database::capture(server, name).await?;
             let tables = facts::tables(server).await?;
             let not_valid = facts::unproven(server).await?.names();
             let consistent_at = facts::transaction_time(server).await?;
-            anyhow::Ok((system_identifier, Database { properties, not_valid }, tables, consistent_at))
+            let database = Database { properties: captured.properties, not_valid };
+            anyhow::Ok((system_identifier, database, captured.altered, tables, consistent_at))
         };
         let waiting = session.say_waits(server, progress, stop, || false);
         let asked = tokio::select! {
@@ -110,7 +113,7 @@ impl DatabaseSource {
                 Err(Interrupted.into())
             }
         };
-        let (system_identifier, database, tables, consistent_at) = asked?;
+        let (system_identifier, database, altered, tables, consistent_at) = asked?;
         step::reached(Step::BackupSnapshot)?;
         Ok(Self {
             plan,
@@ -119,6 +122,7 @@ impl DatabaseSource {
             pg_dump,
             pg_restore,
             tables,
+            warnings: altered.iter().map(|text| not_utf8(name, text)).collect(),
             database,
             system_identifier,
             consistent_at,
@@ -176,7 +180,8 @@ impl DatabaseSource {
         }
         let tailed = tailing.await.context("read the dump")?;
         // Why the dump failed says more than what that did to its reader.
-        let warnings = dumped?;
+        let mut warnings = self.warnings.clone();
+        warnings.extend(dumped?);
         let (files, framer) = tailed?;
         let listing = self.listing(&directory, &environment).await?;
         let tables = self.tables;
@@ -274,19 +279,17 @@ impl DatabaseSource {
         arguments
     }
 
-    /// The dump's own table of contents, which says which file holds which table.
+    /// Out of the dump's own table of contents, which file (by its dump id) holds the rows of which table (by its oid).
     async fn listing(
         &self,
         directory: &Path,
         environment: &[(OsString, OsString)],
-    ) -> anyhow::Result<String> {
+    ) -> anyhow::Result<Vec<(u32, u32)>> {
         let arguments = ["--list".into(), directory.as_os_str().to_owned()];
-        let bytes =
-            process::capture(&self.pg_restore.path, &arguments, environment).await.or_fault(|| {
-                Fault::new(Kind::Postgres, "read the dump's table of contents")
-                    .hint("Run the backup again; if it happens again, report it as a bug.")
-            })?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        process::pick_lines(&self.pg_restore.path, &arguments, environment, table_data).await.or_fault(|| {
+            Fault::new(Kind::Postgres, "read the dump's table of contents")
+                .hint("Run the backup again; if it happens again, report it as a bug.")
+        })
     }
 }
 
@@ -295,14 +298,14 @@ fn finish(
     directory: &Path,
     files: Vec<TailedFile>,
     mut framer: Framer,
-    listing: &str,
+    listing: &[(u32, u32)],
     tables: &[TableFacts],
-) -> anyhow::Result<Vec<(FinishedEntry, Option<Table>)>> {
+) -> anyhow::Result<Vec<(FinishedEntry, Option<Box<Table>>)>> {
     let by_oid: BTreeMap<u32, &TableFacts> = tables.iter().map(|table| (table.oid, table)).collect();
     let mut expected: BTreeMap<String, &TableFacts> = BTreeMap::new();
-    for (dump_id, oid) in listing.lines().filter_map(table_data) {
+    for (dump_id, oid) in listing {
         let table =
-            by_oid.get(&oid).with_context(|| format!("the dump has rows of an unknown table, {oid}"))?;
+            by_oid.get(oid).with_context(|| format!("the dump has rows of an unknown table, {oid}"))?;
         expected.insert(format!("{dump_id}.dat"), table);
     }
     let mut entries = Vec::with_capacity(files.len() + 2);
@@ -310,8 +313,13 @@ fn finish(
         let table = match expected.remove(&file.entry.name) {
             Some(facts) => {
                 let rows = file.rows.ok_or_else(|| cut_short(facts))?;
-                let (schema, name) = (facts.schema.clone(), facts.name.clone());
-                Some(Table { schema, name, rows, of_extension: facts.extension_configuration })
+                Some(Box::new(Table {
+                    schema: facts.schema.clone(),
+                    name: facts.name.clone(),
+                    raw: facts.raw.clone(),
+                    rows,
+                    of_extension: facts.extension_configuration,
+                }))
             }
             None => None,
         };
@@ -365,6 +373,11 @@ fn table_data(line: &str) -> Option<(u32, u32)> {
     Some((dump_id.parse().ok()?, oid.parse().ok()?))
 }
 
+/// Says that a text of the database's own cannot be brought back as it was.
+fn not_utf8(database: &str, shown: &str) -> String {
+    format!("a property of database \"{database}\" is not UTF-8 and is kept as \"{shown}\"")
+}
+
 /// What goes on beside the work without an end of its own.
 async fn forever(work: impl Future<Output = ()>) -> Infallible {
     work.await;
@@ -391,7 +404,10 @@ fn dump_failed(database: &str, scratch: &Path, ended: &process::Ended) -> Fault 
         return Fault::new(Kind::Store, message)
             .hint("Make room there, or set BACKUP_SCRATCH_DIR to a directory with more.");
     }
-    let hint = if account.contains("permission denied") {
+    let hint = if account.contains("permission denied for large object") {
+        "The right to read all tables (pg_read_all_data) is none to read large objects: back up as a superuser, as \
+         their owner, or GRANT SELECT ON LARGE OBJECT each of them."
+    } else if account.contains("permission denied") {
         "Give the user the right to read everything (GRANT pg_read_all_data), or back up as the owner or a superuser."
     } else if account.contains("row-level security") || account.contains("row security") {
         "Back up as a user with BYPASSRLS, as the owner or a superuser: others see only some of the rows."

@@ -2,8 +2,9 @@
 //!
 //! Each full frame's worth of a file goes into the pipeline as soon as it is there; what has been read is given
 //! back to the file system at once (a hole is punched), and a finished file is removed. When more than `limit`
-//! bytes wait, the writer is halted (SIGSTOP) until half of them are gone: the scratch directory stays small
-//! however large the database and however slow the stages behind.
+//! bytes or too many files wait, the writer is halted (SIGSTOP) until half of them are gone: the scratch directory,
+//! and what is known here of its files, stay small however large the database, however many its large objects, and
+//! however slow the stages behind.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -25,6 +26,8 @@ use crate::system::{Stop, durable, process::ProcessGroup};
 /// How many files are open at once besides those that are being written; others wait their turn (large objects are a
 /// file each).
 const OPEN_FILES: usize = 32;
+/// How many files may wait: each turn looks at all of them, and each is an inode of the scratch directory's.
+const WAITING_FILES: usize = 1024;
 /// Holes are punched in steps of this size.
 const PUNCH_BYTES: u64 = 16 * 1024 * 1024;
 /// How long to wait when no file has anything new.
@@ -277,10 +280,11 @@ impl Tail {
     fn hold_or_release(&mut self) {
         let Some(group) = &self.group else { return };
         let waiting: u64 = self.files.values().map(|(_, growing)| growing.size - growing.consumed).sum();
-        if !self.paused && waiting > self.limit {
+        let files = self.files.len().saturating_sub(self.open_files);
+        if !self.paused && (waiting > self.limit || files > WAITING_FILES) {
             group.pause();
             self.paused = true;
-        } else if self.paused && waiting < self.limit / 2 {
+        } else if self.paused && waiting < self.limit / 2 && files < WAITING_FILES / 2 {
             group.resume();
             self.paused = false;
         }

@@ -54,6 +54,16 @@ impl Running {
         arguments: &[OsString],
         environment: &[(OsString, OsString)],
     ) -> anyhow::Result<Self> {
+        Self::start_without(&[], program, arguments, environment).await
+    }
+
+    /// The same; lines in which all parts of one of `noise` stand are not kept.
+    pub async fn start_without(
+        noise: &'static [&'static [&'static str]],
+        program: &Path,
+        arguments: &[OsString],
+        environment: &[(OsString, OsString)],
+    ) -> anyhow::Result<Self> {
         let describe = || format!("start {}", program.display());
         let name = program.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         // Not killed with this value: it is the guard who sees to it that all others end.
@@ -76,12 +86,17 @@ impl Running {
         // In a task of its own: a child that can't write its messages would stand still.
         let messages = tokio::spawn(async move {
             let mut kept = std::collections::VecDeque::new();
-            let mut lines = BufReader::new(stderr).lines();
-            while let Ok(Some(line)) = lines.next_line().await {
+            // As bytes: names in it may be of any encoding, and a reader that gave up would end the child, too.
+            let mut lines = BufReader::new(stderr).split(b'\n');
+            while let Ok(Some(line)) = lines.next_segment().await {
+                let line = String::from_utf8_lossy(&line);
+                if noise.iter().any(|parts| parts.iter().all(|part| line.contains(part))) {
+                    continue;
+                }
                 if kept.len() == KEPT_LINES {
                     kept.pop_front();
                 }
-                kept.push_back(line);
+                kept.push_back(line.trim_end_matches('\r').to_owned());
             }
             kept.into()
         });
@@ -190,26 +205,41 @@ impl Ended {
     }
 }
 
-/// Runs a short program to its end and returns what it wrote to stdout; an exit status other than 0 is an error
-/// with what it wrote to stderr.
-pub async fn capture(
+/// Runs a program to its end and returns what `pick` takes out of the lines that it writes to stdout: there may be many
+/// of which few count. Bytes that are not UTF-8 are replaced. An exit status other than 0 is an error with what it wrote
+/// to stderr.
+pub async fn pick_lines<T>(
     program: &Path,
     arguments: &[OsString],
     environment: &[(OsString, OsString)],
-) -> anyhow::Result<Vec<u8>> {
+    pick: impl Fn(&str) -> Option<T>,
+) -> anyhow::Result<Vec<T>> {
     let describe = || format!("run {}", program.display());
-    let output = Command::new(program)
+    let mut child = Command::new(program)
         .args(arguments)
         .env_clear()
         .envs(environment.iter().map(|(key, value)| (key, value)))
         .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .kill_on_drop(true)
-        .output()
-        .await
+        .spawn()
         .with_context(describe)?;
+    let mut lines = BufReader::new(child.stdout.take().context("take the child's stdout")?).split(b'\n');
+    let mut picked = Vec::new();
+    let reading = async {
+        while let Some(line) = lines.next_segment().await? {
+            picked.extend(pick(&String::from_utf8_lossy(&line)));
+        }
+        Ok(())
+    };
+    // Both at once: a child that can't write its messages would stand still.
+    let (read, output) = tokio::join!(reading, child.wait_with_output());
+    let (read, output): (std::io::Result<()>, _) = (read, output.with_context(describe)?);
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         anyhow::bail!("run {}: {} ({})", program.display(), said.trim(), output.status);
     }
-    Ok(output.stdout)
+    read.with_context(describe)?;
+    Ok(picked)
 }

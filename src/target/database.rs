@@ -2,9 +2,12 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use anyhow::Context;
 use tokio::task::JoinSet;
 
 use crate::format::manifest::{Database, Manifest, Table};
@@ -12,7 +15,7 @@ use crate::model::{ConnectionSettings, Fault, Kind, Stage};
 use crate::postgres::facts;
 use crate::postgres::quote::connection_value;
 use crate::postgres::{Server, child_environment, database, tools};
-use crate::system::process::Running;
+use crate::system::process::{Ended, Running};
 use crate::system::{Step, Stop, step};
 
 /// Databases in which there is nothing but which are always there: for connecting when another is made or renamed.
@@ -86,9 +89,13 @@ pub async fn load(
     plan: &LoadPlan,
     stop: &Stop,
 ) -> anyhow::Result<()> {
-    let pg_restore = tools::find("pg_restore", server.major(), plan.bindir.as_deref())?;
-    let mut arguments: Vec<OsString> =
-        ["--format=directory", "--exit-on-error", "--no-password"].map(Into::into).into();
+    let reads = archive_reader(&directory.join("toc.dat"))?;
+    let pg_restore = tools::find("pg_restore", server.major().max(reads), plan.bindir.as_deref())?;
+    let tolerates = pg_restore.version.major >= TRANSACTION_TIMEOUT && server.major() < TRANSACTION_TIMEOUT;
+    let mut arguments: Vec<OsString> = ["--format=directory", "--no-password"].map(Into::into).into();
+    if !tolerates {
+        arguments.push("--exit-on-error".into());
+    }
     arguments.push(format!("--jobs={}", plan.jobs).into());
     // Not --dbname=NAME: a name with an equals sign would be read as something else.
     arguments.push(format!("--dbname=dbname={}", connection_value(staging)).into());
@@ -105,10 +112,12 @@ pub async fn load(
         connection.options = Some(format!("{options} {more}"));
     }
     let environment = child_environment(&connection, Some(staging))?;
-    let running = Running::start(&pg_restore.path, &arguments, &environment).await?;
+    let noise: &'static [&'static [&'static str]] = if tolerates { &UNKNOWN_SETTING } else { &[] };
+    let running = Running::start_without(noise, &pg_restore.path, &arguments, &environment).await?;
     step::reached(Step::RestoreLoading)?;
     let ended = running.wait(stop).await?;
-    if !ended.status.success() {
+    let good = ended.status.success() || (tolerates && nothing_else_failed(&ended));
+    if !good {
         let message = format!("restore into database \"{staging}\": {}", ended.account());
         let hint = if ended.account().contains("role") && ended.account().contains("does not exist") {
             "Create the role, or restore with `--no-owner --no-privileges`."
@@ -118,6 +127,37 @@ pub async fn load(
         return Fault::new(Kind::Postgres, message).hint(hint).err();
     }
     step::reached(Step::RestoreLoaded)
+}
+
+/// The first version that has the setting `transaction_timeout`. Every `pg_restore` since sets it, whatever the server.
+const TRANSACTION_TIMEOUT: u32 = 17;
+
+/// What such a `pg_restore` says of it where the server is older; the server's own words may be in any language.
+static UNKNOWN_SETTING: [&[&str]; 2] = [
+    &["pg_restore: error: could not execute query: ", "\"transaction_timeout\""],
+    &["Command was: SET transaction_timeout = 0;"],
+];
+
+/// Whether nothing is left of what `pg_restore` said but that it passed over errors: those that were expected.
+fn nothing_else_failed(ended: &Ended) -> bool {
+    let expected =
+        |line: &String| line.trim().is_empty() || line.contains("warning: errors ignored on restore: ");
+    ended.status.code() == Some(1) && ended.messages.iter().all(expected)
+}
+
+/// The major version of the oldest `pg_restore` that reads this table of contents, as far as it says more than that of
+/// the server (`K_VERS_*` in `src/bin/pg_dump/pg_backup_archiver.h`). It is newer than the server where `pg_dump` was.
+fn archive_reader(contents: &Path) -> anyhow::Result<u32> {
+    let mut head = [0; 7];
+    File::open(contents)
+        .and_then(|mut file| file.read_exact(&mut head))
+        .with_context(|| format!("read {}", contents.display()))?;
+    Ok(match (head[5], head[6]) {
+        // "PGDMP", 1, 16: file names of large objects by dump id.
+        (1, 16..) | (2.., _) => 17,
+        (1, 15) => 16,
+        _ => 0,
+    })
 }
 
 /// Counts every table's rows and looks for indexes and constraints that are not valid.
@@ -171,7 +211,7 @@ async fn count(
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         let Some(table) = next else { break };
-        let rows = facts::count_rows(&server, &table.schema, &table.name).await?;
+        let rows = facts::count_rows(&server, &table).await?;
         checked.tables += 1;
         checked.rows += rows;
         stage.add(table.rows);

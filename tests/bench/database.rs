@@ -134,6 +134,14 @@ impl Bench {
         }
         let peak = peak_memory(&mut self.place.command(&["-q", "verify", "--deep"]), "pgkeep");
         println!("verify --deep of both: {peak:.0} MB");
+        // Each is an entry of the backup, and what is known of the entries stands in memory in the end.
+        self.cluster.create_database("objects");
+        let make = "SELECT count(lo_from_bytea(0, convert_to('object ' || n, 'UTF8'))) FROM generate_series(1, 300000) n";
+        self.cluster.psql("objects", make);
+        let peak = peak_memory(&mut self.place.command(&["-q", "backup", "database", "objects"]), "pgkeep");
+        println!("backup of 300,000 large objects: {peak:.0} MB");
+        let peak = peak_memory(&mut self.place.command(&["-q", "verify", "--deep", "latest"]), "pgkeep");
+        println!("verify --deep of them: {peak:.0} MB");
     }
 }
 

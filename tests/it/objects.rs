@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::{Place, cluster, quoted};
+use crate::support::{Cluster, Place, cluster, quoted, run};
 
 /// Rows of every table that has rows of its own, counted by the server.
 fn counted(database: &str) -> BTreeMap<String, u64> {
@@ -138,4 +138,119 @@ fn a_database_under_load_comes_back_as_it_was_at_one_instant() {
         cluster().psql("postgres", &format!("DROP DATABASE {copy}"));
     }
     assert!(seen > 0, "nothing was changed while the backups were made");
+}
+
+/// The names and rows of every table, in hexadecimal, of a database whose names are in no encoding.
+fn raw_names_and_rows(database: &str) -> String {
+    cluster().psql(
+        database,
+        "SELECT encode(convert_to(nspname || '.' || relname, 'SQL_ASCII'), 'hex'), (xpath('/row/c/text()', query_to_xml(
+                    format('SELECT count(*) AS c FROM %I.%I', nspname, relname), false, true, '')))[1]::text,
+                (xpath('/row/c/text()', query_to_xml(
+                    format('SELECT md5(string_agg(t::text, chr(10) ORDER BY t::text)) AS c FROM %I.%I t', nspname, relname),
+                    false, true, '')))[1]::text
+           FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+          WHERE relkind = 'r' AND nspname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1",
+    )
+}
+
+#[test]
+fn names_and_rows_that_are_not_utf8_come_back_byte_by_byte() {
+    let place = Place::ready();
+    let name = "objects_ascii";
+    cluster().psql(
+        "postgres",
+        &format!("CREATE DATABASE {name} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0"),
+    );
+    let mut sql = b"SET client_encoding = 'SQL_ASCII';
+        CREATE TABLE \"caf\xe9\" (\"c\xf6l\" text CONSTRAINT \"k\xe9y\" UNIQUE); INSERT INTO \"caf\xe9\" VALUES ('\xe9'), ('\xff\xfe'), ('\xc3\xa9');
+        CREATE TABLE \"caf\\xe9\" (n int); INSERT INTO \"caf\\xe9\" VALUES (1);
+        CREATE TABLE \"caf\xc3\xa9\" (n int); INSERT INTO \"caf\xc3\xa9\" VALUES (1), (2);
+        CREATE SCHEMA \"sch\xe9\"\"ma\"; CREATE TABLE \"sch\xe9\"\"ma\".\"t '\" AS SELECT generate_series(1, 5);
+        ALTER TABLE \"caf\xe9\" ADD CONSTRAINT \"ch\xe9ck\" CHECK (length(\"c\xf6l\") < 9) NOT VALID;
+        CREATE VIEW \"v\xfc\" AS SELECT * FROM \"caf\xe9\"; COMMENT ON TABLE \"caf\xe9\" IS '\xe9';"
+        .to_vec();
+    sql.push(b'\n');
+    cluster().psql_file(name, &place.put("names.sql", &sql));
+    let (rows, dump) = (raw_names_and_rows(name), cluster().dump(name));
+    assert!(rows.contains("636166e9|3|"), "{rows}");
+    place.backup(name);
+    assert_eq!(
+        shown(&place),
+        [("public.caf\\xe9", 1), ("public.café", 2), ("sch\\xe9\"ma.t '", 5)]
+            .map(|(table, rows)| (table.to_owned(), rows))
+            .into()
+    );
+    let report = place.pgkeep(&["--output", "json", "restore", "latest", "--yes"]).ok().json();
+    assert_eq!((raw_names_and_rows(name), cluster().dump(name)), (rows, dump));
+    let kept = report["kept_as"].as_str().expect("a name");
+    for name in [name, kept] {
+        cluster().psql("postgres", &format!("DROP DATABASE {}", quoted(name)));
+    }
+}
+
+#[test]
+fn a_databases_own_texts_that_are_not_utf8_are_warned_of() {
+    let place = Place::ready();
+    let name = "objects_latin_comment";
+    cluster().psql(
+        "postgres",
+        &format!("CREATE DATABASE {name} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0"),
+    );
+    let sql = b"SET client_encoding = 'SQL_ASCII'; COMMENT ON DATABASE objects_latin_comment IS 'caf\xe9'; CREATE TABLE t ();";
+    cluster().psql_file(name, &place.put("comment.sql", sql));
+    let run = place.pgkeep(&["backup", "database", name]).ended_with(3);
+    assert!(
+        run.stderr.contains("is not UTF-8 and is kept as \"caf\\xe9\"")
+            || run.stdout.contains("is not UTF-8 and is kept as \"caf\\xe9\""),
+        "{}{}",
+        run.stdout,
+        run.stderr
+    );
+    place.pgkeep(&["restore", "latest", "--yes", "--drop-old"]).ok();
+    cluster().psql("postgres", &format!("DROP DATABASE {name}"));
+}
+
+#[test]
+fn a_database_whose_name_is_not_utf8_is_refused_and_stands_in_nobodys_way() {
+    use std::os::unix::ffi::OsStrExt;
+    let own = Cluster::own(&[]);
+    let place = Place::on(&own);
+    own.psql("postgres", "CREATE DATABASE ascii ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0");
+    let sql = b"SET client_encoding = 'SQL_ASCII'; CREATE ROLE \"jos\xe9\" LOGIN;\n
+        CREATE DATABASE \"caf\xe9\" OWNER \"jos\xe9\" TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C';\n
+        GRANT CONNECT ON DATABASE postgres TO \"jos\xe9\";";
+    own.psql_file("ascii", &place.put("name.sql", sql));
+    place.init();
+    let check = place.pgkeep(&["check"]);
+    // A machine with little room is warned.
+    assert!([0, 3].contains(&check.code), "{}{}", check.stdout, check.stderr);
+    let mut command = place.command(&["backup", "database"]);
+    command.arg(std::ffi::OsStr::from_bytes(b"caf\xe9"));
+    let run = run(&mut command).fails_with(2);
+    assert!(run.stderr.contains("UTF-8"), "{}", run.stderr);
+    // The role has a right on this one: kept as well as can be, and told.
+    let run = place.pgkeep(&["backup", "database", "postgres"]).ended_with(3);
+    assert!(format!("{}{}", run.stdout, run.stderr).contains("jos\\xe9"), "{}{}", run.stdout, run.stderr);
+    let restore = ["restore", "latest", "--to-database", "copy"];
+    let run = place.pgkeep(&restore).fails_with(30);
+    assert!(run.stderr.contains("no role jos\\xe9") && run.stderr.contains("hint: "), "{}", run.stderr);
+    place.pgkeep(&[&restore[..], &["--no-owner", "--no-privileges"]].concat()).ok();
+}
+
+#[test]
+fn more_large_objects_than_may_wait_in_the_scratch_directory_come_back() {
+    const OBJECTS: u32 = 5_000;
+    let place = Place::ready();
+    let database = cluster().fresh_database();
+    let make = format!(
+        "SELECT count(lo_from_bytea(0, convert_to('object ' || n, 'UTF8'))) FROM generate_series(1, {OBJECTS}) n"
+    );
+    assert_eq!(cluster().psql(&database, &make), OBJECTS.to_string());
+    place.backup(&database);
+    let objects =
+        "SELECT count(*), md5(string_agg(lo_get(oid), '' ORDER BY oid)) FROM pg_largeobject_metadata";
+    let before = cluster().psql(&database, objects);
+    place.pgkeep(&["restore", "latest", "--yes", "--drop-old"]).ok();
+    assert_eq!(cluster().psql(&database, objects), before);
 }

@@ -116,6 +116,22 @@ fn a_table_that_the_user_may_not_read_is_named() {
 }
 
 #[test]
+fn a_large_object_that_the_user_may_not_read_is_named_with_what_helps() {
+    let cluster = cluster();
+    let database = cluster.fresh_database();
+    let role = format!("reader_{}", unique());
+    cluster.psql(&database, &format!("CREATE ROLE {role} LOGIN; GRANT pg_read_all_data TO {role}"));
+    let object = cluster.psql(&database, "SELECT lo_from_bytea(0, 'abc')");
+    let place = Place::ready();
+    place.set("PGUSER", &role);
+    let message = failed(&place, place.pgkeep(&["backup", "database", &database]), 30);
+    assert!(message.contains(&format!("permission denied for large object {object}")), "{message}");
+    assert!(message.contains("(pg_read_all_data) is none to read large objects"), "{message}");
+    cluster.psql(&database, &format!("GRANT SELECT ON LARGE OBJECT {object} TO {role}"));
+    place.backup(&database);
+}
+
+#[test]
 fn rows_that_a_policy_hides_are_never_left_out_in_silence() {
     let cluster = cluster();
     let database = cluster.fresh_shop();

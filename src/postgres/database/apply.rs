@@ -26,7 +26,7 @@ pub async fn apply(
     name: &str,
 ) -> anyhow::Result<Vec<String>> {
     let action = format!("bring back the properties of database \"{name}\"");
-    let before = capture(server, name).await?;
+    let before = capture(server, name).await?.properties;
     let mut told = Vec::new();
     server.run(&action, "BEGIN").await?;
     for step in steps(properties, name, &before.privileges) {
@@ -39,7 +39,7 @@ pub async fn apply(
     }
     server.run(&action, "COMMIT").await?;
     if !properties.default_privileges {
-        let now = capture(server, name).await.context("compare the privileges")?;
+        let now = capture(server, name).await.context("compare the privileges")?.properties;
         told.extend(differences(&properties.privileges, &now.privileges));
     }
     Ok(told)

@@ -7,6 +7,7 @@ use crate::model::{Fault, Kind};
 use crate::postgres::Server;
 use crate::postgres::error::{failed, failed_with};
 use crate::postgres::quote::{identifier, literal};
+use crate::postgres::text::text;
 
 /// The roles that the properties name and the server does not have, sorted: to be asked before anything is made.
 pub async fn missing_roles(server: &Server, properties: &DatabaseProperties) -> anyhow::Result<Vec<String>> {
@@ -22,7 +23,7 @@ pub async fn missing_roles(server: &Server, properties: &DatabaseProperties) -> 
     names.dedup();
     let sql = "SELECT n FROM unnest($1::text[]) n WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = n) ORDER BY n COLLATE \"C\"";
     let rows = server.query("look for the database's roles", sql, &[&names]).await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    Ok(rows.iter().map(|row| text(row, 0)).collect())
 }
 
 /// Whether the server lacks the database's tablespace.

@@ -8,7 +8,7 @@ mod capture;
 mod create;
 
 pub use apply::apply;
-pub use capture::capture;
+pub use capture::{Captured, capture};
 pub use create::{create, create_statement, lacks_tablespace, missing_roles};
 
 #[cfg(test)]
