@@ -90,6 +90,7 @@ if ! "$PGKEEP_TEST_PYTHON" -c 'import cryptography, zstandard' &>/dev/null; then
 fi
 
 bash tests/regression_source.sh
+bash tests/postgres_versions.sh "$PGKEEP_TEST_PYTHON"
 
 if [[ ! $install_only ]]; then
     # Without a standard input, so that a run at a terminal is the same as one without.

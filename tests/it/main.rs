@@ -35,3 +35,4 @@ mod store_layers;
 mod store_line;
 mod support;
 mod verify;
+mod versions;

@@ -47,8 +47,16 @@ impl Cluster {
         Self::start(options, true)
     }
 
+    /// The same with other programs than the newest of Debian's.
+    pub(crate) fn of(bindir: PathBuf, options: &[(&str, &str)]) -> Self {
+        Self::start_with(bindir, options, true)
+    }
+
     fn start(options: &[(&str, &str)], private: bool) -> Self {
-        let bindir = newest_bindir();
+        Self::start_with(newest_bindir(), options, private)
+    }
+
+    fn start_with(bindir: PathBuf, options: &[(&str, &str)], private: bool) -> Self {
         let socket_dir = base().join(format!("pg{}", unique()));
         assert!(
             socket_dir.as_os_str().len() < 80,
@@ -196,13 +204,10 @@ impl Cluster {
     }
 
     fn dump_with(&self, database: &str, arguments: &[&str]) -> String {
-        static RESTRICTS: LazyLock<bool> = LazyLock::new(|| {
-            let help = run(ordinary(newest_bindir().join("pg_dump")).arg("--help"));
-            help.stdout.contains("--restrict-key")
-        });
+        let help = run(ordinary(self.bindir.join("pg_dump")).arg("--help"));
         let mut command = self.client("pg_dump");
         command.env("PGDATABASE", database).args(arguments);
-        if *RESTRICTS {
+        if help.stdout.contains("--restrict-key") {
             // Else every dump bears a random one.
             command.arg("--restrict-key=pgkeep");
         }
