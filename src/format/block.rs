@@ -75,15 +75,13 @@ pub struct Compressor {
     encoder: write::ZstdEncoder<Vec<u8>>,
 }
 
-impl Default for Compressor {
-    /// Begins; zstd at level 3.
-    fn default() -> Self {
-        let encoder = write::ZstdEncoder::with_quality(Vec::new(), Level::Precise(3));
+impl Compressor {
+    /// Begins, zstd at level 3, with room for this many compressed bytes: a buffer that grows is in memory twice.
+    pub fn with_room(room: usize) -> Self {
+        let encoder = write::ZstdEncoder::with_quality(Vec::with_capacity(room), Level::Precise(3));
         Self { plain: Zeroizing::new(Vec::with_capacity(STEP)), encoder }
     }
-}
 
-impl Compressor {
     /// Ends the frame and returns it.
     pub fn finish(mut self) -> io::Result<Vec<u8>> {
         self.compress()?;
@@ -185,7 +183,7 @@ mod tests {
         use std::io::{Read, Write};
         for length in [0, 1, STEP - 1, STEP, STEP + 1, 5 * STEP + 7] {
             let plain: Vec<u8> = (0..length).map(|n| (n * n / 1000) as u8).collect();
-            let mut compressor = Compressor::default();
+            let mut compressor = Compressor::with_room(0);
             compressor.write_all(&plain).unwrap();
             let packed = compressor.finish().unwrap();
             let read = |packed: &[u8], limit| {

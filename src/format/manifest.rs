@@ -239,7 +239,8 @@ impl Manifest {
 
     /// The object's bytes: head, sealed body, digest.
     pub fn seal(&self, keyring: &Keyring, now: u64) -> anyhow::Result<Vec<u8>> {
-        let mut body = block::Compressor::default();
+        // An entry's digest is 32 bytes that nothing makes smaller, and the rest of it some ten.
+        let mut body = block::Compressor::with_room(self.entries.len() * 48 + 64 * 1024);
         serde_json::to_writer(&mut body, self)?;
         let token = keyring.seal(&body.finish()?, now)?;
         let mut text = String::with_capacity(token.len() + 4096);
