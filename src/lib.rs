@@ -6,6 +6,7 @@
 //! - [`command`]: one file per subcommand, each a short chain.
 //! - [`source`] and [`target`]: what is read, and what is written.
 //! - [`store`], [`catalog`], [`postgres`], [`pipeline`]: where objects live, the index, the server, bytes in motion.
+//! - [`plan`]: pure decisions.
 //! - [`config`]: typed settings.
 //! - [`mod@format`]: what lies in a store, to the last byte.
 //! - [`model`], [`system`]: nouns, and the machine.
@@ -17,6 +18,7 @@ pub mod config;
 pub mod format;
 pub mod model;
 pub mod pipeline;
+pub mod plan;
 pub mod postgres;
 pub mod source;
 pub mod store;

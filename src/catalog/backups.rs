@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::values::{count, count_or_null, integer, parsed, parsed_or_null, time};
 use super::words::words;
 use super::{Catalog, CopyRow, copies, failure};
-use crate::model::{BackupId, BackupKind, Codec, Digest, RunId, Timestamp, timestamp_text};
+use crate::model::{BackupId, BackupKind, Codec, Digest, RunId, StoreName, Timestamp, timestamp_text};
 
 words! {
     /// What a backup's row says of it.
@@ -143,6 +143,19 @@ impl<'a> Backups<'a> {
     ) -> anyhow::Result<Option<BackupRow>> {
         let filter = BackupFilter { kind: Some(kind), database, limit: Some(1) };
         Ok(self.list(&filter)?.pop())
+    }
+
+    /// Writes down where a store has the whole of the backup; `None`: no longer.
+    pub fn set_place(self, id: &BackupId, store: StoreName, place: Option<&str>) -> anyhow::Result<()> {
+        let sql = match store {
+            StoreName::Local => "UPDATE backups SET local_path = :place WHERE id = :id",
+            StoreName::R2 => "UPDATE backups SET r2_path = :place WHERE id = :id",
+            StoreName::B2 => "UPDATE backups SET b2_path = :place WHERE id = :id",
+        };
+        let changed = self.catalog.write("write down where the backup is", |transaction| {
+            transaction.execute(sql, named_params! { ":id": id.as_str(), ":place": place })
+        })?;
+        failure::require_one(changed, || format!("no backup {id}"))
     }
 
     /// Changes what the row says of the backup.

@@ -98,6 +98,32 @@ impl<'a> Copies<'a> {
         })
     }
 
+    /// The copies of every complete backup, by backup, object and store.
+    pub fn of_complete(self) -> anyhow::Result<Vec<CopyRow>> {
+        self.catalog.read("list the copies of all backups", |connection| {
+            let mut statement = connection.prepare(
+                "SELECT copies.* FROM copies JOIN backups ON backups.id = copies.backup_id \
+                 WHERE backups.status = 'complete' ORDER BY backup_id, object, store",
+            )?;
+            statement.query_map([], copy)?.collect()
+        })
+    }
+
+    /// Writes down that a store should hold every object of every complete backup: what the catalog has no row of is
+    /// owed. Returns how many were not known.
+    pub fn expect_in(self, store: StoreName) -> anyhow::Result<usize> {
+        self.catalog.write("write down which copies are owed", |transaction| {
+            transaction.execute(
+                "INSERT INTO copies (backup_id, object, store, size_bytes, sha256, state) \
+                 SELECT copies.backup_id, object, :store, min(copies.size_bytes), min(sha256), 'owed' \
+                 FROM copies JOIN backups ON backups.id = copies.backup_id WHERE backups.status = 'complete' \
+                 GROUP BY copies.backup_id, object \
+                 ON CONFLICT (backup_id, object, store) DO NOTHING",
+                named_params! { ":store": store.as_str() },
+            )
+        })
+    }
+
     /// Writes down what was found out about a copy; the note replaces an older one.
     pub fn set_state(
         self,

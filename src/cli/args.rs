@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::model::Kind;
+use crate::model::{Kind, StoreName};
 
 /// Backs up a PostgreSQL server, proves the backups, and brings back what was lost.
 #[derive(Debug, Parser)]
@@ -52,6 +52,8 @@ pub enum Command {
     Restore(Restore),
     /// Compare what is stored with what should be
     Verify(Verify),
+    /// Make the copies that a store missed, lost or damaged
+    Sync(Sync),
     /// List the backups
     List(List),
     /// Show everything about one backup
@@ -137,6 +139,17 @@ pub struct Verify {
     /// Read everything: SHA-256 of what is stored, decrypt, SHA-256 of what was read
     #[arg(long)]
     pub deep: bool,
+    /// Look at this store only: local, r2 or b2
+    #[arg(long, value_name = "NAME", value_parser = store_name)]
+    pub store: Option<StoreName>,
+}
+
+/// Making copies.
+#[derive(Debug, Args)]
+pub struct Sync {
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// Listing.
@@ -184,6 +197,7 @@ impl Command {
             Self::Backup(Backup::Database { .. }) => "backup database",
             Self::Restore(_) => "restore",
             Self::Verify(_) => "verify",
+            Self::Sync(_) => "sync",
             Self::List(_) => "list",
             Self::Show(_) => "show",
             Self::Catalog(Catalog::Rebuild) => "catalog rebuild",
@@ -193,6 +207,10 @@ impl Command {
             Self::Man => "man",
         }
     }
+}
+
+fn store_name(text: &str) -> Result<StoreName, String> {
+    text.parse().map_err(|_| "the stores are local, r2 and b2".to_owned())
 }
 
 /// The table of exit codes.

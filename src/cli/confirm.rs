@@ -34,6 +34,29 @@ pub(super) fn restore(plan: &RestorePlan, yes: bool, progress: &Console) -> anyh
     })
 }
 
+/// Offers to make the catalog out of the stores; without a terminal and without `--yes` it refuses.
+pub(super) fn rebuild(what: &str, yes: bool, progress: &Console) -> anyhow::Result<()> {
+    if yes {
+        return Ok(());
+    }
+    let no = || {
+        Fault::new(Kind::NotInitialised, what.to_owned())
+            .hint("Make it out of the stores with `pgkeep catalog rebuild`, or give --yes; nothing was done.")
+    };
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return no().err();
+    }
+    progress.pause(|| {
+        let mut stderr = std::io::stderr();
+        write!(stderr, "{what}. Make it out of the stores now? This changes nothing in them. [y/N] ")?;
+        stderr.flush()?;
+        wait_for_input()?;
+        let mut line = String::new();
+        std::io::stdin().lock().read_line(&mut line)?;
+        if matches!(line.trim(), "y" | "Y" | "yes") { Ok(()) } else { no().err() }
+    })
+}
+
 /// Waits until there is a line to read. A signal ends the wait: reading would go on as if nothing had happened.
 fn wait_for_input() -> anyhow::Result<()> {
     use rustix::event::{PollFd, PollFlags, poll};

@@ -12,6 +12,7 @@ use super::{confirm, text};
 use crate::command::backup::BackupDatabase;
 use crate::command::list::ListRequest;
 use crate::command::restore::RestoreRequest;
+use crate::command::sync::SyncRequest;
 use crate::command::verify::VerifyRequest;
 use crate::command::{self, Context, Environment, Report, Shelf};
 
@@ -53,7 +54,8 @@ pub(super) async fn run(
             done(&context.conclude(result)?, text::backup)
         }
         Command::Restore(restore) => {
-            let context = Context::open(environment, words).await?;
+            let agree = |what: &str| confirm::rebuild(what, restore.yes, progress);
+            let context = command::catalog::context_for_restore(environment, words, agree).await?;
             progress.announce(&format!("{words} {}", restore.backup));
             let confirm = |plan: &_| confirm::restore(plan, restore.yes, progress);
             let result = command::restore::run(&context, &request(restore), &confirm).await;
@@ -62,9 +64,16 @@ pub(super) async fn run(
         Command::Verify(verify) => {
             let context = Context::open(environment, words).await?;
             progress.announce(words);
-            let request = VerifyRequest { backup: verify.backup.clone(), deep: verify.deep };
+            let request =
+                VerifyRequest { backup: verify.backup.clone(), deep: verify.deep, store: verify.store };
             let result = command::verify::run(&context, &request).await;
             done(&context.conclude(result)?, text::verify)
+        }
+        Command::Sync(sync) => {
+            let context = Context::open(environment, words).await?;
+            progress.announce(words);
+            let result = command::sync::run(&context, SyncRequest { dry_run: sync.dry_run }).await;
+            done(&context.conclude(result)?, text::sync)
         }
         Command::List(list) => {
             let request = ListRequest { database: list.database.clone() };

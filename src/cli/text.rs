@@ -10,6 +10,7 @@ use crate::command::init::InitReport;
 use crate::command::list::{ListReport, ListedBackup};
 use crate::command::restore::{RestorePlan, RestoreReport};
 use crate::command::show::ShowReport;
+use crate::command::sync::{SyncReport, Unmade};
 use crate::command::verify::VerifyReport;
 use crate::model::{Bytes, Elapsed, Thousands};
 
@@ -171,6 +172,9 @@ pub(super) fn verify(report: &VerifyReport) -> String {
             finding.message
         );
     }
+    for away in &report.away {
+        line!(text, "away: store {}: {}", away.store, away.message);
+    }
     let how = match (report.deep, report.decrypted) {
         (false, _) => "listed",
         (true, true) => "read, decrypted and compared",
@@ -184,10 +188,44 @@ pub(super) fn verify(report: &VerifyReport) -> String {
         Bytes(report.bytes_read),
         seconds(report.seconds),
         match (report.findings.iter().filter(|finding| finding.is_fault()).count() as u64, report.backups) {
+            (0, _) if !report.away.is_empty() => "nothing wrong in the stores that answered".to_owned(),
             (0, 0) => "there is nothing to verify yet".to_owned(),
             (0, _) => "all good".to_owned(),
             (findings, _) => counted(findings, "finding"),
         }
+    );
+    text
+}
+
+pub(super) fn sync(report: &SyncReport) -> String {
+    let mut text = String::new();
+    let verb = if report.dry_run { "would copy" } else { "copied" };
+    for copy in &report.copies {
+        let (object, backup, store) = (&copy.object, &copy.backup, copy.store);
+        line!(text, "{verb} {object} of {backup} to store {store}, {}", Bytes(copy.size_bytes));
+    }
+    for (what, unmade) in [("owed", &report.waiting), ("lost, no good copy in any store", &report.lost)] {
+        for Unmade { backup, object, stores } in unmade {
+            let stores: Vec<&str> = stores.iter().map(|store| store.as_str()).collect();
+            line!(text, "{what}: {object} of {backup}, which {} should have", stores.join(" and "));
+        }
+    }
+    if report.uploads_aborted > 0 {
+        line!(text, "gave up {} begun a day ago or more", counted(report.uploads_aborted, "upload"));
+    }
+    warnings(&mut text, &report.warnings);
+    let all = if report.waiting.is_empty() && report.lost.is_empty() && report.warnings.is_empty() {
+        "; every store has everything"
+    } else {
+        ""
+    };
+    let all = if report.dry_run && !report.copies.is_empty() { "" } else { all };
+    line!(
+        text,
+        "{verb} {}, {}, {}{all}",
+        counted(report.copies.len() as u64, "object"),
+        Bytes(report.bytes),
+        seconds(report.seconds)
     );
     text
 }

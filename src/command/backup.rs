@@ -1,7 +1,8 @@
 //! `pgkeep backup database`: source → frames → compress → seal → digest → volumes → stores, then the manifest,
 //! then the catalog.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,16 +13,17 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::context::staging_of;
-use super::manifests::{self, Stored};
+use super::manifests::{self, Held, Stored};
+use super::stores::{self, Absent, Presence};
 use super::{Context, Report};
 use crate::format::manifest::{Entry, EntryKind, Manifest, SealedKey, Table};
 use crate::format::{self, names};
 use crate::model::{
-    BackupId, BackupKind, Bytes, Fault, FaultContext, Kind, Timestamp, ratio, timestamp_text,
+    BackupId, BackupKind, Bytes, Fault, FaultContext, Kind, StoreName, Timestamp, ratio, timestamp_text,
 };
 use crate::pipeline::{self, Buffers, ClosedVolume, FinishedEntry, Framer, PackPlan, Packed};
 use crate::source::database::{DatabaseContents, DatabaseSource, DumpPlan};
-use crate::store::{Body, Copy};
+use crate::store::{Placed, Placing, StoreResult};
 use crate::system::{Step, durable, fill_random, random_u32, step};
 
 /// What to back up.
@@ -76,14 +78,21 @@ pub async fn database(context: &Context, request: &BackupDatabase) -> anyhow::Re
     context.catalog.runs().set_subject(&context.run, id.as_str())?;
     step::reached(Step::BackupBegun)?;
     let clock = Instant::now();
-    let staging = staging_of(context.replicas.staging(), &context.run);
-    let made = make(context, request, &keyring, &id, begun, &staging).await;
+    let presence = stores::presence(context).await?;
+    for Absent { store, why } in &presence.absent {
+        context.progress.note(&format!("warning: store {store} gets no copy now: {why}"));
+    }
+    let staging: Vec<PathBuf> =
+        context.replicas.staging().iter().map(|staging| staging_of(staging, &context.run)).collect();
+    let made = make(context, request, &keyring, &id, begun, &staging, &presence).await;
     // The volumes of a backup that came to be are under their names; what is left here is of one that did not.
-    let tidied = durable::remove_dir_if_there(&staging);
+    let tidied: Vec<_> =
+        staging.iter().filter_map(|staging| durable::remove_dir_if_there(staging).err()).collect();
     if made.is_err() {
         // No manifest was written: the objects under its name are garbage.
-        let removed = context.replicas.delete_all(&names::backup(&context.settings.cluster, &id)).await;
-        for error in removed.err().into_iter().chain(tidied.err()) {
+        let prefix = names::backup(&context.settings.cluster, &id);
+        let removed = context.replicas.delete_all(&presence.names(), &prefix).await;
+        for error in removed.err().into_iter().chain(tidied) {
             context.progress.note(&format!("warning: clear away what is left of {id}: {error:#}"));
         }
     }
@@ -95,7 +104,13 @@ pub async fn database(context: &Context, request: &BackupDatabase) -> anyhow::Re
         ));
         return Err(error);
     }
-    let Made { manifest, sealed, copies, warnings } = made;
+    let Made { manifest, sealed, held, mut warnings } = made;
+    let owed = owed(context, &manifest, &held)?;
+    warnings.extend(owed);
+    let whole = held.iter().filter(|held| held.is_whole(&manifest));
+    let prefix = names::backup(&context.settings.cluster, &manifest.id);
+    let place = |held: &Held| context.replicas.get(held.store).map(|store| store.locate(&prefix));
+    let places = whole.filter_map(place).collect();
     let size_bytes = manifest.stored_size + sealed.len() as u64;
     Ok(BackupReport {
         id,
@@ -107,7 +122,7 @@ pub async fn database(context: &Context, request: &BackupDatabase) -> anyhow::Re
         size_bytes,
         ratio: ratio(manifest.original_size, size_bytes),
         seconds: clock.elapsed().as_secs_f64(),
-        places: copies.iter().map(|copy| copy.place.trim_end_matches("manifest").to_owned()).collect(),
+        places,
         warnings,
     })
 }
@@ -116,17 +131,39 @@ pub async fn database(context: &Context, request: &BackupDatabase) -> anyhow::Re
 struct Made {
     manifest: Manifest,
     sealed: Vec<u8>,
-    copies: Vec<Copy>,
+    held: Vec<Held>,
     warnings: Vec<String>,
 }
 
 fn write_down(context: &Context, made: &Made) -> anyhow::Result<()> {
     step::reached(Step::BackupManifestStored)?;
-    let good = made.copies.iter().filter(|copy| copy.error.is_none());
-    let stores: Vec<_> = good.map(|copy| copy.store).collect();
-    let stored = Stored { manifest: &made.manifest, object: &made.sealed, stores: &stores };
+    let stored = Stored { manifest: &made.manifest, object: &made.sealed, held: &made.held };
     manifests::record(context, &stored, Some(&context.run))?;
     step::reached(Step::BackupRecorded)
+}
+
+/// Says which stores lack the backup; an error when fewer have it than must.
+fn owed(context: &Context, manifest: &Manifest, held: &[Held]) -> anyhow::Result<Vec<String>> {
+    let lacking = held.iter().filter(|held| !held.is_whole(manifest));
+    let owed: Vec<String> = lacking
+        .map(|held| {
+            let why = held.why.as_deref().unwrap_or("it lacks objects");
+            format!("store {} has no copy yet, `pgkeep sync` makes it: {why}", held.store)
+        })
+        .collect();
+    let (have, wanted) = (held.len() - owed.len(), context.replicas.min_copies());
+    if have >= wanted {
+        return Ok(owed);
+    }
+    // Kept nevertheless: one copy is better than none.
+    let message = format!(
+        "{} is in {have} of at least {wanted} stores (BACKUP_MIN_COPIES): {}",
+        manifest.id,
+        owed.join("; ")
+    );
+    Fault::new(Kind::Store, message)
+        .hint("What there is can be restored. Mend the store, then run `pgkeep sync`.")
+        .err()
 }
 
 async fn make(
@@ -135,10 +172,10 @@ async fn make(
     keyring: &format::keyring::Keyring,
     id: &BackupId,
     begun: Timestamp,
-    staging: &Path,
+    staging: &[PathBuf],
+    presence: &Presence,
 ) -> anyhow::Result<Made> {
     let settings = &context.settings;
-    let identity = manifests::identity(context).await?;
     let name = database_name(context, request)?;
     let plan = DumpPlan {
         connection: settings.postgres.clone(),
@@ -149,10 +186,9 @@ async fn make(
     };
     let opening = DatabaseSource::open(&name, plan, &*context.progress, &context.stop);
     let source = Box::pin(opening).await?;
-    manifests::refuse_another_server(&identity, source.system_identifier)?;
+    manifests::refuse_another_server(&presence.identity, source.system_identifier)?;
     context.progress.detail(&source.details());
-    durable::create_private_dir(staging)
-        .or_fault(|| Fault::new(Kind::Store, "make the staging directory").hint(super::check::LOCAL_HINT))?;
+    let directories = staging_directories(staging, presence)?;
 
     let mut key = [0; 32];
     fill_random(&mut key)?;
@@ -161,11 +197,11 @@ async fn make(
         codec: settings.compression,
         key,
         volume_bytes: settings.volume_bytes,
-        directory: staging.to_owned(),
+        directories,
     };
     let (consistent_at, system_identifier) = (source.consistent_at, source.system_identifier);
     let described = source.database.clone();
-    let (mut contents, packed) = pump(context, source, pack, id).await?;
+    let (mut contents, packed, placed) = pump(context, source, pack, id, presence).await?;
     step::reached(Step::BackupVolumesStored)?;
 
     let finished = Utc::now();
@@ -197,12 +233,75 @@ async fn make(
         database: Some(described),
     };
     let sealed = manifest.seal(keyring, u64::try_from(finished.timestamp())?)?;
-    // The commit point.
-    let copies = context
-        .replicas
-        .put(&names::object(&settings.cluster, id, names::MANIFEST), Body::Bytes(sealed.clone()))
-        .await?;
-    Ok(Made { manifest, sealed, copies, warnings })
+    let held = commit(context, &manifest, &sealed, placed, presence).await?;
+    Ok(Made { manifest, sealed, held, warnings })
+}
+
+/// Writes the manifest into every store that has all volumes: the commit point.
+async fn commit(
+    context: &Context,
+    manifest: &Manifest,
+    sealed: &[u8],
+    placed: Vec<Placed>,
+    presence: &Presence,
+) -> anyhow::Result<Vec<Held>> {
+    let settings = &context.settings;
+    let whole = |placed: &&Placed| placed.error.is_none() && placed.keys.len() == manifest.volumes.len();
+    let whole: Vec<StoreName> = placed.iter().filter(whole).map(|placed| placed.store).collect();
+    let key = names::object(&settings.cluster, &manifest.id, names::MANIFEST);
+    let mut written = context.replicas.put_to(&whole, &key, sealed).await;
+    let prefix = names::backup(&settings.cluster, &manifest.id);
+    let (mut held, mut failed) = (Vec::new(), None);
+    for Placed { store, keys, error } in placed {
+        let mut objects: BTreeSet<String> =
+            keys.iter().filter_map(|key| key.strip_prefix(&prefix)).map(ToOwned::to_owned).collect();
+        let at = written.iter().position(|(name, _)| *name == store);
+        let error = match at.map(|at| written.swap_remove(at).1) {
+            Some(Ok(())) => {
+                objects.insert(names::MANIFEST.to_owned());
+                None
+            }
+            Some(Err(error)) => Some(error),
+            None => error,
+        };
+        let why = error.as_ref().map(ToString::to_string);
+        held.push(Held { store, objects, why });
+        failed = failed.or(error);
+    }
+    if !held.iter().any(|held| held.is_whole(manifest)) {
+        return match failed {
+            Some(error) => Err(error).fault(),
+            None => Fault::new(Kind::Bug, "no store took the backup, and none says why").err(),
+        };
+    }
+    let absent = presence.absent.iter().cloned();
+    held.extend(absent.map(|Absent { store, why }| Held { store, objects: BTreeSet::new(), why: Some(why) }));
+    Ok(held)
+}
+
+/// The directories into which volumes may be written, made if need be: beside the local store if that is there, else in
+/// the spool, which also helps when the local disk is full.
+fn staging_directories(staging: &[PathBuf], presence: &Presence) -> anyhow::Result<Vec<PathBuf>> {
+    let local_is_away = presence.absent.iter().any(|absent| absent.store == StoreName::Local);
+    let only_local = presence.present.iter().all(|store| store.name() == StoreName::Local);
+    let (mut made, mut failed) = (Vec::new(), None);
+    for (index, directory) in staging.iter().enumerate() {
+        let is_spool = index + 1 == staging.len();
+        // Nothing is to be written into the empty directory in which a disk should be mounted.
+        if (!is_spool && local_is_away) || (is_spool && only_local) {
+            continue;
+        }
+        match durable::create_private_dir(directory) {
+            Ok(()) => made.push(directory.clone()),
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    match failed {
+        Some(error) if made.is_empty() => Err(error).or_fault(|| {
+            Fault::new(Kind::Store, "make the staging directory").hint(super::check::LOCAL_HINT)
+        }),
+        _ => Ok(made),
+    }
 }
 
 /// Runs the source, the packer and the storing of volumes side by side until all are done or one has failed.
@@ -211,7 +310,8 @@ async fn pump(
     source: DatabaseSource,
     plan: PackPlan,
     id: &BackupId,
-) -> anyhow::Result<(DatabaseContents, Packed)> {
+    presence: &Presence,
+) -> anyhow::Result<(DatabaseContents, Packed, Vec<Placed>)> {
     let read = context.progress.bytes("read", source.estimate());
     let stored = Arc::new(context.progress.bytes("stored", 0));
     let buffers = Buffers::default();
@@ -221,9 +321,21 @@ async fn pump(
     let framer = Framer::new(frames_in, buffers.clone());
     let reading = Box::pin(source.read(framer, read, &*context.progress, &context.stop));
     let packing = pipeline::pack(plan, frames, closed_in, buffers, stored, context.stop.clone());
-    let storing = store_volumes(context, id, closed);
-    let (contents, packed, ()) = tokio::try_join!(reading, packing, storing)?;
-    Ok((contents, packed))
+    let sent = Arc::new(context.progress.bytes("sent", 0));
+    let mut placing = Placing::begin(&presence.present, &sent);
+    let storing = store_volumes(context, id, closed, &mut placing);
+    match tokio::try_join!(reading, packing, storing) {
+        Ok((contents, packed, ())) => {
+            // The source has let go of its snapshot; what is still on its way burdens the server no more.
+            sent.set_total(packed.stored_size * presence.clouds());
+            let placed = placing.finish(&context.stop).await;
+            context.stop.check().map(|()| (contents, packed, placed))
+        }
+        Err(error) => {
+            placing.abandon().await;
+            Err(error)
+        }
+    }
 }
 
 /// Takes closed volumes, makes each durable, and gives it its name in the stores.
@@ -231,6 +343,7 @@ async fn store_volumes(
     context: &Context,
     id: &BackupId,
     mut closed: mpsc::Receiver<ClosedVolume>,
+    placing: &mut Placing,
 ) -> anyhow::Result<()> {
     while let Some(volume) = closed.recv().await {
         let ClosedVolume { name, path, file, size, .. } = volume;
@@ -241,8 +354,8 @@ async fn store_volumes(
             .with_context(|| format!("flush volume {shown}"))?;
         step::reached(Step::BackupVolumeClosed)?;
         let key = names::object(&context.settings.cluster, id, &name);
-        context.replicas.put(&key, Body::File { path, size }).await?;
-        context.progress.detail(&format!("volume {name} stored, {}", Bytes(size)));
+        placing.volume(&key, path, size).await?;
+        context.progress.detail(&format!("volume {name} closed, {}", Bytes(size)));
         step::reached(Step::BackupVolumeStored)?;
     }
     Ok(())

@@ -1,15 +1,23 @@
 //! `pgkeep catalog rebuild` and `pgkeep catalog check`: the index, made anew out of the stores, or looked over.
 
+use std::collections::BTreeSet;
+
+use futures_util::stream::{self, StreamExt as _};
 use serde::Serialize;
 
 use super::context::catalog_path;
-use super::manifests::{self, Stored};
+use super::listing::{self, Listings};
+use super::manifests::{self, Fetched, Held, Stored};
+use super::stores;
 use super::{Context, Environment, Report, Shelf};
 use crate::catalog::Catalog;
 use crate::config::Settings;
 use crate::format::names;
-use crate::model::{BackupId, Fault, FaultContext, Kind};
+use crate::model::{BackupId, Fault, FaultContext, Kind, StoreName};
 use crate::system::durable;
+
+/// How many manifests are fetched at the same time.
+const AT_ONCE: usize = 16;
 
 /// What a rebuild took in.
 #[derive(Debug, Clone, Serialize)]
@@ -53,38 +61,85 @@ pub async fn rebuild(environment: &Environment) -> anyhow::Result<RebuildReport>
     context.conclude(result)
 }
 
+/// Opens the context of a restore. On a machine without a catalog, such as one that takes the place of another, the
+/// catalog is made out of the stores first, if `agree` does not object.
+pub async fn context_for_restore(
+    environment: &Environment,
+    words: &str,
+    agree: impl FnOnce(&str) -> anyhow::Result<()>,
+) -> anyhow::Result<Context> {
+    let settings = Settings::load(&environment.inputs)?;
+    let path = catalog_path(&settings);
+    // Where no store knows the cluster there is nothing to make it of, and nothing is made.
+    let identity = names::identity(&settings.cluster);
+    if matches!(path.try_exists(), Ok(false))
+        && stores::replicas(&settings)?.reading().get_small(&identity).await?.is_some()
+    {
+        agree(&format!("there is no catalog at {}", path.display()))?;
+        let report = rebuild(environment).await?;
+        for warning in &report.warnings {
+            environment.progress.note(&format!("warning: {warning}"));
+        }
+        let found = report.added.len();
+        environment.progress.note(&format!("made the catalog out of the stores: {found} backups"));
+    }
+    Context::open(environment, words).await
+}
+
 async fn take_in(context: &Context) -> anyhow::Result<RebuildReport> {
     let keyring = context.keyring()?;
     manifests::refuse_absent_stores(context).await?;
-    let cluster = &context.settings.cluster;
     let mut report = RebuildReport { added: Vec::new(), known: 0, warnings: Vec::new() };
-    for info in context.reading().list(&names::backups(cluster)).await? {
-        context.stop.check()?;
-        let Some((id, object)) = names::parse_object(cluster, &info.key) else { continue };
-        if object != names::MANIFEST {
-            continue;
+    let listings = context.stop.or(async { Ok(listing::take(context, None).await) }).await?;
+    report.warnings.extend(listings.failed.iter().map(ToString::to_string));
+    let mut unknown: BTreeSet<BackupId> = BTreeSet::new();
+    for (id, objects) in listings.listed.values().flatten() {
+        if objects.contains_key(names::MANIFEST) {
+            unknown.insert(id.clone());
         }
+    }
+    for id in unknown.clone() {
         if context.catalog.backups().get(&id)?.is_some() {
             report.known += 1;
-            continue;
+            unknown.remove(&id);
         }
-        let fetched = manifests::fetch(&context.settings, &context.reading(), &id, &keyring).await;
-        let (manifest, object) = match fetched {
-            Ok(fetched) => fetched,
-            Err(error) => {
-                report.warnings.push(format!("{error:#}"));
-                continue;
-            }
-        };
-        let stores = manifests::holders(context, &manifest).await?;
-        if stores.is_empty() {
-            report.warnings.push(format!("{id}: no store has all of its volumes"));
-            continue;
-        }
-        manifests::record(context, &Stored { manifest: &manifest, object: &object, stores: &stores }, None)?;
-        report.added.push(id);
     }
+    let stage = context.progress.rows("manifests", unknown.len() as u64);
+    let mut fetching = stream::iter(unknown)
+        .map(|id| {
+            let keyring = &keyring;
+            async move { (manifests::fetch(&context.settings, context.reading(), &id, keyring).await, id) }
+        })
+        .buffered(AT_ONCE);
+    while let Some((fetched, id)) = context.stop.or(async { Ok(fetching.next().await) }).await? {
+        stage.add(1);
+        match fetched {
+            Err(error) => report.warnings.push(format!("{error:#}")),
+            Ok(fetched) => match known_of(context, &fetched, &listings) {
+                held if held.iter().any(|held| held.is_whole(&fetched.manifest)) => {
+                    let Fetched { manifest, object, bad } = &fetched;
+                    manifests::record(context, &Stored { manifest, object, held: &held }, None)?;
+                    report.warnings.extend(manifests::mark(context, &id, bad)?);
+                    report.added.push(id);
+                }
+                _ => report.warnings.push(format!("{id}: no store has all of its volumes")),
+            },
+        }
+    }
+    report.added.sort();
     Ok(report)
+}
+
+/// What each store that was listed has of the backup.
+fn known_of(context: &Context, fetched: &Fetched, listings: &Listings) -> Vec<Held> {
+    let manifest = &fetched.manifest;
+    let of = |store: &StoreName| {
+        let objects = listings.listed.get(store)?.get(&manifest.id);
+        let sizes = objects.into_iter().flatten().map(|(name, info)| (name.as_str(), info.size));
+        Some(Held::of(*store, manifest, sizes))
+    };
+    let stores: Vec<StoreName> = context.reading().each().map(|store| store.name()).collect();
+    stores.iter().filter_map(of).collect()
 }
 
 /// Checks the catalog's own integrity.

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::context::{catalog_path, keyring, replicas};
+use super::context::{catalog_path, keyring};
+use super::stores::replicas;
 use super::{Environment, Report, judge};
 use crate::catalog::Catalog;
 use crate::config::Settings;

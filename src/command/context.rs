@@ -7,12 +7,12 @@ use std::time::Duration;
 use chrono::Utc;
 
 use super::outcome::{Report, judge};
-use super::settle;
+use super::{settle, stores};
 use crate::catalog::{Catalog, NewRun, RunOutcome};
 use crate::config::{Inputs, Settings};
 use crate::format::keyring::Keyring;
 use crate::model::{Fault, FaultContext, Kind, Progress, RunId};
-use crate::store::{LocalStore, ReadReplicas, Replicas};
+use crate::store::{ReadReplicas, Replicas};
 use crate::system::caller::Caller;
 use crate::system::lock::{Attempt, FileLock};
 use crate::system::{Step, Stop, durable, random_u32, step};
@@ -57,6 +57,7 @@ pub struct Context {
     pub catalog: Catalog,
     /// The stores.
     pub replicas: Replicas,
+    reading: ReadReplicas,
     /// Who shows progress.
     pub progress: Arc<dyn Progress>,
     /// Whether the end was asked for.
@@ -85,7 +86,8 @@ impl Context {
         catalog: Catalog,
     ) -> anyhow::Result<Self> {
         catalog.take_for(&settings.cluster)?;
-        let replicas = replicas(&settings)?;
+        let replicas = stores::replicas(&settings)?;
+        let reading = replicas.reading();
         let caller = Caller::find();
         let run = RunId::new(random_u32()?);
         durable::create_private_dir(&locks(&settings))
@@ -99,7 +101,11 @@ impl Context {
             caller: caller.clone(),
             pid: std::process::id(),
             scratch_directory: settings.scratch_dir.to_str().map(ToOwned::to_owned),
-            staging_directory: replicas.staging().to_str().map(ToOwned::to_owned),
+            staging_directory: replicas
+                .staging()
+                .first()
+                .and_then(|path| path.to_str())
+                .map(ToOwned::to_owned),
             started_at: Utc::now(),
         };
         let begun = step::reached(Step::RunLocked).and_then(|()| catalog.runs().begin(&row));
@@ -109,12 +115,12 @@ impl Context {
             return Err(error);
         }
         let (progress, stop) = (Arc::clone(&environment.progress), environment.stop.clone());
-        Ok(Self { settings, catalog, replicas, progress, stop, run, caller, lock })
+        Ok(Self { settings, catalog, replicas, reading, progress, stop, run, caller, lock })
     }
 
     /// The stores for reading only.
-    pub fn reading(&self) -> ReadReplicas {
-        self.replicas.reading()
+    pub fn reading(&self) -> &ReadReplicas {
+        &self.reading
     }
 
     /// The keys of the settings.
@@ -221,13 +227,4 @@ pub(super) fn staging_of(staging: &Path, run: &RunId) -> PathBuf {
 /// The keys of the settings as a ring.
 pub(super) fn keyring(settings: &Settings) -> anyhow::Result<Keyring> {
     Ok(Keyring::parse(settings.keys()?.iter().map(crate::system::Secret::expose))?)
-}
-
-/// The stores of the settings.
-pub(super) fn replicas(settings: &Settings) -> anyhow::Result<Replicas> {
-    settings.require_store()?;
-    match &settings.local_dir {
-        Some(directory) => Ok(Replicas::local(LocalStore::new(directory.clone()), settings.min_copies)),
-        None => Fault::new(Kind::Settings, "no store is configured").err(),
-    }
 }

@@ -3,7 +3,8 @@
 use chrono::Utc;
 use serde::Serialize;
 
-use super::context::{catalog_path, replicas};
+use super::context::catalog_path;
+use super::stores::replicas;
 use super::{Context, Environment, Report, manifests};
 use crate::catalog::Catalog;
 use crate::config::Settings;

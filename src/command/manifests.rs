@@ -1,50 +1,83 @@
 //! Manifests and the cluster's identity as commands need them: read from the stores, written down in the catalog.
 
-use async_trait::async_trait;
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
+use futures_util::future::join_all;
 use sha2::{Digest as _, Sha256};
 
 use super::Context;
+use super::volumes::BadCopy;
 use crate::catalog::{BackupFilter, BackupRow, BackupStatus, Catalog, CopyRow, CopyState, Proof};
 use crate::config::Settings;
 use crate::format::identity::Identity;
 use crate::format::keyring::Keyring;
 use crate::format::manifest::Manifest;
 use crate::format::names;
-use crate::model::{BackupId, BackupKind, ClusterName, Digest, Fault, Kind, RunId, StoreName, Timestamp};
-use crate::pipeline::RangeReader;
-use crate::store::{ReadReplicas, StoreResult};
+use crate::model::{BackupId, BackupKind, Digest, Fault, Kind, RunId, StoreName, Timestamp};
+use crate::store::ReadReplicas;
 
 /// A backup whose manifest is in the stores.
 pub(super) struct Stored<'a> {
     pub(super) manifest: &'a Manifest,
     /// The manifest as it is stored.
     pub(super) object: &'a [u8],
-    /// The stores that have it with all its volumes.
-    pub(super) stores: &'a [StoreName],
+    /// What each store has of it; what one lacks is owed. Of a store that is not in the list nothing is known.
+    pub(super) held: &'a [Held],
 }
 
-/// The identity of the cluster as the stores have it.
-pub(super) async fn identity(context: &Context) -> anyhow::Result<Identity> {
-    let key = names::identity(&context.settings.cluster);
-    if let Some(bytes) = context.reading().get_small(&key).await? {
-        Ok(Identity::from_bytes(&bytes)?)
-    } else {
-        let places: Vec<String> = context.reading().each().map(|store| store.locate(&key)).collect();
-        Fault::new(
-            Kind::NotInitialised,
-            format!("no store knows the cluster: {} is not there", places.join(", ")),
-        )
-        .hint("Is the disk mounted? If this is a new place for backups, run `pgkeep init`.")
-        .err()
+/// What a store has of a backup.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    pub(super) store: StoreName,
+    /// Names of the objects that it has in their full size.
+    pub(super) objects: BTreeSet<String>,
+    /// Why it lacks others.
+    pub(super) why: Option<String>,
+}
+
+impl Held {
+    /// Out of what a store lists of it, names and sizes.
+    pub(super) fn of<'a>(
+        store: StoreName,
+        manifest: &Manifest,
+        listed: impl Iterator<Item = (&'a str, u64)>,
+    ) -> Self {
+        let fits = |(name, size): &(&str, u64)| {
+            let volume = manifest.volumes.iter().find(|volume| volume.name == *name);
+            volume.map_or(*name == names::MANIFEST, |volume| volume.size == *size)
+        };
+        let objects = listed.filter(fits).map(|(name, _)| name.to_owned()).collect();
+        Self { store, objects, why: None }
+    }
+
+    /// Whether the store has all of it.
+    pub(super) fn is_whole(&self, manifest: &Manifest) -> bool {
+        manifest
+            .volumes
+            .iter()
+            .map(|volume| volume.name.as_str())
+            .chain([names::MANIFEST])
+            .all(|name| self.objects.contains(name))
     }
 }
 
 /// Fails when there is nothing at all where the stores should be, not even the cluster's identity: a disk that is not
-/// mounted must look neither like lost backups nor like none.
+/// mounted must look neither like lost backups nor like none. One store that is there is enough.
 pub(super) async fn refuse_absent_stores(context: &Context) -> anyhow::Result<()> {
-    let objects = context.reading().list(&names::backups(&context.settings.cluster)).await?;
-    if objects.is_empty() { identity(context).await.map(|_| ()) } else { Ok(()) }
+    let cluster = &context.settings.cluster;
+    let mut absent = match super::stores::presence(context).await {
+        Ok(_) => return Ok(()),
+        Err(error) => Some(error),
+    };
+    for store in context.reading().by_preference() {
+        match store.list(&names::backups(cluster)).await {
+            Ok(objects) if !objects.is_empty() => absent = None,
+            Ok(_) => {}
+            Err(error) => context.reading().failed(&error),
+        }
+    }
+    absent.map_or(Ok(()), Err)
 }
 
 /// Refuses to go on when the server is not the one whose backups these are.
@@ -63,43 +96,76 @@ pub(super) fn refuse_another_server(identity: &Identity, system_identifier: u64)
     .err()
 }
 
-/// Reads a backup's manifest from the first store that has it and opens it.
+/// A manifest as it came from the stores.
+pub(super) struct Fetched {
+    pub(super) manifest: Manifest,
+    /// As it is stored.
+    pub(super) object: Vec<u8>,
+    /// Copies of it that were not good.
+    pub(super) bad: Vec<BadCopy>,
+}
+
+/// Reads a backup's manifest from the first store that has a good one, and opens it.
 pub(super) async fn fetch(
     settings: &Settings,
     stores: &ReadReplicas,
     id: &BackupId,
     keyring: &Keyring,
-) -> anyhow::Result<(Manifest, Vec<u8>)> {
+) -> anyhow::Result<Fetched> {
     let key = names::object(&settings.cluster, id, names::MANIFEST);
-    let Some(object) = stores.get_small(&key).await? else {
-        return Fault::new(Kind::Damaged, format!("the manifest of {id} is in no store"))
+    let (mut bad, mut failed) = (Vec::new(), None::<anyhow::Error>);
+    for store in stores.by_preference() {
+        let wrong = match store.get_small(&key).await {
+            Ok(Some(object)) => match open(settings, &object, id, keyring) {
+                Ok(manifest) => return Ok(Fetched { manifest, object, bad }),
+                Err(fault) => {
+                    if fault.kind == Kind::Damaged {
+                        let (object, why) = (names::MANIFEST.to_owned(), fault.message.clone());
+                        bad.push(BadCopy { store: store.name(), object, state: CopyState::Damaged, why });
+                    }
+                    fault.into()
+                }
+            },
+            Ok(None) => continue,
+            Err(error) => {
+                stores.failed(&error);
+                Fault::from(error).into()
+            }
+        };
+        failed = failed.or(Some(wrong));
+    }
+    match failed {
+        Some(error) => Err(error),
+        None => Fault::new(Kind::Damaged, format!("the manifest of {id} is in no store"))
             .hint("Run `pgkeep verify` to see what is left, and restore another backup (`pgkeep list`).")
-            .err();
-    };
-    let manifest = Manifest::open(&object, id, keyring)?;
+            .err(),
+    }
+}
+
+fn open(settings: &Settings, object: &[u8], id: &BackupId, keyring: &Keyring) -> Result<Manifest, Fault> {
+    let manifest = Manifest::open(object, id, keyring)?;
     // The seal says nothing of the key under which the object lies, and clusters may share a Fernet key.
     if manifest.cluster != settings.cluster {
-        return Fault::new(
+        return Err(Fault::new(
             Kind::Damaged,
             format!("{id} is a backup of the cluster {}, not of {}", manifest.cluster, settings.cluster),
         )
-        .hint("Somebody put it there: move it back to where it belongs.")
-        .err();
+        .hint("Somebody put it there: move it back to where it belongs."));
     }
-    Ok((manifest, object))
+    Ok(manifest)
 }
 
 /// Writes a stored backup into the catalog, with its copies. May run again.
 pub(super) fn record(context: &Context, stored: &Stored<'_>, run: Option<&RunId>) -> anyhow::Result<()> {
-    let Stored { manifest, object, stores } = stored;
+    let Stored { manifest, object, held } = stored;
     let cluster = &context.settings.cluster;
     let mut checksum = [0; 32];
     checksum.copy_from_slice(&Sha256::digest(object));
     let checksum = Digest::from_bytes(checksum);
     let place = |wanted: StoreName| {
         let directory = names::backup(cluster, &manifest.id);
-        let readers = context.reading();
-        let store = readers.each().find(|store| store.name() == wanted && stores.contains(&wanted));
+        let whole = held.iter().any(|held| held.store == wanted && held.is_whole(manifest));
+        let store = context.reading().each().find(|store| whole && store.name() == wanted);
         store.map(|store| store.locate(&directory))
     };
     let (started_at, finished_at) = (time(&manifest.started_at)?, time(&manifest.finished_at)?);
@@ -132,23 +198,23 @@ pub(super) fn record(context: &Context, stored: &Stored<'_>, run: Option<&RunId>
     };
     let objects = manifest.volumes.iter().map(|volume| (volume.name.as_str(), volume.size, volume.sha256));
     let objects = objects.chain([(names::MANIFEST, object.len() as u64, checksum)]);
-    let copies: Vec<CopyRow> = objects
-        .flat_map(|(name, size, sha256)| {
-            stores.iter().map(move |store| (name.to_owned(), size, sha256, *store))
-        })
-        .map(|(object, size_bytes, sha256, store)| CopyRow {
+    let copy = |(name, size_bytes, sha256): (&str, u64, Digest), held: &Held| {
+        let good = held.objects.contains(name);
+        CopyRow {
             backup_id: manifest.id.clone(),
-            object,
-            store,
+            object: name.to_owned(),
+            store: held.store,
             size_bytes,
             sha256,
-            state: CopyState::Good,
+            state: if good { CopyState::Good } else { CopyState::Owed },
             seen_at: None,
-            proven_at: run.map(|_| Utc::now()),
-            proven_how: run.map(|_| Proof::Written),
-            note: None,
-        })
-        .collect();
+            proven_at: run.filter(|_| good).map(|_| Utc::now()),
+            proven_how: run.filter(|_| good).map(|_| Proof::Written),
+            note: held.why.clone().filter(|_| !good),
+        }
+    };
+    let copies: Vec<CopyRow> =
+        objects.flat_map(|object| held.iter().map(move |held| copy(object, held))).collect();
     context.catalog.backups().record(&row, &copies)
 }
 
@@ -202,41 +268,35 @@ pub(super) fn chosen(catalog: &Catalog, text: Option<&str>) -> anyhow::Result<Ve
     }
 }
 
-/// A backup's volumes in the stores.
-pub(super) struct Volumes {
-    stores: ReadReplicas,
-    cluster: ClusterName,
-    id: BackupId,
-}
-
-impl Volumes {
-    pub(super) fn of(stores: ReadReplicas, cluster: &ClusterName, id: &BackupId) -> Self {
-        Self { stores, cluster: cluster.clone(), id: id.clone() }
-    }
-}
-
-#[async_trait]
-impl RangeReader for Volumes {
-    async fn read(&self, volume: &str, offset: u64, length: u64) -> anyhow::Result<Vec<u8>> {
-        self.stores.get(&names::object(&self.cluster, &self.id, volume), offset, length).await
-    }
-}
-
-/// The stores that hold the manifest and every volume in its full size.
-pub(super) async fn holders(context: &Context, manifest: &Manifest) -> anyhow::Result<Vec<StoreName>> {
+/// What each store that can be asked has of the backup.
+pub(super) async fn holders(context: &Context, manifest: &Manifest) -> Vec<Held> {
     let prefix = names::backup(&context.settings.cluster, &manifest.id);
+    let stores: Vec<_> = context.reading().each().collect();
+    let listed = join_all(stores.iter().map(|store| store.list(&prefix))).await;
     let mut holders = Vec::new();
-    for store in context.reading().each() {
-        let objects = store.list(&prefix).await.fault()?;
-        let has = |name: &str, size: Option<u64>| {
-            objects.iter().any(|info| {
-                info.key.strip_prefix(&prefix) == Some(name) && size.is_none_or(|size| size == info.size)
-            })
-        };
-        let volumes = manifest.volumes.iter().all(|volume| has(&volume.name, Some(volume.size)));
-        if volumes && has(names::MANIFEST, None) {
-            holders.push(store.name());
+    for (store, listed) in stores.into_iter().zip(listed) {
+        match listed {
+            Ok(objects) => {
+                let sizes =
+                    objects.iter().filter_map(|info| Some((info.key.strip_prefix(&prefix)?, info.size)));
+                holders.push(Held::of(store.name(), manifest, sizes));
+            }
+            Err(error) => context.reading().failed(&error),
         }
     }
-    Ok(holders)
+    holders
+}
+
+/// Writes down copies that turned out to be bad, and says so of each.
+pub(super) fn mark(context: &Context, id: &BackupId, bad: &[BadCopy]) -> anyhow::Result<Vec<String>> {
+    let known = context.catalog.copies().of(id)?;
+    let mut said = Vec::new();
+    for copy in bad {
+        let is_known = known.iter().any(|row| row.object == copy.object && row.store == copy.store);
+        if is_known {
+            context.catalog.copies().set_state(id, &copy.object, copy.store, copy.state, Some(&copy.why))?;
+        }
+        said.push(format!("the copy in {} is bad: {}", copy.store, copy.why));
+    }
+    Ok(said)
 }

@@ -7,12 +7,16 @@ mod context;
 pub mod init;
 pub mod key;
 pub mod list;
+mod listing;
 mod manifests;
 mod outcome;
 pub mod restore;
 mod settle;
 pub mod show;
+mod stores;
+pub mod sync;
 pub mod verify;
+mod volumes;
 
 pub use context::{Context, Environment, Shelf};
 pub use outcome::{Report, Verdict, judge};

@@ -1,17 +1,18 @@
 //! Clearing up after runs that died: before a run does its own work, what dead ones left half done is finished or
 //! removed. Only things that the catalog knows to be a dead run's are touched.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::Utc;
 
 use super::Context;
 use super::context::{run_lock, scratch_of, staging_of};
-use super::manifests::{self, Stored};
+use super::manifests::{self, Fetched, Stored};
+use super::stores::{self, Absent};
 use crate::catalog::{Restore, RestoreEnd, RestoreState, Run};
 use crate::format::names;
-use crate::model::{BackupId, Fault, Kind, StoreName};
+use crate::model::{BackupId, Fault, Kind};
 use crate::postgres::{Server, facts};
 use crate::system::lock::{Attempt, FileLock};
 use crate::system::{Stop, durable};
@@ -69,22 +70,30 @@ async fn try_dead_runs(context: &Context) -> anyhow::Result<()> {
 
 async fn settle(context: &Context, run: &Run) -> anyhow::Result<()> {
     // Where that run had its files; the settings may have changed since.
-    let or = |then: &Option<String>, now: &Path| then.as_ref().map_or_else(|| now.to_owned(), PathBuf::from);
-    let scratch = or(&run.scratch_directory, &context.settings.scratch_dir);
-    let staging = or(&run.staging_directory, context.replicas.staging());
+    let scratch = run.scratch_directory.as_ref().map(PathBuf::from);
+    let scratch = scratch.unwrap_or_else(|| context.settings.scratch_dir.clone());
     durable::remove_dir_if_there(&scratch_of(&scratch, &run.id))?;
-    durable::remove_dir_if_there(&staging_of(&staging, &run.id))?;
+    let then = run.staging_directory.as_ref().map(PathBuf::from);
+    for staging in then.iter().chain(context.replicas.staging()) {
+        durable::remove_dir_if_there(&staging_of(staging, &run.id))?;
+    }
     let Some(id) = run.subject.as_deref().and_then(|text| text.parse::<BackupId>().ok()) else {
         return Ok(());
     };
     if context.catalog.backups().get(&id)?.is_some() {
         return Ok(());
     }
-    // A store that is not mounted has no manifest either; what is left there would be forgotten.
-    manifests::refuse_absent_stores(context).await?;
     let key = names::object(&context.settings.cluster, &id, names::MANIFEST);
     if context.reading().get_small(&key).await?.is_none() {
-        let removed = context.replicas.delete_all(&names::backup(&context.settings.cluster, &id)).await?;
+        // A store that is not mounted has no manifest either; what is left there would be forgotten.
+        let presence = stores::presence(context).await?;
+        if let Some(Absent { store, why }) = presence.absent.first() {
+            let message =
+                format!("whether {id} is whole or garbage can't be told while store {store} is away");
+            return Fault::new(Kind::Store, format!("{message}: {why}")).err();
+        }
+        let prefix = names::backup(&context.settings.cluster, &id);
+        let removed = context.replicas.delete_all(&presence.names(), &prefix).await?;
         if removed > 0 {
             context
                 .progress
@@ -94,13 +103,10 @@ async fn settle(context: &Context, run: &Run) -> anyhow::Result<()> {
     }
     // It died between the manifest and the catalog: the backup is whole.
     let keyring = context.keyring()?;
-    let (manifest, object) = manifests::fetch(&context.settings, &context.reading(), &id, &keyring).await?;
-    let stores: Vec<StoreName> = manifests::holders(context, &manifest).await?;
-    manifests::record(
-        context,
-        &Stored { manifest: &manifest, object: &object, stores: &stores },
-        Some(&run.id),
-    )?;
+    let Fetched { manifest, object, .. } =
+        manifests::fetch(&context.settings, context.reading(), &id, &keyring).await?;
+    let held = manifests::holders(context, &manifest).await;
+    manifests::record(context, &Stored { manifest: &manifest, object: &object, held: &held }, Some(&run.id))?;
     context.progress.note(&format!("took in {id}, which was complete when its run died"));
     Ok(())
 }

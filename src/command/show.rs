@@ -2,8 +2,9 @@
 
 use serde::Serialize;
 
-use super::context::{keyring, replicas};
+use super::context::keyring;
 use super::list::{ListedBackup, listed};
+use super::stores::replicas;
 use super::{Report, Shelf, manifests};
 use crate::model::{Kind, timestamp_text};
 
@@ -90,8 +91,8 @@ pub async fn run(shelf: &Shelf, backup: &str) -> anyhow::Result<ShowReport> {
         None
     } else {
         let stores = replicas(&shelf.settings)?.reading();
-        let (manifest, _) =
-            manifests::fetch(&shelf.settings, &stores, &row.id, &keyring(&shelf.settings)?).await?;
+        let fetched = manifests::fetch(&shelf.settings, &stores, &row.id, &keyring(&shelf.settings)?).await?;
+        let manifest = fetched.manifest;
         let entries = manifest.entries.iter().filter_map(|entry| Some((entry.table.as_ref()?, entry.size)));
         let mut tables: Vec<ShownTable> = entries
             .map(|(table, size_bytes)| ShownTable {

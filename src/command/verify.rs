@@ -1,25 +1,24 @@
 //! `pgkeep verify`: what is stored, compared with what should be; `--deep` reads all of it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use chrono::{TimeDelta, Utc};
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 
-use super::manifests::{self, Volumes};
+use super::listing::{self, Listings, Objects};
+use super::manifests;
+use super::stores::{self, Absent};
+use super::volumes::{BadCopy, Volumes};
 use super::{Context, Report};
 use crate::catalog::{BackupRow, CopyKey, CopyRow, CopyState, Proof};
 use crate::format::keyring::Keyring;
 use crate::format::names;
-use crate::model::{BackupId, Digest, Fault, Kind, Stage, StoreName};
-use crate::pipeline::{Discard, Unpack, unpack};
-use crate::store::{ObjectInfo, ReadReplicas, ReadStore, StoreResult};
+use crate::model::{BackupId, Fault, Kind, Stage, StoreName};
+use crate::pipeline::{Discard, Unpack, read_hashed, unpack};
+use crate::store::{ObjectInfo, ReadReplicas, ReadStore, StoreError};
 use crate::system::{Step, step};
-
-/// Stored bytes read at once.
-const READ_BYTES: u64 = 4 * 1024 * 1024;
 
 /// How long volumes without a manifest may be those of a backup that somebody else is making: another host, or another
 /// state directory, of which this catalog knows nothing. Longer than any one volume takes.
@@ -32,6 +31,8 @@ pub struct VerifyRequest {
     pub backup: Option<String>,
     /// Read everything instead of listing it.
     pub deep: bool,
+    /// One store; without it all.
+    pub store: Option<StoreName>,
 }
 
 /// What is wrong with one object.
@@ -43,7 +44,7 @@ pub struct Finding {
     pub store: StoreName,
     /// The object within the backup.
     pub object: String,
-    /// `missing`, `damaged`, `unknown`, or `unfinished`, which is no fault.
+    /// `missing`, `damaged`, `owed`, `unknown`, or `unfinished`, which is no fault.
     pub state: &'static str,
     /// What is wrong, in words.
     pub message: String,
@@ -61,6 +62,15 @@ impl Finding {
     }
 }
 
+/// A store that could not be looked at.
+#[derive(Debug, Clone, Serialize)]
+pub struct Away {
+    /// The store.
+    pub store: StoreName,
+    /// Why.
+    pub message: String,
+}
+
 /// What was looked at and found.
 #[derive(Debug, Clone, Serialize)]
 pub struct VerifyReport {
@@ -76,25 +86,38 @@ pub struct VerifyReport {
     pub bytes_read: u64,
     /// What is wrong.
     pub findings: Vec<Finding>,
+    /// Stores that could not be looked at, or not to the end.
+    pub away: Vec<Away>,
     /// Duration in seconds.
     pub seconds: f64,
 }
 
 impl Report for VerifyReport {
     fn shortfall(&self) -> Option<Kind> {
-        let mut faults = self.findings.iter().filter(|finding| finding.is_fault()).peekable();
-        faults.peek()?;
-        let unknown = faults.all(|finding| finding.state == UNKNOWN);
-        Some(if unknown { Kind::Incomplete } else { Kind::Damaged })
+        let faults = self.findings.iter().filter(|finding| finding.is_fault());
+        let owed = CopyState::Owed.as_str();
+        let (incomplete, damaged): (Vec<_>, Vec<_>) =
+            faults.partition(|finding| finding.state == UNKNOWN || finding.state == owed);
+        if !damaged.is_empty() {
+            Some(Kind::Damaged)
+        } else if !incomplete.is_empty() || !self.away.is_empty() {
+            Some(Kind::Incomplete)
+        } else {
+            None
+        }
     }
 }
 
-/// Verifies and writes down what is proven.
+/// Verifies and writes down what is proven. Every store is listed once.
 pub async fn run(context: &Context, request: &VerifyRequest) -> anyhow::Result<VerifyReport> {
     let clock = Instant::now();
     let backups = manifests::chosen(&context.catalog, request.backup.as_deref())?;
-    manifests::refuse_absent_stores(context).await?;
+    let (listings, away) = context.stop.or(look(context, request.store)).await?;
     let keyring = if request.deep { key_if_set(context)? } else { None };
+    let mut rows: HashMap<(BackupId, StoreName), Vec<CopyRow>> = HashMap::new();
+    for row in listing::reconcile(context, &listings)? {
+        rows.entry((row.backup_id.clone(), row.store)).or_default().push(row);
+    }
     let mut report = VerifyReport {
         deep: request.deep,
         decrypted: keyring.is_some(),
@@ -102,52 +125,84 @@ pub async fn run(context: &Context, request: &VerifyRequest) -> anyhow::Result<V
         objects: 0,
         bytes_read: 0,
         findings: Vec::new(),
+        away,
         seconds: 0.0,
     };
     let total: u64 = backups.iter().map(|row| row.size_bytes).sum();
-    let stage = context.progress.bytes("verify", if request.deep { total } else { 0 });
-    for store in context.reading().each() {
-        let listed = store.list(&names::backups(&context.settings.cluster)).await.fault()?;
-        let mut listed = by_backup(context, listed);
+    let stores: Vec<_> =
+        context.reading().each().filter(|store| listings.listed.contains_key(&store.name())).collect();
+    let stage = context.progress.bytes("verify", if request.deep { total * stores.len() as u64 } else { 0 });
+    for store in stores {
         for row in &backups {
             context.stop.check()?;
-            let objects = listed.remove(&row.id).unwrap_or_default();
+            let copies = rows.remove(&(row.id.clone(), store.name())).unwrap_or_default();
+            let objects = listings.listed[&store.name()].get(&row.id);
             let verifying = Verifying { context, store, row, objects, stage: &stage };
-            verifying.run(request.deep, keyring.as_ref(), &mut report).await?;
+            if let Err(away) = verifying.run(copies, request.deep, keyring.as_ref(), &mut report).await? {
+                report.away.push(away);
+                break;
+            }
         }
         if request.backup.is_none() {
-            report.findings.extend(unknown(context, store.name(), &listed)?);
+            report.findings.extend(unknown(context, store.name(), &listings.listed[&store.name()])?);
         }
     }
     report.seconds = clock.elapsed().as_secs_f64();
     Ok(report)
 }
 
+/// Lists the stores. One that does not hold the cluster's identity is away: it may be the empty directory in which a
+/// disk should be mounted, and says nothing about what is on that disk.
+async fn look(context: &Context, only: Option<StoreName>) -> anyhow::Result<(Listings, Vec<Away>)> {
+    let mut listings = listing::take(context, only).await;
+    let mut away: Vec<Away> =
+        listings.failed.iter().map(|error| Away { store: error.store, message: error.to_string() }).collect();
+    match stores::presence(context).await {
+        Ok(presence) => {
+            for Absent { store, why } in presence.absent {
+                let was_listed = listings.listed.get(&store).is_some_and(BTreeMap::is_empty);
+                if was_listed && listings.listed.remove(&store).is_some() {
+                    away.push(Away { store, message: why });
+                }
+            }
+        }
+        // The identity is lost, and backups are there: they can be looked at.
+        Err(_) if listings.listed.values().any(|objects| !objects.is_empty()) => {}
+        Err(error) => return Err(error),
+    }
+    if let (true, Some(first)) = (listings.listed.is_empty(), away.first()) {
+        return Fault::new(Kind::Store, format!("no store could be looked at: {}", first.message))
+            .hint("Run `pgkeep check` to see what works and what does not.")
+            .err();
+    }
+    Ok((listings, away))
+}
+
 fn key_if_set(context: &Context) -> anyhow::Result<Option<Keyring>> {
     if context.settings.keys.is_empty() { Ok(None) } else { context.keyring().map(Some) }
 }
 
-type Listed = BTreeMap<BackupId, BTreeMap<String, ObjectInfo>>;
-
-fn by_backup(context: &Context, objects: Vec<ObjectInfo>) -> Listed {
-    let mut backups = Listed::new();
-    for info in objects {
-        if let Some((id, object)) = names::parse_object(&context.settings.cluster, &info.key) {
-            backups.entry(id).or_default().insert(object, info);
-        }
-    }
-    backups
-}
-
 /// Backups that lie in a store and that the catalog does not know; not those that are being made now.
-fn unknown(context: &Context, store: StoreName, listed: &Listed) -> anyhow::Result<Vec<Finding>> {
+fn unknown(context: &Context, store: StoreName, listed: &Objects) -> anyhow::Result<Vec<Finding>> {
     let runs = context.catalog.runs().unfinished()?;
     let being_made: HashSet<String> = runs.into_iter().filter_map(|run| run.subject).collect();
     let mut findings = Vec::new();
     for (backup, objects) in listed {
-        // Made while this verify was running.
-        let known = context.catalog.backups().get(backup)?.is_some();
-        if being_made.contains(backup.as_str()) || known {
+        if being_made.contains(backup.as_str()) {
+            continue;
+        }
+        // One that was made while this verify was running is known, and its objects are too.
+        if context.catalog.backups().get(backup)?.is_some() {
+            let known: HashSet<String> =
+                context.catalog.copies().of(backup)?.into_iter().map(|copy| copy.object).collect();
+            let extra = objects.keys().filter(|name| !known.contains(*name));
+            findings.extend(extra.map(|object| Finding {
+                backup: backup.clone(),
+                store,
+                object: object.clone(),
+                state: UNKNOWN,
+                message: "it does not belong to the backup".to_owned(),
+            }));
             continue;
         }
         let (state, message) = if objects.contains_key(names::MANIFEST) {
@@ -174,46 +229,72 @@ struct Verifying<'a> {
     context: &'a Context,
     store: &'a Arc<dyn ReadStore>,
     row: &'a BackupRow,
-    objects: BTreeMap<String, ObjectInfo>,
+    /// What the store lists of it.
+    objects: Option<&'a BTreeMap<String, ObjectInfo>>,
     stage: &'a Stage,
 }
 
+/// Why a copy could not be proven.
+enum Wrong {
+    /// It is not what it should be.
+    Copy(CopyState, String),
+    /// The store could not be asked.
+    Store(StoreError),
+}
+
 impl Verifying<'_> {
+    /// The inner error: the store went away meanwhile.
     async fn run(
         self,
+        copies: Vec<CopyRow>,
         deep: bool,
         keyring: Option<&Keyring>,
         report: &mut VerifyReport,
-    ) -> anyhow::Result<()> {
-        let copies = self.context.catalog.copies().of(&self.row.id)?;
-        let copies: Vec<CopyRow> =
-            copies.into_iter().filter(|copy| copy.store == self.store.name()).collect();
+    ) -> anyhow::Result<Result<(), Away>> {
         let (mut proven, mut all_good) = (Vec::new(), true);
         for copy in &copies {
             self.context.stop.check()?;
             report.objects += 1;
-            let looked = if let Some(finding) = self.look(copy) {
-                Err(finding)
-            } else if deep {
-                self.read(copy).await
-            } else {
-                Ok(0)
+            let info = self.objects.and_then(|objects| objects.get(&copy.object));
+            let listed = match (listing::compare(copy, info), copy.state) {
+                (Err((state, message)), _) => Err(Wrong::Copy(state, message)),
+                // Of the right size, and once found damaged: read again, somebody may have put the right bytes back.
+                (Ok(()), CopyState::Good) => Ok(()),
+                (Ok(()), CopyState::Damaged) if deep => Ok(()),
+                (Ok(()), state) => Err(Wrong::Copy(state, copy.note.clone().unwrap_or_default())),
+            };
+            let looked = match listed {
+                Ok(()) if deep => self.read(copy).await?,
+                Ok(()) => Ok(0),
+                Err(wrong) => Err(wrong),
             };
             match looked {
                 Ok(bytes) => {
                     report.bytes_read += bytes;
                     proven.push(self.key(copy));
                 }
-                Err((state, message)) => {
+                Err(Wrong::Copy(CopyState::Deleting, _)) => {}
+                Err(Wrong::Copy(state, message)) => {
                     all_good = false;
-                    self.note(copy, state, &message)?;
+                    if state != copy.state {
+                        self.note(copy, state, &message)?;
+                    }
                     report.findings.push(self.finding(&copy.object, state, message));
+                }
+                Err(Wrong::Store(error)) => {
+                    self.context.reading().failed(&error);
+                    return Ok(Err(Away { store: error.store, message: error.to_string() }));
                 }
             }
         }
+        if !deep || copies.is_empty() {
+            return Ok(Ok(()));
+        }
         step::reached(Step::VerifyRead)?;
-        let mut how = if deep { Proof::Read } else { Proof::Listed };
-        if let (true, Some(keyring)) = (deep, keyring) {
+        let mut how = Proof::Read;
+        // A backup of which the store has only a part can't be decrypted there.
+        let lacking = copies.iter().any(|copy| copy.state == CopyState::Owed);
+        if let Some(keyring) = keyring.filter(|_| !lacking) {
             match self.decrypt(keyring).await {
                 Ok(()) => how = Proof::Decrypted,
                 Err(error) => {
@@ -229,50 +310,35 @@ impl Verifying<'_> {
                 }
             }
         }
-        self.context.catalog.copies().prove(&proven, how, Utc::now())
-    }
-
-    /// What the listing says about a copy.
-    fn look(&self, copy: &CopyRow) -> Option<(CopyState, String)> {
-        match self.objects.get(&copy.object) {
-            None => Some((CopyState::Missing, "it is not there".to_owned())),
-            Some(info) if info.size != copy.size_bytes => Some((
-                CopyState::Damaged,
-                format!("it has {} bytes, {} were stored", info.size, copy.size_bytes),
-            )),
-            Some(_) => None,
-        }
+        self.context.catalog.copies().prove(&proven, how, Utc::now())?;
+        Ok(Ok(()))
     }
 
     /// Reads a copy and compares its SHA-256 with that of what was stored; needs no key.
-    async fn read(&self, copy: &CopyRow) -> Result<u64, (CopyState, String)> {
+    async fn read(&self, copy: &CopyRow) -> anyhow::Result<Result<u64, Wrong>> {
         let key = names::object(&self.context.settings.cluster, &self.row.id, &copy.object);
-        let mut hasher = Sha256::new();
-        let mut offset = 0;
-        while offset < copy.size_bytes {
-            let length = READ_BYTES.min(copy.size_bytes - offset);
-            let bytes = self.store.get(&key, offset, length).await;
-            let bytes = bytes.map_err(|error| (CopyState::Damaged, error.to_string()))?;
-            let hashed = tokio::task::spawn_blocking(move || {
-                hasher.update(&bytes);
-                hasher
-            });
-            hasher = hashed.await.map_err(|error| (CopyState::Damaged, error.to_string()))?;
-            offset += length;
-            self.stage.add(length);
-        }
-        let found = Digest::from_bytes(hasher.finalize().into());
-        if found == copy.sha256 {
-            return Ok(copy.size_bytes);
-        }
-        Err((CopyState::Damaged, format!("its SHA-256 is {found}, it was stored with {}", copy.sha256)))
+        let get = async |offset, length| self.store.get(&key, offset, length).await;
+        let found = self.context.stop.or(read_hashed(copy.size_bytes, None, self.stage, get)).await?;
+        Ok(match found {
+            Ok(found) if found == copy.sha256 => Ok(copy.size_bytes),
+            Ok(found) => Err(Wrong::Copy(
+                CopyState::Damaged,
+                format!("its SHA-256 is {found}, it was stored with {}", copy.sha256),
+            )),
+            Err(error) => Err(match BadCopy::of(&copy.object, &error) {
+                Some(bad) => Wrong::Copy(bad.state, bad.why),
+                // A disk that can't read this one file is not away.
+                None if error.store == StoreName::Local => Wrong::Copy(CopyState::Damaged, error.to_string()),
+                None => Wrong::Store(error),
+            }),
+        })
     }
 
     /// Opens every frame and compares the SHA-256 of every file with that of what was read.
     async fn decrypt(&self, keyring: &Keyring) -> anyhow::Result<()> {
         let (settings, id) = (&self.context.settings, &self.row.id);
         let stores = ReadReplicas::only(Arc::clone(self.store));
-        let (manifest, _) = manifests::fetch(settings, &stores, id, keyring).await?;
+        let manifest = manifests::fetch(settings, &stores, id, keyring).await?.manifest;
         if manifest.id != self.row.id {
             return Fault::new(Kind::Damaged, format!("the manifest of {id} is that of {}", manifest.id))
                 .err();
@@ -283,7 +349,7 @@ impl Verifying<'_> {
             stage: self.context.progress.bytes("decrypt", manifest.original_size),
             manifest: Arc::clone(&manifest),
         };
-        let volumes = Volumes::of(stores, &settings.cluster, id);
+        let volumes = Volumes::of(&stores, &settings.cluster, id);
         unpack(request, Arc::new(volumes), Discard, self.context.stop.clone()).await?;
         Ok(())
     }

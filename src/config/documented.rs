@@ -21,7 +21,7 @@ const fn secret(name: &'static str, default: &'static str, meaning: &'static str
     Documented { name, default, meaning, secret: true }
 }
 
-const TABLE: [Documented; 25] = [
+const TABLE: [Documented; 39] = [
     setting("BACKUP_CLUSTER", "main", "name of this cluster, first part of every object's key"),
     setting("BACKUP_STATE_DIR", "/var/lib/pgkeep", "catalog and locks"),
     secret("BACKUP_ENCRYPTION_KEY", "", "one or more Fernet keys, comma separated; the first one seals"),
@@ -31,6 +31,20 @@ const TABLE: [Documented; 25] = [
         "private file with the keys, one per line; instead of the above",
     ),
     setting("BACKUP_LOCAL_DIR", "", "directory of the local store; empty: none"),
+    setting("R2_BUCKET", "", "bucket of the store r2; empty: none"),
+    setting("R2_ACCESS_KEY", "", "its key's identifier"),
+    secret("R2_SECRET_KEY", "", "its key's secret"),
+    setting("R2_ACCOUNT_ID", "", "Cloudflare account: tells where R2 is"),
+    setting("R2_ENDPOINT", "made from R2_ACCOUNT_ID", "another S3-compatible service: https://host"),
+    setting("R2_REGION", "auto", "region that requests are signed for"),
+    setting("B2_BUCKET_NAME", "", "bucket of the store b2; empty: none"),
+    setting("B2_KEY_ID", "", "its key's identifier"),
+    secret("B2_APPLICATION_KEY", "", "its key's secret"),
+    setting("B2_REGION", "part of B2_ENDPOINT", "region such as us-west-004: tells where B2 is"),
+    setting("B2_ENDPOINT", "made from B2_REGION", "another S3-compatible service: https://host"),
+    setting("B2_BUCKET_ID", "", "accepted and not needed: the bucket is found by its name"),
+    setting("BACKUP_READ_ORDER", "r2,b2,local", "stores in the order in which they are read"),
+    setting("BACKUP_RATE_LIMIT", "none", "bytes per second to and from each cloud, or with K, M, G"),
     setting(
         "BACKUP_MIN_COPIES",
         "1 with one store, else 2",
@@ -39,7 +53,7 @@ const TABLE: [Documented; 25] = [
     setting("BACKUP_COMPRESSION", "zstd:5", "zstd:1 to zstd:19, or gzip:1 to gzip:9"),
     setting(
         "BACKUP_VOLUME_SIZE",
-        "1G",
+        "128M",
         "size at which a volume is closed: bytes, or with K, M, G, T; 1M to 64G",
     ),
     setting("BACKUP_JOBS", "4", "connections and files at once, 1 to 64"),

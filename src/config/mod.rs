@@ -4,6 +4,7 @@
 //! below this module reads the environment. The environment wins over the env file, an empty value counts as
 //! not set, all faults are reported in one error, and no secret is ever part of a message.
 
+mod clouds;
 mod documented;
 mod env_file;
 mod faults;
@@ -24,6 +25,7 @@ use std::path::PathBuf;
 use crate::model::{ClusterName, Codec, ConnectionSettings, Fault, Kind, StoreName};
 use crate::system::Secret;
 
+pub use clouds::Cloud;
 pub use documented::{Documented, documented};
 pub use inputs::Inputs;
 pub use size::parse_size;
@@ -48,6 +50,12 @@ pub struct Settings {
     pub keys: Vec<Secret>,
     /// `BACKUP_LOCAL_DIR`: the local store. Absolute.
     pub local_dir: Option<PathBuf>,
+    /// `R2_*` and `B2_*`: the stores in a cloud, those that are set.
+    pub clouds: Vec<Cloud>,
+    /// `BACKUP_READ_ORDER`: every store that is configured, in the order in which they are read.
+    pub read_order: Vec<StoreName>,
+    /// `BACKUP_RATE_LIMIT` in bytes per second, for each cloud.
+    pub rate_limit: Option<u64>,
     /// `BACKUP_MIN_COPIES`: how many stores must hold a backup before it counts. At least 1.
     pub min_copies: usize,
     /// `BACKUP_COMPRESSION`.
@@ -95,15 +103,16 @@ impl Settings {
     }
 
     /// The stores that are configured, in the order in which they are read.
-    pub fn stores(&self) -> Vec<StoreName> {
-        self.local_dir.iter().map(|_| StoreName::Local).collect()
+    pub fn stores(&self) -> &[StoreName] {
+        &self.read_order
     }
 
     /// Fails when no store is configured.
     pub fn require_store(&self) -> Result<(), Fault> {
         if self.stores().is_empty() {
-            return Err(Fault::new(Kind::Settings, "no store is configured")
-                .hint("Set BACKUP_LOCAL_DIR to a directory for backups, best on another disk."));
+            return Err(Fault::new(Kind::Settings, "no store is configured").hint(
+                "Set BACKUP_LOCAL_DIR to a directory for backups, best on another disk, or R2_* or B2_*.",
+            ));
         }
         Ok(())
     }

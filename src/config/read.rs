@@ -6,18 +6,26 @@ use super::faults::Faults;
 use super::inputs::Inputs;
 use super::size::parse_size;
 use super::values::{Value, Values};
-use super::{DEFAULT_COMPRESSION, Settings, env_file, keys, paths, postgres};
-use crate::model::{ClusterName, Fault, Kind};
+use super::{Cloud, DEFAULT_COMPRESSION, Settings, clouds, env_file, keys, paths, postgres};
+use crate::model::{ClusterName, Fault, Kind, StoreName};
 
 const DEFAULT_CLUSTER: &str = "main";
 const DEFAULT_STATE_DIR: &str = "/var/lib/pgkeep";
 const DEFAULT_JOBS: usize = 4;
-/// Of a volume, and of what waits in scratch: 1 GiB.
-const DEFAULT_SIZE: u64 = 1 << 30;
+/// Of a volume: small enough that the first one is on its way to the clouds while the next is being made.
+const DEFAULT_VOLUME: u64 = 128 << 20;
+/// Of what waits in scratch.
+const DEFAULT_SCRATCH: u64 = 1 << 30;
 /// Less scratch would make `pg_dump` stop and go all the time, and smaller volumes would be one frame each.
 const LEAST_SIZE: u64 = 1 << 20;
 /// A volume is sent again as a whole or in large parts, so it must stay of a size that can be.
 const LARGEST_VOLUME: u64 = 64 << 30;
+
+/// Slower than 64 KiB/s a part of an upload would outlast its time limit.
+const LEAST_RATE: u64 = 64 << 10;
+const LARGEST_RATE: u64 = 64 << 30;
+
+const READ_ORDER: [StoreName; 3] = [StoreName::R2, StoreName::B2, StoreName::Local];
 
 /// Reads and checks all settings; see [`Settings::load`].
 pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
@@ -53,7 +61,10 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
     let keys = faults.keep(keys::read(&values, &inputs.current_dir));
     let compression = values.get("BACKUP_COMPRESSION").and_then(|value| faults.keep(value.parse()));
     let jobs = values.get("BACKUP_JOBS").and_then(|value| faults.keep(value.number(1, 64)));
-    let min_copies = min_copies(&values, local_dir.as_deref(), &mut faults);
+    let clouds = clouds::read(&values, &mut faults);
+    let read_order = read_order(&values, local_dir.as_deref(), &clouds, &mut faults);
+    let rate_limit = size(&values, "BACKUP_RATE_LIMIT", (LEAST_RATE, LARGEST_RATE), &mut faults);
+    let min_copies = min_copies(&values, read_order.len(), &mut faults);
     let scratch_limit = size(&values, "BACKUP_SCRATCH_LIMIT", (LEAST_SIZE, u64::MAX), &mut faults);
     let volume_bytes = size(&values, "BACKUP_VOLUME_SIZE", (LEAST_SIZE, LARGEST_VOLUME), &mut faults);
     let postgres = postgres::read(&values, &inputs.current_dir, &mut faults);
@@ -65,12 +76,15 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
         state_dir,
         keys: keys.unwrap_or_default(),
         local_dir,
+        clouds,
+        read_order,
+        rate_limit,
         min_copies,
         compression: compression.unwrap_or(DEFAULT_COMPRESSION),
         jobs: jobs.map_or(DEFAULT_JOBS, |jobs| jobs as usize),
         scratch_dir,
-        scratch_limit: scratch_limit.unwrap_or(DEFAULT_SIZE),
-        volume_bytes: volume_bytes.unwrap_or(DEFAULT_SIZE),
+        scratch_limit: scratch_limit.unwrap_or(DEFAULT_SCRATCH),
+        volume_bytes: volume_bytes.unwrap_or(DEFAULT_VOLUME),
         pg_bindir,
         postgres,
         home: inputs.home.clone(),
@@ -80,9 +94,41 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
     })
 }
 
+/// The configured stores in the order of the setting; those that it does not name come last.
+fn read_order(
+    values: &Values,
+    local_dir: Option<&Path>,
+    clouds: &[Cloud],
+    faults: &mut Faults,
+) -> Vec<StoreName> {
+    let mut order: Vec<StoreName> = Vec::new();
+    if let Some(value) = values.get("BACKUP_READ_ORDER") {
+        for word in value.text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+            match READ_ORDER.into_iter().find(|store| store.as_str() == word) {
+                Some(store) if !order.contains(&store) => order.push(store),
+                Some(_) => faults.add(value.fault(format_args!("names {word} twice"))),
+                None => faults.add(
+                    value
+                        .fault(format_args!("\"{word}\" is not a store"))
+                        .hint("The stores are r2, b2 and local, separated by commas."),
+                ),
+            }
+        }
+    }
+    for store in READ_ORDER {
+        if !order.contains(&store) {
+            order.push(store);
+        }
+    }
+    order.retain(|store| match store {
+        StoreName::Local => local_dir.is_some(),
+        StoreName::R2 | StoreName::B2 => clouds.iter().any(|cloud| cloud.name == *store),
+    });
+    order
+}
+
 /// How many copies make a backup count. That no store is set at all is not said here: not every command needs one.
-fn min_copies(values: &Values, local_dir: Option<&Path>, faults: &mut Faults) -> usize {
-    let stores = usize::from(local_dir.is_some());
+fn min_copies(values: &Values, stores: usize, faults: &mut Faults) -> usize {
     let default = stores.clamp(1, 2);
     let Some(value) = values.get("BACKUP_MIN_COPIES") else { return default };
     let Some(copies) = faults.keep(value.number(1, 3)) else { return default };
@@ -103,7 +149,11 @@ fn size(values: &Values, name: &'static str, (least, most): (u64, u64), faults: 
     let value = values.get(name)?;
     let size = parse_size(&value.text).filter(|size| (least..=most).contains(size));
     if size.is_none() {
-        let bounds = if most == u64::MAX { "of at least 1M" } else { "from 1M to 64G" };
+        let bounds = match (least, most) {
+            (LEAST_RATE, _) => "from 64K to 64G",
+            (_, u64::MAX) => "of at least 1M",
+            _ => "from 1M to 64G",
+        };
         let what = format!("\"{}\" is not a size {bounds}", *value.text);
         faults.add(value.fault(what).hint("Write bytes, or a whole number with K, M, G or T, such as 2G."));
     }

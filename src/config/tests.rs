@@ -1,6 +1,6 @@
 //! Settings as a whole: where they come from, what is refused, what is shown.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -53,7 +53,7 @@ fn nothing_set_gives_the_documented_defaults() {
     assert_eq!(settings.cluster.as_str(), "main");
     assert_eq!(settings.state_dir, Path::new("/var/lib/pgkeep"));
     assert_eq!(settings.scratch_dir, Path::new("/var/lib/pgkeep/scratch"));
-    assert_eq!((settings.scratch_limit, settings.volume_bytes), (1 << 30, 1 << 30));
+    assert_eq!((settings.scratch_limit, settings.volume_bytes), (1 << 30, 128 << 20));
     assert_eq!((settings.jobs, settings.min_copies), (4, 1));
     assert_eq!(settings.compression, super::DEFAULT_COMPRESSION);
     assert_eq!(settings.postgres.sslmode, SslMode::Prefer);
@@ -72,11 +72,25 @@ fn a_command_that_needs_a_key_or_a_store_is_told_what_to_do() {
 }
 
 /// Every documented variable with a value that differs from its default.
-const ALL_SET: [(&str, &str); 24] = [
+const ALL_SET: [(&str, &str); 38] = [
     ("BACKUP_CLUSTER", "blue"),
     ("BACKUP_STATE_DIR", "/state"),
     ("BACKUP_ENCRYPTION_KEY", KEY),
     ("BACKUP_LOCAL_DIR", "/store"),
+    ("R2_BUCKET", "keep"),
+    ("R2_ACCESS_KEY", "r2-key"),
+    ("R2_SECRET_KEY", "hunter2"),
+    ("R2_ACCOUNT_ID", "0123abc"),
+    ("R2_ENDPOINT", "https://r2.example.com/"),
+    ("R2_REGION", "garage"),
+    ("B2_BUCKET_NAME", "keep-too"),
+    ("B2_KEY_ID", "b2-key"),
+    ("B2_APPLICATION_KEY", "hunter2"),
+    ("B2_REGION", "us-west-004"),
+    ("B2_ENDPOINT", "http://127.0.0.1:9000"),
+    ("B2_BUCKET_ID", "e73ede9969c64427a54"),
+    ("BACKUP_READ_ORDER", "b2,local"),
+    ("BACKUP_RATE_LIMIT", "10M"),
     ("BACKUP_MIN_COPIES", "1"),
     ("BACKUP_COMPRESSION", "gzip:9"),
     ("BACKUP_VOLUME_SIZE", "64M"),
@@ -108,7 +122,19 @@ fn every_documented_setting_is_read() {
     assert_eq!(settings.state_dir, Path::new("/state"));
     assert_eq!(settings.keys().unwrap()[0].expose(), KEY);
     assert_eq!(settings.local_dir.as_deref(), Some(Path::new("/store")));
-    assert_eq!(settings.stores(), [StoreName::Local]);
+    assert_eq!(settings.stores(), [StoreName::B2, StoreName::Local, StoreName::R2]);
+    assert_eq!(settings.rate_limit, Some(10 << 20));
+    let [r2, b2] = &settings.clouds[..] else { panic!("two clouds") };
+    assert_eq!(
+        (r2.name, r2.endpoint.as_str(), r2.region.as_str()),
+        (StoreName::R2, "https://r2.example.com", "garage")
+    );
+    assert_eq!((r2.bucket.as_str(), r2.access_key.as_str(), r2.keeps_versions), ("keep", "r2-key", false));
+    assert_eq!((b2.endpoint.as_str(), b2.region.as_str()), ("http://127.0.0.1:9000", "us-west-004"));
+    assert_eq!(
+        (b2.bucket.as_str(), b2.secret_key.expose(), b2.keeps_versions),
+        ("keep-too", "hunter2", true)
+    );
     assert_eq!((settings.jobs, settings.compression), (64, Codec::Gzip(9)));
     assert_eq!((settings.scratch_dir.as_path(), settings.scratch_limit), (Path::new("/scratch"), 2 << 30));
     assert_eq!(settings.volume_bytes, 64 << 20);
@@ -243,7 +269,73 @@ fn a_single_fault_stands_alone_with_its_own_hint() {
     assert_eq!(fault.message, "BACKUP_JOB (environment): is not a setting of this version of pgkeep");
     assert_eq!(hint(&fault), "Did you mean BACKUP_JOBS?");
     let fault = with(&[("B2_KEY_ID", "hunter2")]).unwrap_err();
-    assert!(fault.message.contains("keeps the local store only"));
+    assert_eq!(
+        fault.message,
+        "B2_KEY_ID (environment): the store b2 also needs B2_BUCKET_NAME, B2_APPLICATION_KEY, B2_REGION or B2_ENDPOINT"
+    );
+    let fault = with(&[("R2_BUKET", "b")]).unwrap_err();
+    assert_eq!(hint(&fault), "Did you mean R2_BUCKET?");
+}
+
+/// A whole cloud, with its endpoint.
+fn r2(endpoint: &str) -> [(&'static str, String); 4] {
+    [
+        ("R2_BUCKET", "b".to_owned()),
+        ("R2_ACCESS_KEY", "a".to_owned()),
+        ("R2_SECRET_KEY", "s".to_owned()),
+        ("R2_ENDPOINT", endpoint.to_owned()),
+    ]
+}
+
+#[test]
+fn an_address_of_a_cloud_is_a_host_and_without_tls_only_on_this_machine() {
+    let load = |endpoint: &str| {
+        let set = r2(endpoint);
+        with(&set.each_ref().map(|(name, value)| (*name, value.as_str())))
+    };
+    for fine in ["https://x.example", "https://x.example:9000/", "http://localhost:1", "http://[::1]:9000"] {
+        assert_eq!(load(fine).unwrap().clouds[0].endpoint, fine.trim_end_matches('/'));
+    }
+    for wrong in
+        ["x.example", "ftp://x.example", "https://", "https://x.example/bucket", "https://u:p@x.example"]
+    {
+        assert!(load(wrong).unwrap_err().message.contains("is not the address of a service"), "{wrong}");
+    }
+    for plain in ["http://x.example", "http://10.0.0.1:9000", "http://localhost.example"] {
+        assert!(load(plain).unwrap_err().message.contains("without TLS"), "{plain}");
+    }
+}
+
+#[test]
+fn the_address_and_region_of_a_cloud_follow_from_account_or_region() {
+    let settings = with(&[
+        ("R2_BUCKET", "b"),
+        ("R2_ACCESS_KEY", "a"),
+        ("R2_SECRET_KEY", "s"),
+        ("R2_ACCOUNT_ID", "0123abc"),
+        ("B2_BUCKET_NAME", "b"),
+        ("B2_KEY_ID", "a"),
+        ("B2_APPLICATION_KEY", "s"),
+        ("B2_REGION", "eu-central-003"),
+    ])
+    .unwrap();
+    let [r2, b2] = &settings.clouds[..] else { panic!("two clouds") };
+    assert_eq!(
+        (r2.endpoint.as_str(), r2.region.as_str()),
+        ("https://0123abc.r2.cloudflarestorage.com", "auto")
+    );
+    assert_eq!(b2.endpoint, "https://s3.eu-central-003.backblazeb2.com");
+    assert_eq!(b2.region, "eu-central-003");
+    assert_eq!(settings.min_copies, 2);
+    assert_eq!(settings.read_order, [StoreName::R2, StoreName::B2]);
+}
+
+#[test]
+fn a_read_order_names_stores_once() {
+    for (order, what) in [("r2,r2", "names r2 twice"), ("r2,s3", "\"s3\" is not a store")] {
+        let fault = with(&[("BACKUP_READ_ORDER", order)]).unwrap_err();
+        assert!(fault.message.contains(what), "{}", fault.message);
+    }
 }
 
 #[test]

@@ -135,11 +135,7 @@ impl Values {
 
 /// Says why a variable that is not a setting must not be passed over in silence, and what to do.
 fn objection(name: &str) -> Option<(&'static str, String)> {
-    if name.starts_with("R2_") || name.starts_with("B2_") {
-        let what = "this version of pgkeep keeps the local store only; no copy would go to a cloud";
-        return Some((what, format!("Unset {name}, and bring copies elsewhere by other means.")));
-    }
-    if name.starts_with("BACKUP_") {
+    if ["BACKUP_", "R2_", "B2_"].iter().any(|prefix| name.starts_with(prefix)) {
         let hint = documented::nearest(name).map_or_else(
             || "Unset it; the README lists every setting.".to_owned(),
             |near| format!("Did you mean {near}?"),

@@ -4,14 +4,18 @@
 //! Every stage is bounded: a slow one holds up those before it, and memory does not grow with the data.
 
 mod buffers;
+mod fetch;
 mod frames;
+mod hashed;
 mod pack;
 mod unpack;
 
 pub use buffers::Buffers;
+pub use fetch::{Fetched, RangeReader};
 pub use frames::{FinishedEntry, Framer, OpenEntry, PlainFrame};
+pub use hashed::read_hashed;
 pub use pack::{ClosedVolume, PackPlan, Packed, pack};
-pub use unpack::{Discard, Gather, RangeReader, Sink, Unpack, unpack};
+pub use unpack::{Discard, Gather, Sink, Unpack, unpack};
 
 /// How many frames may be on their way at once: one per core, and one waiting for each two.
 pub fn in_flight() -> usize {

@@ -1,7 +1,8 @@
 //! The stages behind the source: compress in parallel, then in order seal, hash and write into volumes.
 
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -31,8 +32,8 @@ pub struct PackPlan {
     pub key: [u8; 32],
     /// A volume is closed when it has this many bytes or more.
     pub volume_bytes: u64,
-    /// Where volumes are written until a store takes them.
-    pub directory: PathBuf,
+    /// Where volumes are written until a store takes them; the next one when there is no room in the one before.
+    pub directories: Vec<PathBuf>,
 }
 
 /// A volume whose bytes are all written, not yet flushed, not yet in any store.
@@ -140,6 +141,8 @@ struct OpenVolume {
     number: u32,
     path: PathBuf,
     file: File,
+    /// Where it can go when writing fails.
+    elsewhere: VecDeque<PathBuf>,
     hasher: Sha256,
     size: u64,
     frames: Vec<u32>,
@@ -215,10 +218,18 @@ impl OpenVolume {
         };
         let header = header.encode()?;
         let seal = FrameSeal::new(&plan.key, &header, number)?;
-        let path = plan.directory.join(names::volume(number));
-        let file = durable::create_private_file(&path)?;
-        let mut volume =
-            Self { number, path, file, hasher: Sha256::new(), size: 0, frames: Vec::new(), seal };
+        let mut elsewhere: VecDeque<PathBuf> =
+            plan.directories.iter().map(|directory| directory.join(names::volume(number))).collect();
+        let (path, file) = loop {
+            let path = elsewhere.pop_front().context("no directory to write volumes into")?;
+            match durable::create_private_file(&path) {
+                Ok(file) => break (path, file),
+                Err(error) if elsewhere.is_empty() => return Err(error),
+                Err(_) => {}
+            }
+        };
+        let (hasher, frames) = (Sha256::new(), Vec::new());
+        let mut volume = Self { number, path, file, elsewhere, hasher, size: 0, frames, seal };
         volume.write(&header)?;
         Ok(volume)
     }
@@ -235,9 +246,26 @@ impl OpenVolume {
     }
 
     fn write(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
-        self.file.write_all(bytes).with_context(|| format!("write volume {}", self.path.display()))?;
+        while let Err(error) = self.file.write_all(bytes) {
+            let path = self.path.clone();
+            let failed = || format!("write volume {}", path.display());
+            let Some(next) = self.elsewhere.pop_front() else { return Err(error).with_context(failed) };
+            // Most likely the disk is full. What the volume has so far moves to where there is room.
+            self.move_to(next).with_context(failed)?;
+        }
         self.hasher.update(bytes);
         self.size += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Goes on in another file, with the bytes up to the last write that succeeded.
+    fn move_to(&mut self, path: PathBuf) -> anyhow::Result<()> {
+        let mut file = durable::create_private_file(&path)?;
+        let written = File::open(&self.path)?.take(self.size);
+        let copied = io::copy(&mut { written }, &mut file)?;
+        anyhow::ensure!(copied == self.size, "{} has lost bytes", self.path.display());
+        durable::remove_file_if_there(&self.path)?;
+        (self.path, self.file) = (path, file);
         Ok(())
     }
 }

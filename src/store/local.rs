@@ -208,16 +208,13 @@ mod tests {
         fs::create_dir_all(&directory).unwrap();
         fs::write(directory.join("data.00000"), "a volume").unwrap();
         fs::write(directory.join("manifest.unfinished"), "pgkeep mani").unwrap();
-        let replicas = Replicas::local(LocalStore::new(root.path().to_owned()), 1);
-        assert_eq!(
-            replicas.reading().list(prefix).await.unwrap().len(),
-            1,
-            "what is unfinished is no object"
-        );
-        assert_eq!(replicas.delete_all(prefix).await.unwrap(), 1);
+        let (store, spool) = (LocalStore::new(root.path().to_owned()), root.path().join("spool"));
+        let replicas = Replicas::new(Some(store.clone()), Vec::new(), &[StoreName::Local], spool, 1);
+        assert_eq!(store.list(prefix).await.unwrap().len(), 1, "what is unfinished is no object");
+        assert_eq!(replicas.delete_all(&[StoreName::Local], prefix).await.unwrap(), 1);
         assert!(!directory.exists());
         assert_eq!(
-            replicas.delete_all(prefix).await.unwrap(),
+            replicas.delete_all(&[StoreName::Local], prefix).await.unwrap(),
             0,
             "nothing is left to delete, and that is fine"
         );

@@ -51,11 +51,13 @@ pub enum Step {
     RestoreRecorded,
     /// `verify`: some copies are read, their proofs are not written down.
     VerifyRead,
+    /// `sync`: copies are made, the catalog does not know.
+    SyncCopied,
 }
 
 impl Step {
     /// Every step.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::RunLocked,
         Self::InitStateDirectory,
         Self::InitCatalog,
@@ -78,6 +80,7 @@ impl Step {
         Self::RestoreSwapped,
         Self::RestoreRecorded,
         Self::VerifyRead,
+        Self::SyncCopied,
     ];
 }
 

@@ -44,8 +44,13 @@ fn one(bytes: &[u8], codec: Codec, directory: &Path) -> Cost {
     let (frames_in, frames) = mpsc::channel(1);
     let (closed_in, mut closed) = mpsc::channel(1);
     let owner: BackupId = "20261122T020000Z-database-1a2b3c4d".parse().expect("an identifier");
-    let plan =
-        PackPlan { owner, codec, key: [7; 32], volume_bytes: 1 << 30, directory: directory.to_owned() };
+    let plan = PackPlan {
+        owner,
+        codec,
+        key: [7; 32],
+        volume_bytes: 1 << 30,
+        directories: vec![directory.to_owned()],
+    };
     let framer = Framer::new(frames_in, buffers.clone());
     std::thread::scope(|scope| {
         scope.spawn(move || feed(framer, bytes));

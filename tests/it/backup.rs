@@ -157,7 +157,7 @@ fn verbose_says_with_what_and_where() {
     let database = cluster().fresh_shop();
     let run = place.pgkeep(&["-v", "backup", "database", &database]).ok();
     assert!(run.stderr.contains("dump 3 tables with ") && run.stderr.contains("pg_dump"), "{}", run.stderr);
-    assert!(run.stderr.contains("volume data.00000 stored"), "{}", run.stderr);
+    assert!(run.stderr.contains("volume data.00000 closed"), "{}", run.stderr);
     let run = place.pgkeep(&["-v", "restore", "latest", "--to-database", &format!("{database}_v")]).ok();
     assert!(run.stderr.contains("unpack: "), "{}", run.stderr);
 }

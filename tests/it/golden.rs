@@ -11,8 +11,8 @@ use pgkeep::format::identity::Identity;
 use pgkeep::format::keyring::Keyring;
 use pgkeep::format::manifest::{Manifest, ManifestHead};
 use pgkeep::format::volume::{FRAME_HEADER, FrameHeader, Method, VolumeHeader};
-use pgkeep::model::{BackupId, Codec, Stage};
-use pgkeep::pipeline::{RangeReader, Unpack, unpack};
+use pgkeep::model::{BackupId, Codec, Fault, Stage, StoreName};
+use pgkeep::pipeline::{Fetched, RangeReader, Unpack, unpack};
 use pgkeep::system::Stop;
 use pgkeep::target::directory::DirectoryTarget;
 use serde_json::{Value, json};
@@ -152,10 +152,23 @@ struct Files(PathBuf);
 
 #[async_trait::async_trait]
 impl RangeReader for Files {
-    async fn read(&self, volume: &str, offset: u64, length: u64) -> anyhow::Result<Vec<u8>> {
+    async fn read(
+        &self,
+        volume: &str,
+        offset: u64,
+        length: u64,
+        not: &[StoreName],
+    ) -> anyhow::Result<Option<Fetched>> {
+        if not.contains(&StoreName::Local) {
+            return Ok(None);
+        }
         let mut bytes = vec![0; usize::try_from(length)?];
         fs::File::open(self.0.join(volume))?.read_exact_at(&mut bytes, offset)?;
-        Ok(bytes)
+        Ok(Some(Fetched { bytes, from: StoreName::Local }))
+    }
+
+    fn reject(&self, volume: &str, _: StoreName, why: &Fault) {
+        panic!("a golden volume is bad: {volume}: {why:?}");
     }
 }
 

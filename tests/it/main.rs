@@ -6,6 +6,7 @@ mod backup;
 mod catalog_faults;
 mod check;
 mod children;
+mod clouds;
 mod concurrency;
 mod cron;
 mod damage;

@@ -133,7 +133,7 @@ fn an_unknown_setting_is_refused_with_the_one_that_may_be_meant() {
 }
 
 #[test]
-fn settings_of_clouds_are_refused_rather_than_ignored() {
+fn a_cloud_of_which_a_part_is_missing_is_named() {
     let place = Place::new();
     place.set("R2_BUCKET", "backups");
     place.set("B2_APPLICATION_KEY", "hunter2");

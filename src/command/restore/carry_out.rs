@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use super::plan::{Restore, RestorePlan};
 use super::{Confirm, Phase, RestoreReport};
 use crate::catalog::RestorePlaces;
+use crate::command::volumes::Volumes;
 use crate::command::{judge, manifests};
 use crate::model::{Elapsed, Fault, Kind};
-use crate::pipeline::{Unpack, unpack};
+use crate::pipeline::{RangeReader, Unpack, unpack};
 use crate::postgres::{Server, facts, swap};
 use crate::system::{Step, Stop, durable, step};
 use crate::target::database::{self as target, Checked};
@@ -86,8 +87,20 @@ impl Restore<'_> {
             stage: context.progress.bytes("unpack", self.manifest.original_size),
             manifest: Arc::clone(&self.manifest),
         };
-        let reader = manifests::Volumes::of(context.reading(), &context.settings.cluster, &self.manifest.id);
-        unpack(request, Arc::new(reader), sink, context.stop.clone()).await?;
+        let id = &self.manifest.id;
+        let reader = Arc::new(Volumes::in_all_stores(context, id)?);
+        let volumes = Arc::clone(&reader) as Arc<dyn RangeReader>;
+        let unpacked = unpack(request, volumes, sink, context.stop.clone()).await;
+        // Marked also when no copy was good enough in the end.
+        report.warnings.extend(manifests::mark(context, id, &reader.bad())?);
+        report.warnings.extend(
+            context
+                .reading()
+                .away()
+                .into_iter()
+                .map(|(store, why)| format!("store {store} could not be read, the next one was: {why}")),
+        );
+        unpacked?;
         step::reached(Step::RestoreUnpacked)?;
         lap(report, "unpack");
 

@@ -94,7 +94,9 @@ pub async fn run(
 ) -> anyhow::Result<RestoreReport> {
     let row = choose(context, request)?;
     let keyring = context.keyring()?;
-    let (manifest, _) = manifests::fetch(&context.settings, &context.reading(), &row.id, &keyring).await?;
+    let fetched = manifests::fetch(&context.settings, context.reading(), &row.id, &keyring).await?;
+    let bad = manifests::mark(context, &row.id, &fetched.bad)?;
+    let manifest = fetched.manifest;
     let restore = Restore::of(context, request, manifest)?;
     if request.dry_run {
         let (plan, server) = restore.plan().await?;
@@ -104,7 +106,10 @@ pub async fn run(
     let _turn =
         context.turn(&turn_of(&restore.target), &format!("restore database \"{}\"", restore.target))?;
     let entry = begin(context, &restore)?;
-    let result = restore.carry_out(entry, confirm).await;
+    let result = restore.carry_out(entry, confirm).await.map(|mut report| {
+        report.warnings.extend(bad);
+        report
+    });
     let result = write_down(context, entry, result);
     step::reached(Step::RestoreRecorded)?;
     result

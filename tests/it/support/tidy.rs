@@ -21,6 +21,7 @@ const RULES: &[(&str, &str)] = &[
     (r"\bcheck-\d+", "check-[PID]"),
     (r"system identifier \d{15,}", "system identifier [NUMBER]"),
     (r"\b\d{18,20}\b", "[NUMBER]"),
+    (r"bytes of large object \d+", "bytes of large object [NUMBER]"),
     (r"fingerprint [0-9a-f:]+", "fingerprint [FINGERPRINT]"),
     (r"\b[0-9a-f]{64}\b", "[SHA256]"),
     (r"\b(\d+ h )?(\d+ min )?\d+(\.\d+)? s\b", "[DURATION]"),

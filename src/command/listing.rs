@@ -1,0 +1,113 @@
+//! What the stores list, against what the catalog says should be there: for `verify` and `sync`.
+
+use std::collections::{BTreeMap, HashMap};
+
+use chrono::Utc;
+use futures_util::future::join_all;
+
+use super::Context;
+use crate::catalog::{CopyKey, CopyRow, CopyState, Proof};
+use crate::format::names;
+use crate::model::{BackupId, StoreName};
+use crate::store::{ObjectInfo, StoreError};
+
+/// One store's objects of backups, by backup and name.
+pub(super) type Objects = BTreeMap<BackupId, BTreeMap<String, ObjectInfo>>;
+
+/// Every store's answer to one listing.
+pub(super) struct Listings {
+    pub(super) listed: HashMap<StoreName, Objects>,
+    pub(super) failed: Vec<StoreError>,
+}
+
+impl Listings {
+    /// Learns that a store has an object now.
+    pub(super) fn made(&mut self, store: StoreName, backup: BackupId, object: String, size: u64) {
+        if let Some(objects) = self.listed.get_mut(&store) {
+            let info = ObjectInfo { key: object.clone(), size, modified: None };
+            objects.entry(backup).or_default().insert(object, info);
+        }
+    }
+}
+
+/// Lists these stores once each, at the same time.
+pub(super) async fn take(context: &Context, only: Option<StoreName>) -> Listings {
+    let prefix = names::backups(&context.settings.cluster);
+    let stores: Vec<_> =
+        context.reading().each().filter(|store| only.is_none_or(|only| only == store.name())).collect();
+    let answers = join_all(stores.iter().map(|store| store.list(&prefix))).await;
+    let mut listings = Listings { listed: HashMap::new(), failed: Vec::new() };
+    for (store, answer) in stores.into_iter().zip(answers) {
+        match answer {
+            Ok(objects) => {
+                listings.listed.insert(store.name(), by_backup(context, objects));
+            }
+            Err(error) => {
+                context.reading().failed(&error);
+                listings.failed.push(error);
+            }
+        }
+    }
+    listings
+}
+
+fn by_backup(context: &Context, objects: Vec<ObjectInfo>) -> Objects {
+    let mut backups = Objects::new();
+    for info in objects {
+        if let Some((id, object)) = names::parse_object(&context.settings.cluster, &info.key) {
+            backups.entry(id).or_default().insert(object, info);
+        }
+    }
+    backups
+}
+
+/// What the listing says about a copy that should be there.
+pub(super) fn compare(copy: &CopyRow, listed: Option<&ObjectInfo>) -> Result<(), (CopyState, String)> {
+    match listed {
+        None if copy.state == CopyState::Owed => {
+            let why = copy.note.as_ref().map_or_else(String::new, |note| format!(": {note}"));
+            Err((CopyState::Owed, format!("it was never copied there{why}")))
+        }
+        None => Err((CopyState::Missing, "it is not there".to_owned())),
+        Some(info) if info.size != copy.size_bytes => {
+            Err((CopyState::Damaged, format!("it has {} bytes, {} were stored", info.size, copy.size_bytes)))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Compares every copy of every complete backup with the listings and writes down what changed. Of stores that could
+/// not be listed the rows stay as they are.
+pub(super) fn reconcile(context: &Context, listings: &Listings) -> anyhow::Result<Vec<CopyRow>> {
+    let copies = context.catalog.copies();
+    for store in context.reading().each() {
+        copies.expect_in(store.name())?;
+    }
+    let mut rows = copies.of_complete()?;
+    let mut seen = Vec::new();
+    for row in &mut rows {
+        let Some(objects) = listings.listed.get(&row.store) else { continue };
+        let listed = objects.get(&row.backup_id).and_then(|objects| objects.get(&row.object));
+        match compare(row, listed) {
+            Ok(()) if row.state == CopyState::Damaged => {}
+            Ok(()) => {
+                row.state = CopyState::Good;
+                seen.push(CopyKey {
+                    backup_id: row.backup_id.clone(),
+                    object: row.object.clone(),
+                    store: row.store,
+                });
+            }
+            Err((state, why)) => {
+                if state != row.state {
+                    copies.set_state(&row.backup_id, &row.object, row.store, state, Some(&why))?;
+                }
+                row.state = state;
+            }
+        }
+    }
+    copies.prove(&seen, Proof::Listed, Utc::now())?;
+    // Copies in stores that the settings no longer name are nobody's concern here.
+    rows.retain(|row| context.reading().each().any(|store| store.name() == row.store));
+    Ok(rows)
+}

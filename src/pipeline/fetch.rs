@@ -1,0 +1,330 @@
+//! Frames on their way from the stores: fetched in groups, opened in parallel, and taken from another store when the
+//! copy of one is damaged.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use anyhow::Context;
+use async_trait::async_trait;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use super::Buffers;
+use crate::format::block;
+use crate::format::manifest::{Manifest, Volume};
+use crate::format::volume::{FRAME_HEADER, FrameHeader, FrameSeal, Method, VolumeHeader};
+use crate::model::{Fault, Kind, StoreName};
+
+/// Stored bytes fetched at once: whole frames, at least one.
+const FETCH_BYTES: u64 = 4 * 1024 * 1024;
+/// The longest header that a volume of a backup has.
+const HEADER_BYTES: u64 = 512;
+
+/// Reads ranges of a backup's volumes, of which there may be several copies.
+#[async_trait]
+pub trait RangeReader: Send + Sync {
+    /// Exactly `length` bytes of the volume from `offset`, from a copy in none of the stores in `not`.
+    ///
+    /// `None` when there is no such store; an error when there is, and none of them could give the bytes.
+    async fn read(
+        &self,
+        volume: &str,
+        offset: u64,
+        length: u64,
+        not: &[StoreName],
+    ) -> anyhow::Result<Option<Fetched>>;
+
+    /// Learns that the copy of the volume in this store is not what was stored.
+    fn reject(&self, volume: &str, from: StoreName, why: &Fault);
+}
+
+/// Bytes as they came from a store.
+#[derive(Debug)]
+pub struct Fetched {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// The store.
+    pub from: StoreName,
+}
+
+/// A wanted run of bytes: where it goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    pub(super) entry: usize,
+    pub(super) entry_offset: u64,
+    pub(super) offset: usize,
+    pub(super) length: usize,
+}
+
+/// A frame that is open.
+pub(super) struct OpenFrame {
+    pub(super) bytes: Vec<u8>,
+    pub(super) wanted: Vec<Wanted>,
+}
+
+/// A frame that is being opened.
+pub(super) type Opening = JoinHandle<anyhow::Result<OpenFrame>>;
+
+/// A volume of which frames are wanted.
+pub(super) struct Fetching {
+    pub(super) manifest: Arc<Manifest>,
+    pub(super) number: u32,
+    pub(super) reader: Arc<dyn RangeReader>,
+    pub(super) buffers: Buffers,
+}
+
+/// What it takes to open a volume's frames.
+struct Opener {
+    fetching: Fetching,
+    seal: FrameSeal,
+    method: Method,
+    header_length: u64,
+}
+
+/// A frame on its way from the store.
+struct StoredFrame {
+    number: u32,
+    /// Where in the volume it lies, with its header.
+    offset: u64,
+    /// What was fetched together, and where in it the frame lies.
+    fetched: Arc<Fetched>,
+    range: Range<usize>,
+    wanted: Vec<Wanted>,
+}
+
+impl Fetching {
+    fn volume(&self) -> &Volume {
+        &self.manifest.volumes[self.number as usize]
+    }
+
+    /// Fetches the frames and sends them to be opened; false when nobody takes them any more.
+    pub(super) async fn run(
+        self,
+        mut wanted: BTreeMap<u32, Vec<Wanted>>,
+        opening: &mpsc::Sender<Opening>,
+    ) -> anyhow::Result<bool> {
+        let opener = Arc::new(self.begin().await?);
+        let Fetching { reader, .. } = &opener.fetching;
+        let volume = opener.fetching.volume();
+        let mut offset = opener.header_length;
+        let mut number: u32 = 0;
+        let mut frames =
+            volume.frames.iter().map(|stored| u64::from(*stored) + FRAME_HEADER as u64).peekable();
+        while frames.peek().is_some() {
+            // As many wanted frames as lie side by side, up to the bound.
+            let (mut group, mut length) = (Vec::new(), 0);
+            while let Some(size) = frames.peek() {
+                let take = wanted.contains_key(&number);
+                if (!take && !group.is_empty()) || (length > 0 && length + size > FETCH_BYTES) {
+                    break;
+                }
+                if take {
+                    group.push((number, *size as usize));
+                    length += size;
+                } else {
+                    offset += size;
+                }
+                number += 1;
+                frames.next();
+            }
+            if group.is_empty() {
+                break;
+            }
+            let fetched = reader.read(&volume.name, offset, length, &[]).await?;
+            let fetched = Arc::new(fetched.context("there is no store to read from")?);
+            let mut start = 0;
+            for (number, size) in group {
+                let range = start..start + size;
+                start += size;
+                let frame = StoredFrame {
+                    number,
+                    offset,
+                    fetched: Arc::clone(&fetched),
+                    range,
+                    wanted: wanted.remove(&number).unwrap_or_default(),
+                };
+                offset += size as u64;
+                let (opener, runtime) = (Arc::clone(&opener), Handle::current());
+                let task = spawn_blocking(move || opener.frame(frame, &runtime));
+                if opening.send(task).await.is_err() {
+                    return Ok(false);
+                }
+            }
+        }
+        if let Some(number) = wanted.keys().next() {
+            let what = format!("the manifest points to frame {number}, which it does not have");
+            return Err(opener.fetching.damaged(&what).into());
+        }
+        Ok(true)
+    }
+
+    /// Reads the volume's header from the first store that has the right one.
+    async fn begin(self) -> anyhow::Result<Opener> {
+        let length = HEADER_BYTES.min(self.volume().size);
+        let mut wrong: Vec<(StoreName, Fault)> = Vec::new();
+        loop {
+            let not: Vec<StoreName> = wrong.iter().map(|(store, _)| *store).collect();
+            let fetched = match self.reader.read(&self.volume().name, 0, length, &not).await {
+                Ok(Some(fetched)) => fetched,
+                Ok(None) if wrong.is_empty() => anyhow::bail!("there is no store to read from"),
+                Err(error) if wrong.is_empty() => return Err(error),
+                other => return Err(self.lost("its header", &wrong, other.err(), &BTreeSet::new())),
+            };
+            match self.header(&fetched.bytes) {
+                Ok((header, header_length)) => {
+                    let key = self.manifest.key.expose();
+                    let seal = FrameSeal::new(key, &fetched.bytes[..header_length], self.number)?;
+                    let header_length = header_length as u64;
+                    return Ok(Opener { seal, method: header.method, header_length, fetching: self });
+                }
+                Err(fault) => {
+                    self.reader.reject(&self.volume().name, fetched.from, &fault);
+                    wrong.push((fetched.from, fault));
+                }
+            }
+        }
+    }
+
+    fn header(&self, bytes: &[u8]) -> Result<(VolumeHeader, usize), Fault> {
+        let (header, length) = VolumeHeader::decode(bytes).map_err(|fault| Fault {
+            message: format!("volume {} of {}: {}", self.volume().name, self.manifest.id, fault.message),
+            ..fault
+        })?;
+        if header.owner != self.manifest.id.as_str() {
+            return Err(self.damaged(&format!("it is a volume of another backup, {}", header.owner)));
+        }
+        if header.number != self.number {
+            let what = format!("it is volume {} of the backup in this one's place", header.number);
+            return Err(self.damaged(&what));
+        }
+        Ok((header, length))
+    }
+
+    fn damaged(&self, what: &str) -> Fault {
+        Fault::new(Kind::Damaged, format!("volume {} of {}: {what}", self.volume().name, self.manifest.id))
+    }
+
+    /// What is said when no copy is good: what is wrong with each, and whose bytes are lost.
+    fn lost(
+        &self,
+        what: &str,
+        wrong: &[(StoreName, Fault)],
+        others: Option<anyhow::Error>,
+        entries: &BTreeSet<usize>,
+    ) -> anyhow::Error {
+        let mut fault = match (wrong, others) {
+            ([(_, only)], None) => only.clone(),
+            (_, others) => {
+                let said = wrong.iter().map(|(store, fault)| format!("{store}: {}", fault.message));
+                let said = said.chain(others.map(|error| format!("{error:#}")));
+                let said: Vec<String> = said.collect();
+                self.damaged(&format!("{what} can be had from no store: {}", said.join("; ")))
+            }
+        };
+        let entries: Vec<String> = entries.iter().map(|index| self.describe(*index)).collect();
+        if !entries.is_empty() {
+            fault.message = format!("{}; it holds bytes of {}", fault.message, entries.join(", "));
+        }
+        fault.into()
+    }
+
+    /// An entry as the operator knows it.
+    fn describe(&self, index: usize) -> String {
+        let entry = &self.manifest.entries[index];
+        match &entry.table {
+            Some(table) => format!("table {}.{}", table.schema, table.name),
+            None => match entry.name.strip_prefix("blob_").and_then(|rest| rest.strip_suffix(".dat")) {
+                Some(number) => format!("large object {number}"),
+                None => entry.name.clone(),
+            },
+        }
+    }
+}
+
+impl Opener {
+    /// Opens one frame; when its bytes are damaged, with those from the next store, and the next.
+    fn frame(&self, frame: StoredFrame, runtime: &Handle) -> anyhow::Result<OpenFrame> {
+        let volume = self.fetching.volume();
+        let StoredFrame { number, offset, fetched, range, wanted } = frame;
+        let length = range.len() as u64;
+        let mut wrong: Vec<(StoreName, Fault)> = Vec::new();
+        let mut result = self.open(number, &fetched.bytes[range]);
+        let mut from = fetched.from;
+        drop(fetched);
+        loop {
+            let fault = match result {
+                Ok(bytes) => return Ok(OpenFrame { bytes, wanted }),
+                Err(fault) => fault,
+            };
+            self.fetching.reader.reject(&volume.name, from, &fault);
+            wrong.push((from, fault));
+            let not: Vec<StoreName> = wrong.iter().map(|(store, _)| *store).collect();
+            let reading = self.fetching.reader.read(&volume.name, offset, length, &not);
+            match runtime.block_on(reading) {
+                Ok(Some(fetched)) => {
+                    result = self.open(number, &fetched.bytes);
+                    from = fetched.from;
+                }
+                other => {
+                    let entries = wanted.iter().map(|wanted| wanted.entry).collect();
+                    return Err(self.fetching.lost(
+                        &format!("frame {number}"),
+                        &wrong,
+                        other.err(),
+                        &entries,
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Opens and decompresses one frame; says what is wrong with one that does not open.
+    fn open(&self, number: u32, bytes: &[u8]) -> Result<Vec<u8>, Fault> {
+        let Fetching { buffers, .. } = &self.fetching;
+        let volume = self.fetching.volume();
+        let damaged = |what: &str| self.fetching.damaged(what);
+        let (head, sealed) = bytes.split_at(FRAME_HEADER);
+        let header = FrameHeader::decode(head).ok_or_else(|| {
+            damaged(&format!("frame {number} has an impossible header: bytes were changed"))
+        })?;
+        let expected = volume.frames[number as usize];
+        if header.stored != expected {
+            return Err(damaged(&format!(
+                "frame {number} is {} bytes long, {expected} were stored: frames were swapped or bytes changed",
+                header.stored
+            )));
+        }
+        let is_last = number as usize + 1 == volume.frames.len();
+        if header.last != is_last {
+            return Err(damaged(&format!("frame {number} is not where it belongs: the end is elsewhere")));
+        }
+        // Opened in a copy: what does not open is looked at again below.
+        let mut copy = buffers.take_packed();
+        copy.extend_from_slice(sealed);
+        let mut out = buffers.take_packed();
+        match self.seal.open(number, header, &mut copy) {
+            Ok(packed) if header.raw => out.extend_from_slice(packed),
+            Ok(packed) => block::decompress_into(self.method, packed, header.plain as usize, &mut out)
+                .map_err(|error| damaged(&format!("frame {number} does not decompress: {error:#}")))?,
+            Err(_) => {
+                // Sealed for another place? Then somebody moved it; else it was changed.
+                let count = u32::try_from(volume.frames.len()).unwrap_or(u32::MAX);
+                let home =
+                    (0..count).find(|other| self.seal.open(*other, header, &mut sealed.to_vec()).is_ok());
+                return Err(match home {
+                    Some(home) => damaged(&format!(
+                        "frame {number} is in the place of frame {home}: frames were swapped"
+                    )),
+                    None => damaged(&format!("frame {number} does not fit its seal: bytes were changed")),
+                });
+            }
+        }
+        if out.len() != header.plain as usize {
+            return Err(damaged(&format!("frame {number} has another length than its header says")));
+        }
+        buffers.give_packed(copy);
+        Ok(out)
+    }
+}

@@ -1,0 +1,417 @@
+//! Three places at once: what one misses costs a warning, heals later, and a restore takes the next.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::support::faults::{contents, fresh_large, wait_for};
+use crate::support::proxy::{Fault, Link, Proxy, Rule};
+use crate::support::s3::{Bucket, Options, S3};
+use crate::support::{Place, Run, cluster};
+
+/// A place with a local store and two clouds, each behind a proxy.
+pub(crate) struct Clouds {
+    pub(crate) place: Place,
+    pub(crate) r2: Cloud,
+    pub(crate) b2: Cloud,
+}
+
+/// A cloud as R2 or as B2 is.
+pub(crate) struct Cloud {
+    pub(crate) s3: S3,
+    pub(crate) proxy: Proxy,
+}
+
+impl Cloud {
+    fn start(options: Options) -> Self {
+        let s3 = S3::with(options);
+        let _ = s3.bucket("keep");
+        let proxy = Proxy::before(s3.address());
+        Self { s3, proxy }
+    }
+
+    pub(crate) fn bucket(&self) -> Bucket {
+        self.s3.bucket("keep")
+    }
+
+    /// Names of the objects of the backup.
+    pub(crate) fn objects(&self, id: &str) -> Vec<String> {
+        let prefix = format!("test/backups/{id}/");
+        self.bucket()
+            .keys()
+            .into_iter()
+            .filter_map(|key| Some(key.strip_prefix(&prefix)?.to_owned()))
+            .collect()
+    }
+}
+
+impl Clouds {
+    /// Nothing is initialised yet.
+    pub(crate) fn new() -> Self {
+        let (r2, b2) = (Cloud::start(Options::default()), Cloud::start(Options::b2()));
+        let clouds = Self { place: Place::new(), r2, b2 };
+        clouds.settings_of_r2(&clouds.place);
+        clouds.settings_of_b2(&clouds.place);
+        clouds.place.set("BACKUP_VOLUME_SIZE", "1M");
+        clouds
+    }
+
+    /// Initialised.
+    pub(crate) fn ready() -> Self {
+        let clouds = Self::new();
+        clouds.place.init();
+        clouds
+    }
+
+    pub(crate) fn settings_of_r2(&self, place: &Place) {
+        place.set("R2_ENDPOINT", &self.r2.proxy.endpoint());
+        place.set("R2_BUCKET", "keep");
+        place.set("R2_ACCESS_KEY", self.r2.s3.access_key());
+        place.set("R2_SECRET_KEY", &self.r2.s3.secret_key());
+    }
+
+    pub(crate) fn settings_of_b2(&self, place: &Place) {
+        place.set("B2_ENDPOINT", &self.b2.proxy.endpoint());
+        place.set("B2_BUCKET_NAME", "keep");
+        place.set("B2_KEY_ID", self.b2.s3.access_key());
+        place.set("B2_APPLICATION_KEY", &self.b2.s3.secret_key());
+    }
+
+    /// Names of the objects of the backup in the local store.
+    pub(crate) fn local(&self, id: &str) -> Vec<String> {
+        let directory = self.place.store().join("test/backups").join(id);
+        let entries = fs::read_dir(directory).into_iter().flatten();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// Backs up and expects that a copy is owed.
+    fn backup_owing(&self, database: &str) -> (String, Run) {
+        let run = self.place.pgkeep(&["--output", "json", "backup", "database", database]).ended_with(3);
+        (run.json()["id"].as_str().unwrap().to_owned(), run)
+    }
+
+    /// The state of every copy of the backup in a store, each once.
+    pub(crate) fn states(&self, id: &str, store: &str) -> String {
+        let sql = format!(
+            "SELECT DISTINCT state FROM copies WHERE backup_id = '{id}' AND store = '{store}' ORDER BY state"
+        );
+        self.place.catalog(&sql).into_iter().flatten().collect::<Vec<_>>().join(" ")
+    }
+
+    /// Restores the newest backup of the database beside and compares all rows.
+    fn assert_restores(&self, database: &str, code: i32) -> Run {
+        let beside = format!("{database}_again");
+        let arguments = ["restore", "latest", "--database", database, "--to-database", &beside, "--yes"];
+        let run = self.place.pgkeep(&arguments).ended_with(code);
+        assert_eq!(contents(cluster(), &beside), contents(cluster(), database));
+        cluster().psql("postgres", &format!("DROP DATABASE \"{beside}\""));
+        run
+    }
+}
+
+#[test]
+fn a_backup_is_in_three_places_and_comes_back_from_each() {
+    let clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    let id = clouds.place.backup(&database);
+    let local = clouds.local(&id);
+    assert!(local.len() > 1 && local.contains(&"manifest".to_owned()), "{local:?}");
+    assert_eq!(clouds.r2.objects(&id), local);
+    assert_eq!(clouds.b2.objects(&id), local);
+    for name in &local {
+        let key = format!("test/backups/{id}/{name}");
+        let bytes = fs::read(clouds.place.store().join(&key)).unwrap();
+        assert_eq!(clouds.r2.bucket().read(&key), bytes, "{key}");
+        assert_eq!(clouds.b2.bucket().read(&key), bytes, "{key}");
+    }
+    let row = &clouds.place.catalog("SELECT local_path, r2_path, b2_path FROM backups")[0];
+    assert!(row[0].ends_with(&format!("store/test/backups/{id}/")), "{row:?}");
+    assert!(row[1].contains("keep") && row[2].contains("keep"), "{row:?}");
+    clouds.place.pgkeep(&["verify"]).ok();
+    clouds.place.pgkeep(&["verify", "--deep"]).ok();
+    for order in ["r2,b2,local", "b2,r2,local", "local,b2,r2"] {
+        clouds.place.set("BACKUP_READ_ORDER", order);
+        clouds.assert_restores(&database, 0);
+    }
+}
+
+#[test]
+fn a_cloud_that_is_away_costs_a_warning_and_sync_makes_the_copy() {
+    let mut clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    clouds.r2.proxy.go_away();
+    let (id, run) = clouds.backup_owing(&database);
+    assert!(
+        run.json()["warnings"][0].as_str().unwrap().contains("store r2 has no copy yet"),
+        "{}",
+        run.stdout
+    );
+    assert_eq!(clouds.states(&id, "r2"), "owed");
+    assert_eq!(
+        (clouds.states(&id, "local"), clouds.states(&id, "b2")),
+        ("good".to_owned(), "good".to_owned())
+    );
+    clouds.place.pgkeep(&["verify"]).ended_with(3);
+    clouds.place.pgkeep(&["sync"]).ended_with(3);
+    clouds.assert_restores(&database, 3);
+
+    clouds.r2.proxy.come_back();
+    let planned = clouds.place.pgkeep(&["--output", "json", "sync", "--dry-run"]).ok().json();
+    assert_eq!(planned["copies"].as_array().unwrap().len(), clouds.local(&id).len());
+    assert_eq!(clouds.r2.objects(&id), Vec::<String>::new());
+    clouds.place.pgkeep(&["sync"]).ok();
+    assert_eq!(clouds.r2.objects(&id), clouds.local(&id));
+    assert_eq!(clouds.states(&id, "r2"), "good");
+    assert!(clouds.place.catalog("SELECT r2_path FROM backups")[0][0].contains("keep"));
+    clouds.place.pgkeep(&["verify", "--deep", "--store", "r2"]).ok();
+    let again = clouds.place.pgkeep(&["--output", "json", "sync"]).ok().json();
+    assert_eq!(again["copies"].as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn a_cloud_that_dies_in_the_middle_of_a_volume_is_owed_the_rest() {
+    let clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    // From the second volume on, every PUT of an object breaks off.
+    clouds.b2.proxy.fail(Rule::new(Fault::CutRequest(100_000)).on("PUT", "data.").from(2));
+    let (id, _) = clouds.backup_owing(&database);
+    assert!(!clouds.b2.objects(&id).contains(&"manifest".to_owned()));
+    assert_eq!(clouds.r2.objects(&id), clouds.local(&id));
+    clouds.b2.proxy.heal();
+    clouds.place.pgkeep(&["sync"]).ok();
+    assert_eq!(clouds.b2.objects(&id), clouds.local(&id));
+    clouds.place.pgkeep(&["verify", "--deep"]).ok();
+}
+
+#[test]
+fn with_both_clouds_away_the_backup_is_kept_and_the_run_has_failed() {
+    let mut clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    clouds.r2.proxy.go_away();
+    clouds.b2.proxy.go_away();
+    let run = clouds.place.pgkeep(&["backup", "database", &database]).fails_with(40);
+    assert!(run.stderr.contains("in 1 of at least 2 stores"), "{}", run.stderr);
+    clouds.assert_restores(&database, 3);
+    clouds.r2.proxy.come_back();
+    clouds.b2.proxy.come_back();
+    clouds.place.pgkeep(&["sync"]).ok();
+    clouds.place.pgkeep(&["verify", "--deep"]).ok();
+}
+
+#[test]
+fn a_copy_damaged_in_each_store_in_turn_is_passed_over_marked_and_healed() {
+    let clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    let id = clouds.place.backup(&database);
+    let key = format!("test/backups/{id}/data.00000");
+    let (r2, b2) = (clouds.r2.bucket(), clouds.b2.bucket());
+    let path = clouds.place.store().join(&key);
+    for (store, order) in [("r2", "r2,b2,local"), ("b2", "b2,local,r2"), ("local", "local,r2,b2")] {
+        match store {
+            "r2" => r2.damage(&key),
+            "b2" => b2.damage(&key),
+            _ => {
+                let mut bytes = fs::read(&path).unwrap();
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+                fs::write(&path, bytes).unwrap();
+            }
+        }
+        clouds.place.set("BACKUP_READ_ORDER", order);
+        let run = clouds.assert_restores(&database, 3);
+        assert!(run.stdout.contains(&format!("the copy in {store} is bad")), "{}", run.stdout);
+        assert_eq!(clouds.states(&id, store), "damaged good");
+        clouds.place.pgkeep(&["verify"]).ended_with(4);
+        clouds.place.pgkeep(&["sync"]).ok();
+        assert_eq!(clouds.states(&id, store), "good");
+        clouds.place.pgkeep(&["verify", "--deep"]).ok();
+    }
+}
+
+#[test]
+fn when_every_copy_is_damaged_it_says_what_is_lost() {
+    let clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    let id = clouds.place.backup(&database);
+    let key = format!("test/backups/{id}/data.00001");
+    clouds.r2.bucket().damage(&key);
+    clouds.b2.bucket().damage(&key);
+    let path = clouds.place.store().join(&key);
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let before = cluster().databases();
+    let beside = format!("{database}_again");
+    let run = clouds.place.pgkeep(&["restore", "latest", "--to-database", &beside, "--yes"]).fails_with(4);
+    assert!(run.stderr.contains("can be had from no store"), "{}", run.stderr);
+    assert!(run.stderr.contains("it holds bytes of table"), "{}", run.stderr);
+    assert_eq!(cluster().databases(), before);
+    clouds.place.pgkeep(&["verify", "--deep"]).ended_with(4);
+    let run = clouds.place.pgkeep(&["sync"]).ended_with(4);
+    assert!(run.stdout.contains("lost, no good copy in any store: data.00001"), "{}", run.stdout);
+}
+
+#[test]
+fn one_volume_comes_from_the_next_store_and_the_rest_from_the_first() {
+    let clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    let id = clouds.place.backup(&database);
+    clouds.r2.bucket().lose(&format!("test/backups/{id}/data.00001"));
+    let run = clouds.assert_restores(&database, 3);
+    assert!(run.stdout.contains("the copy in r2 is bad"), "{}", run.stdout);
+    assert_eq!(clouds.states(&id, "r2"), "good missing");
+    // Away in the middle: the rest comes from the next one.
+    clouds.place.pgkeep(&["sync"]).ok();
+    clouds.r2.proxy.fail(Rule::new(Fault::Reset).on("GET", "data.").from(2));
+    let run = clouds.assert_restores(&database, 3);
+    assert!(run.stdout.contains("store r2 could not be read"), "{}", run.stdout);
+}
+
+#[test]
+fn the_machine_is_gone_and_one_cloud_with_it() {
+    let mut clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    clouds.place.backup(&database);
+    let expected = contents(cluster(), &database);
+    cluster().psql("postgres", &format!("DROP DATABASE \"{database}\""));
+    fs::remove_dir_all(clouds.place.state()).unwrap();
+    fs::remove_dir_all(clouds.place.store()).unwrap();
+    clouds.r2.proxy.go_away();
+
+    // Another machine: the key, one cloud, and a server.
+    let other = Place::new();
+    clouds.settings_of_b2(&other);
+    other.unset("BACKUP_LOCAL_DIR");
+    let without = other.pgkeep(&["restore", "latest"]).fails_with(10);
+    assert!(
+        without.stderr.contains("catalog rebuild") && without.stderr.contains("--yes"),
+        "{}",
+        without.stderr
+    );
+    let run = other.pgkeep(&["restore", "latest", "--yes"]).ok();
+    assert!(run.stderr.contains("made the catalog out of the stores"), "{}", run.stderr);
+    assert_eq!(contents(cluster(), &database), expected);
+    other.pgkeep(&["verify", "--deep"]).ok();
+}
+
+#[test]
+fn a_cloud_that_is_slow_holds_up_nobody_but_the_end() {
+    let clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    clouds.b2.proxy.set_link(Link::at(1 << 20));
+    let id = clouds.place.backup(&database);
+    assert_eq!(clouds.b2.objects(&id), clouds.local(&id));
+}
+
+#[test]
+fn a_full_local_disk_does_not_keep_a_backup_from_the_clouds() {
+    use crate::support::faults::SmallDisk;
+    let clouds = Clouds::new();
+    let disk = SmallDisk::mount(&clouds.place.store(), "3m");
+    disk.run(&clouds.place.command(&["init"])).ok();
+    let database = fresh_large(cluster());
+    disk.fill(600_000);
+    let run =
+        disk.run(&clouds.place.command(&["--output", "json", "backup", "database", &database])).ended_with(3);
+    let id = run.json()["id"].as_str().unwrap().to_owned();
+    assert_eq!(clouds.r2.objects(&id), clouds.b2.objects(&id));
+    assert!(clouds.r2.objects(&id).contains(&"manifest".to_owned()));
+    assert_eq!(clouds.place.files("state/spool"), Vec::<String>::new());
+}
+
+#[test]
+fn wrong_secrets_and_missing_buckets_are_named() {
+    for (name, value, says) in [
+        ("R2_SECRET_KEY", "wrong", "secret"),
+        ("R2_BUCKET", "nowhere", "bucket"),
+        ("R2_ACCESS_KEY", "stranger", "key"),
+    ] {
+        let clouds = Clouds::ready();
+        let database = cluster().fresh_database();
+        clouds.place.set(name, value);
+        let run = clouds.place.pgkeep(&["check"]).fails_with(40);
+        assert!(run.stdout.contains(says), "{name}: {}", run.stdout);
+        let (id, run) = clouds.backup_owing(&database);
+        assert!(run.stdout.contains("store r2"), "{}", run.stdout);
+        assert_eq!(clouds.states(&id, "r2"), "owed");
+    }
+}
+
+#[test]
+fn a_key_without_the_right_to_delete_still_backs_up() {
+    let clouds = Clouds::ready();
+    clouds.b2.s3.change(|options| options.deny_deletes = true);
+    let database = fresh_large(cluster());
+    let id = clouds.place.backup(&database);
+    assert_eq!(clouds.b2.objects(&id), clouds.local(&id));
+    // A run that fails can't clear up there, says so, and the others are clean.
+    let run = clouds
+        .place
+        .pgkeep_with(&[("PGKEEP_TEST_STOP", "BackupVolumesStored:fail")], &["backup", "database", &database]);
+    assert_ne!(run.code, 0);
+    assert!(run.stderr.contains("clear away what is left"), "{}", run.stderr);
+}
+
+#[test]
+fn verify_lists_each_store_once() {
+    let clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    clouds.place.backup(&database);
+    clouds.place.backup(&database);
+    clouds.r2.s3.forget_requests();
+    clouds.b2.s3.forget_requests();
+    clouds.place.pgkeep(&["verify"]).ok();
+    for cloud in [&clouds.r2, &clouds.b2] {
+        assert_eq!(cloud.s3.requests_of("ListObjectsV2"), 1, "{:?}", cloud.s3.requests());
+    }
+}
+
+#[test]
+fn a_cloud_of_another_server_is_refused() {
+    let clouds = Clouds::ready();
+    let other = crate::support::Cluster::own(&[]);
+    let place = Place::on(&other);
+    clouds.settings_of_r2(&place);
+    let run = place.pgkeep(&["init"]).fails_with(5);
+    assert!(run.stderr.contains("another server"), "{}", run.stderr);
+}
+
+#[test]
+fn killed_at_every_step_of_an_upload_nothing_false_remains() {
+    for step in ["BackupVolumeClosed", "BackupVolumeStored", "BackupVolumesStored", "BackupManifestStored"] {
+        let clouds = Clouds::ready();
+        let database = fresh_large(cluster());
+        clouds.place.pgkeep_with(
+            &[("PGKEEP_TEST_STOP", &format!("{step}:kill"))],
+            &["backup", "database", &database],
+        );
+        clouds.place.pgkeep(&["sync"]).ok();
+        let report = clouds.place.pgkeep(&["--output", "json", "verify", "--deep"]).ok().json();
+        assert_eq!(report["findings"], serde_json::json!([]), "{step}");
+        let whole = step == "BackupManifestStored";
+        assert_eq!(report["backups"], u64::from(whole), "{step}");
+        let id = clouds.place.backup(&database);
+        assert_eq!(clouds.r2.objects(&id), clouds.local(&id));
+    }
+}
+
+#[test]
+fn killed_in_the_middle_of_a_slow_upload_the_next_run_clears_up() {
+    let clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    clouds.r2.proxy.set_link(Link::at(200_000));
+    let running = clouds.place.start(&[], &["backup", "database", &database]);
+    wait_for("a volume on its way", || {
+        clouds.r2.proxy.seen().iter().any(|request| request.contains("data.")).then_some(())
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    running.signal(rustix::process::Signal::KILL);
+    let _ = running.wait();
+    clouds.r2.proxy.set_link(Link::default());
+    let id = clouds.place.backup(&database);
+    assert_eq!(clouds.r2.objects(&id), clouds.local(&id));
+    clouds.place.pgkeep(&["verify", "--deep"]).ok();
+}
