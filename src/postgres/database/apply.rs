@@ -15,7 +15,7 @@ struct Step {
 }
 
 /// Brings back what `CREATE DATABASE` does not: privileges with their grantors, settings, comment, security
-/// labels, connection limit, template and connection flags. For a database that [`create`] made, after it is
+/// labels, connection limit, template and connection flags. For a database that `create` made, after it is
 /// filled: settings such as `default_transaction_read_only` would stand in the way of filling it.
 ///
 /// What the server refuses (a setting that it does not know, a security provider that is not loaded) is left
