@@ -78,7 +78,7 @@ pub async fn database(context: &Context, request: &BackupDatabase) -> anyhow::Re
     context.catalog.runs().set_subject(&context.run, id.as_str())?;
     step::reached(Step::BackupBegun)?;
     let clock = Instant::now();
-    let presence = stores::presence(context).await?;
+    let presence = context.stop.or(stores::presence(context)).await?;
     for Absent { store, why } in &presence.absent {
         context.progress.note(&format!("warning: store {store} gets no copy now: {why}"));
     }
@@ -354,7 +354,7 @@ async fn store_volumes(
             .with_context(|| format!("flush volume {shown}"))?;
         step::reached(Step::BackupVolumeClosed)?;
         let key = names::object(&context.settings.cluster, id, &name);
-        placing.volume(&key, path, size).await?;
+        context.stop.or(placing.volume(&key, path, size)).await?;
         context.progress.detail(&format!("volume {name} closed, {}", Bytes(size)));
         step::reached(Step::BackupVolumeStored)?;
     }

@@ -12,6 +12,7 @@ use super::stores;
 use super::{Context, Environment, Report, Shelf};
 use crate::catalog::Catalog;
 use crate::config::Settings;
+use crate::format::manifest::Manifest;
 use crate::format::names;
 use crate::model::{BackupId, Fault, FaultContext, Kind, StoreName};
 use crate::system::durable;
@@ -105,7 +106,7 @@ async fn take_in(context: &Context) -> anyhow::Result<RebuildReport> {
         }
     }
     let stage = context.progress.rows("manifests", unknown.len() as u64);
-    let mut fetching = stream::iter(unknown)
+    let mut fetching = stream::iter(unknown.into_iter().rev())
         .map(|id| {
             let keyring = &keyring;
             async move { (manifests::fetch(&context.settings, context.reading(), &id, keyring).await, id) }
@@ -116,7 +117,8 @@ async fn take_in(context: &Context) -> anyhow::Result<RebuildReport> {
         match fetched {
             Err(error) => report.warnings.push(format!("{error:#}")),
             Ok(fetched) => match known_of(context, &fetched, &listings) {
-                held if held.iter().any(|held| held.is_whole(&fetched.manifest)) => {
+                // Each volume in one store or another is enough: reading changes over, and `sync` makes it whole.
+                held if is_covered(&fetched.manifest, &held) => {
                     let Fetched { manifest, object, bad } = &fetched;
                     manifests::record(context, &Stored { manifest, object, held: &held }, None)?;
                     report.warnings.extend(manifests::mark(context, &id, bad)?);
@@ -128,6 +130,11 @@ async fn take_in(context: &Context) -> anyhow::Result<RebuildReport> {
     }
     report.added.sort();
     Ok(report)
+}
+
+/// Whether every volume is in at least one store.
+fn is_covered(manifest: &Manifest, held: &[Held]) -> bool {
+    manifest.volumes.iter().all(|volume| held.iter().any(|held| held.objects.contains(&volume.name)))
 }
 
 /// What each store that was listed has of the backup.

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use super::Context;
 use crate::catalog::{CopyKey, CopyRow, CopyState, Proof};
 use crate::format::names;
-use crate::model::{BackupId, StoreName};
+use crate::model::{BackupId, StoreName, Timestamp};
 use crate::store::{ObjectInfo, StoreError};
 
 /// One store's objects of backups, by backup and name.
@@ -16,11 +16,25 @@ pub(super) type Objects = BTreeMap<BackupId, BTreeMap<String, ObjectInfo>>;
 
 /// Every store's answer to one listing.
 pub(super) struct Listings {
+    /// Before the first of them was asked: of what was written later they may know nothing.
+    begun: Timestamp,
     pub(super) listed: HashMap<StoreName, Objects>,
     pub(super) failed: Vec<StoreError>,
 }
 
 impl Listings {
+    /// Whether the copy was found good, or written, after the listings were begun.
+    pub(super) fn is_older_than(&self, copy: &CopyRow) -> bool {
+        copy.state == CopyState::Good && copy.seen_at.max(copy.proven_at) >= Some(self.begun)
+    }
+
+    /// Learns that a store does not have an object although it listed it.
+    pub(super) fn gone(&mut self, store: StoreName, backup: &BackupId, object: &str) {
+        if let Some(objects) = self.listed.get_mut(&store).and_then(|objects| objects.get_mut(backup)) {
+            objects.remove(object);
+        }
+    }
+
     /// Learns that a store has an object now.
     pub(super) fn made(&mut self, store: StoreName, backup: BackupId, object: String, size: u64) {
         if let Some(objects) = self.listed.get_mut(&store) {
@@ -35,8 +49,9 @@ pub(super) async fn take(context: &Context, only: Option<StoreName>) -> Listings
     let prefix = names::backups(&context.settings.cluster);
     let stores: Vec<_> =
         context.reading().each().filter(|store| only.is_none_or(|only| only == store.name())).collect();
+    let begun = Utc::now();
     let answers = join_all(stores.iter().map(|store| store.list(&prefix))).await;
-    let mut listings = Listings { listed: HashMap::new(), failed: Vec::new() };
+    let mut listings = Listings { begun, listed: HashMap::new(), failed: Vec::new() };
     for (store, answer) in stores.into_iter().zip(answers) {
         match answer {
             Ok(objects) => {
@@ -88,6 +103,9 @@ pub(super) fn reconcile(context: &Context, listings: &Listings) -> anyhow::Resul
     for row in &mut rows {
         let Some(objects) = listings.listed.get(&row.store) else { continue };
         let listed = objects.get(&row.backup_id).and_then(|objects| objects.get(&row.object));
+        if row.state == CopyState::Deleting || listings.is_older_than(row) {
+            continue;
+        }
         match compare(row, listed) {
             Ok(()) if row.state == CopyState::Damaged => {}
             Ok(()) => {

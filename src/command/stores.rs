@@ -71,12 +71,20 @@ pub(super) async fn presence(context: &Context) -> anyhow::Result<Presence> {
     let stores: Vec<_> = context.replicas.each().cloned().collect();
     let asked = join_all(stores.iter().map(|store| store.get_small(&key))).await;
     let (mut found, mut present, mut absent) = (None::<Identity>, Vec::new(), Vec::new());
-    let (mut failed, mut places) = (None, Vec::new());
+    let (mut failed, mut places, mut damaged) = (None, Vec::new(), None);
     for (store, answer) in stores.into_iter().zip(asked) {
         let name = store.name();
         match answer {
             Ok(Some(bytes)) => {
-                let identity = Identity::from_bytes(&bytes)?;
+                let identity = match Identity::from_bytes(&bytes) {
+                    Ok(identity) => identity,
+                    Err(fault) => {
+                        let why = format!("{}: {}", store.locate(&key), fault.message);
+                        absent.push(Absent { store: name, why });
+                        damaged = damaged.or(Some(fault));
+                        continue;
+                    }
+                };
                 let known = found.get_or_insert_with(|| identity.clone());
                 if known.system_identifier != identity.system_identifier {
                     return Err(two_servers(known, &identity, name).into());
@@ -97,6 +105,7 @@ pub(super) async fn presence(context: &Context) -> anyhow::Result<Presence> {
     }
     match (found, failed) {
         (Some(identity), _) => Ok(Presence { identity, present, absent }),
+        (None, _) if damaged.is_some() => Err(damaged.map_or_else(|| anyhow::anyhow!("damaged"), Into::into)),
         (None, Some(error)) => Err(error).fault(),
         (None, None) => Fault::new(
             Kind::NotInitialised,

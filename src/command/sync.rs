@@ -130,6 +130,15 @@ pub async fn run(context: &Context, request: SyncRequest) -> anyhow::Result<Sync
         }
     }
     if !request.dry_run {
+        // What could not be done after all is told as well.
+        let CopyPlan { orders, lost, waiting } =
+            decide(context, &presence, listing::reconcile(context, &listings)?);
+        report.lost = lost.into_iter().map(unmade).collect();
+        let mut waiting: Vec<Object> =
+            waiting.into_iter().chain(orders.into_iter().map(|order| order.object)).collect();
+        waiting.sort_by(|left, right| (&left.backup, &left.name).cmp(&(&right.backup, &right.name)));
+        waiting.dedup_by(|left, right| left.backup == right.backup && left.name == right.name);
+        report.waiting = waiting.into_iter().map(unmade).collect();
         report.uploads_aborted = forgotten_uploads(context, &presence, &mut report.warnings).await;
     }
     report.bytes = report.copies.iter().map(|copy| copy.size_bytes).sum();
@@ -245,20 +254,33 @@ impl Syncing<'_> {
             if to.is_empty() || (object.name == names::MANIFEST && broken.contains(&object.backup)) {
                 continue;
             }
-            let read = context.stop.or(self.read(object, &directory, &mut damage)).await;
+            let read = context.stop.or(self.read(object, &directory, listings, &mut damage)).await;
             let key = names::object(&context.settings.cluster, &object.backup, &object.name);
-            let to = |store| to.contains(&store);
+            let wanted = to;
+            let to = |store| wanted.contains(&store);
             result = match read {
                 Ok(Some(Source::Local(path))) => {
                     placing.forward(&key, path, object.size, to);
                     Ok(())
                 }
-                Ok(Some(Source::Spooled(path))) => placing.place(&key, path, object.size, to).await,
+                Ok(Some(Source::Spooled(path))) => {
+                    let placed = context.stop.or(placing.place(&key, path, object.size, to)).await;
+                    // A store that takes nothing any more is no reason to keep the others waiting.
+                    placed.or_else(|error| {
+                        if wanted.iter().any(|store| placing.takes(*store)) { Err(error) } else { Ok(()) }
+                    })
+                }
                 Ok(None) => {
                     broken.insert(&object.backup);
                     Ok(())
                 }
-                Err(error) => Err(error),
+                Err(error) if context.stop.is_requested() => Err(error),
+                // A full disk here must not keep the clouds from what they are owed out of the local store.
+                Err(error) => {
+                    report.warnings.push(format!("copy {} of {}: {error:#}", object.name, object.backup));
+                    broken.insert(&object.backup);
+                    Ok(())
+                }
             };
             if result.is_err() {
                 break;
@@ -289,6 +311,7 @@ impl Syncing<'_> {
         &self,
         object: &Object,
         directory: &Path,
+        listings: &mut Listings,
         damage: &mut bool,
     ) -> anyhow::Result<Option<Source>> {
         let context = self.context;
@@ -301,6 +324,10 @@ impl Syncing<'_> {
                 .then(|| directory.join(format!("{}-{}", object.backup, object.name)));
             let stage = Stage::new(object.size);
             let reading: Arc<dyn ReadStore> = Arc::clone(store) as Arc<dyn ReadStore>;
+            // What another copy that was no good has left there.
+            if let Some(path) = &spooled {
+                durable::remove_file_if_there(path)?;
+            }
             let wrong = match self.hash(&*reading, &key, object, spooled.as_deref(), &stage).await? {
                 Ok(()) => {
                     let local = || PathBuf::from(store.locate(&key));
@@ -310,6 +337,9 @@ impl Syncing<'_> {
             };
             if let Some(wrong) = wrong {
                 *damage = true;
+                if wrong.state == CopyState::Missing {
+                    listings.gone(wrong.store, &object.backup, &object.name);
+                }
                 report_damage(context, object, &wrong)?;
             }
         }

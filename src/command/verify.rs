@@ -112,6 +112,11 @@ impl Report for VerifyReport {
 pub async fn run(context: &Context, request: &VerifyRequest) -> anyhow::Result<VerifyReport> {
     let clock = Instant::now();
     let backups = manifests::chosen(&context.catalog, request.backup.as_deref())?;
+    if let Some(store) = request.store.filter(|store| context.replicas.get(*store).is_none()) {
+        return Fault::new(Kind::Settings, format!("store {store} is not configured"))
+            .hint("Leave out --store, or set what the store needs (README, \"Settings\").")
+            .err();
+    }
     let (listings, away) = context.stop.or(look(context, request.store)).await?;
     let keyring = if request.deep { key_if_set(context)? } else { None };
     let mut rows: HashMap<(BackupId, StoreName), Vec<CopyRow>> = HashMap::new();
@@ -137,7 +142,7 @@ pub async fn run(context: &Context, request: &VerifyRequest) -> anyhow::Result<V
             context.stop.check()?;
             let copies = rows.remove(&(row.id.clone(), store.name())).unwrap_or_default();
             let objects = listings.listed[&store.name()].get(&row.id);
-            let verifying = Verifying { context, store, row, objects, stage: &stage };
+            let verifying = Verifying { context, store, row, objects, listings: &listings, stage: &stage };
             if let Err(away) = verifying.run(copies, request.deep, keyring.as_ref(), &mut report).await? {
                 report.away.push(away);
                 break;
@@ -231,6 +236,7 @@ struct Verifying<'a> {
     row: &'a BackupRow,
     /// What the store lists of it.
     objects: Option<&'a BTreeMap<String, ObjectInfo>>,
+    listings: &'a Listings,
     stage: &'a Stage,
 }
 
@@ -257,6 +263,8 @@ impl Verifying<'_> {
             report.objects += 1;
             let info = self.objects.and_then(|objects| objects.get(&copy.object));
             let listed = match (listing::compare(copy, info), copy.state) {
+                // Written after the store was listed.
+                _ if self.listings.is_older_than(copy) => Ok(()),
                 (Err((state, message)), _) => Err(Wrong::Copy(state, message)),
                 // Of the right size, and once found damaged: read again, somebody may have put the right bytes back.
                 (Ok(()), CopyState::Good) => Ok(()),

@@ -192,6 +192,11 @@ impl Fetching {
             message: format!("volume {} of {}: {}", self.volume().name, self.manifest.id, fault.message),
             ..fault
         })?;
+        // The seals hang on these bytes: one that changed here would condemn the good frames of every store.
+        let again = header.encode().map_err(|_| self.damaged("its header is impossible"))?;
+        if again != bytes[..length] || header.method != Method::from(self.manifest.codec) {
+            return Err(self.damaged("its header is not as it was written: bytes were changed"));
+        }
         if header.owner != self.manifest.id.as_str() {
             return Err(self.damaged(&format!("it is a volume of another backup, {}", header.owner)));
         }

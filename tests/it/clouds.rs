@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::support::faults::{contents, fresh_large, wait_for};
+use crate::support::faults::{contents, databases_beginning, fresh_large, wait_for};
 use crate::support::proxy::{Fault, Link, Proxy, Rule};
 use crate::support::s3::{Bucket, Options, S3};
 use crate::support::{Place, Run, cluster};
@@ -243,12 +243,12 @@ fn when_every_copy_is_damaged_it_says_what_is_lost() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&path, bytes).unwrap();
-    let before = cluster().databases();
+    let before = databases_beginning(cluster(), &database);
     let beside = format!("{database}_again");
     let run = clouds.place.pgkeep(&["restore", "latest", "--to-database", &beside, "--yes"]).fails_with(4);
     assert!(run.stderr.contains("can be had from no store"), "{}", run.stderr);
     assert!(run.stderr.contains("it holds bytes of table"), "{}", run.stderr);
-    assert_eq!(cluster().databases(), before);
+    assert_eq!(databases_beginning(cluster(), &database), before);
     clouds.place.pgkeep(&["verify", "--deep"]).ended_with(4);
     let run = clouds.place.pgkeep(&["sync"]).ended_with(4);
     assert!(run.stdout.contains("lost, no good copy in any store: data.00001"), "{}", run.stdout);
@@ -353,6 +353,57 @@ fn a_key_without_the_right_to_delete_still_backs_up() {
         .pgkeep_with(&[("PGKEEP_TEST_STOP", "BackupVolumesStored:fail")], &["backup", "database", &database]);
     assert_ne!(run.code, 0);
     assert!(run.stderr.contains("clear away what is left"), "{}", run.stderr);
+}
+
+#[test]
+fn sync_takes_the_next_copy_when_one_is_bad_and_says_what_it_could_not_do() {
+    let clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    let id = clouds.place.backup(&database);
+    let key = format!("test/backups/{id}/data.00000");
+    let path = clouds.place.store().join(&key);
+    fs::remove_file(&path).unwrap();
+    // Nobody lets it be read: it is still owed, and that is no success.
+    let denied = Fault::Status { status: 403, code: "AccessDenied", retry_after: None };
+    for cloud in [&clouds.r2, &clouds.b2] {
+        cloud.proxy.fail(Rule::new(denied.clone()).on("GET", "data.00000"));
+    }
+    let run = clouds.place.pgkeep(&["sync"]).ended_with(3);
+    assert!(
+        run.stdout.contains(&format!("owed: data.00000 of {id}, which local should have")),
+        "{}",
+        run.stdout
+    );
+    clouds.r2.proxy.heal();
+    clouds.b2.proxy.heal();
+    clouds.r2.bucket().damage(&key);
+    clouds.place.pgkeep(&["sync"]).ok();
+    assert_eq!(fs::read(&path).unwrap(), clouds.b2.bucket().read(&key));
+    assert_eq!(clouds.r2.bucket().read(&key), clouds.b2.bucket().read(&key));
+    clouds.place.pgkeep(&["verify", "--deep"]).ok();
+}
+
+#[test]
+fn a_backup_whose_volumes_are_whole_only_together_is_found_and_healed() {
+    let clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    let id = clouds.place.backup(&database);
+    fs::remove_dir_all(clouds.place.state()).unwrap();
+    fs::remove_dir_all(clouds.place.store().join("test/backups").join(&id)).unwrap();
+    clouds.r2.bucket().lose(&format!("test/backups/{id}/data.00000"));
+    clouds.b2.bucket().lose(&format!("test/backups/{id}/data.00001"));
+    clouds.place.pgkeep(&["catalog", "rebuild"]).ok();
+    clouds.place.pgkeep(&["sync"]).ok();
+    assert_eq!(clouds.local(&id), clouds.r2.objects(&id));
+    clouds.place.pgkeep(&["verify", "--deep"]).ok();
+    clouds.assert_restores(&database, 0);
+}
+
+#[test]
+fn a_store_that_is_not_configured_cannot_be_verified() {
+    let place = Place::ready();
+    let run = place.pgkeep(&["verify", "--store", "b2"]).fails_with(20);
+    assert!(run.stderr.contains("store b2 is not configured"), "{}", run.stderr);
 }
 
 #[test]
