@@ -77,7 +77,16 @@ pub async fn context_for_restore(
         && stores::replicas(&settings)?.reading().get_small(&identity).await?.is_some()
     {
         agree(&format!("there is no catalog at {}", path.display()))?;
-        let report = rebuild(environment).await?;
+        let report = match rebuild(environment).await {
+            Ok(report) => report,
+            Err(error) => {
+                // An empty catalog would hide from the next try that there is something to be made.
+                for suffix in ["", "-wal", "-shm"] {
+                    let _ = durable::remove_file_if_there(&path.with_extension(format!("sqlite{suffix}")));
+                }
+                return Err(error);
+            }
+        };
         for warning in &report.warnings {
             environment.progress.note(&format!("warning: {warning}"));
         }

@@ -172,7 +172,12 @@ async fn look(context: &Context, only: Option<StoreName>) -> anyhow::Result<(Lis
             }
         }
         // The identity is lost, and backups are there: they can be looked at.
-        Err(_) if listings.listed.values().any(|objects| !objects.is_empty()) => {}
+        Err(error)
+            if super::judge(&error).exit_code == Kind::NotInitialised.exit_code()
+                && listings.listed.values().any(|objects| !objects.is_empty()) =>
+        {
+            listings.listed.retain(|_, objects| !objects.is_empty());
+        }
         Err(error) => return Err(error),
     }
     if let (true, Some(first)) = (listings.listed.is_empty(), away.first()) {

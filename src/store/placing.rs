@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use super::failure::StoreResult;
 use super::replicas::local_path;
-use super::{Body, Store, StoreError};
+use super::{Body, Store, StoreError, StoreErrorKind};
 use crate::model::{Fault, Kind, Stage, StoreName};
 use crate::system::{Stop, durable};
 
@@ -211,6 +211,12 @@ async fn send(
 ) {
     while let Some(Parcel { key, size, file }) = parcels.recv().await {
         let result = store.put(&key, Body::File { path: file.path.clone(), size }).await;
+        if let Err(error) = &result
+            && error.kind == StoreErrorKind::Differs
+        {
+            // Of the right size and with the wrong bytes: a listing would take it for a good copy.
+            let _ = store.delete(&key).await;
+        }
         let mut placed = placed.lock().unwrap_or_else(PoisonError::into_inner);
         match result {
             Ok(()) => {

@@ -291,6 +291,11 @@ fn the_machine_is_gone_and_one_cloud_with_it() {
         "{}",
         without.stderr
     );
+    // A first try with another key leaves nothing behind that hides that there is no catalog.
+    let key = other.setting("BACKUP_ENCRYPTION_KEY");
+    other.unset("BACKUP_ENCRYPTION_KEY");
+    other.pgkeep(&["restore", "latest", "--yes"]).fails_with(12);
+    other.set("BACKUP_ENCRYPTION_KEY", &key);
     let run = other.pgkeep(&["restore", "latest", "--yes"]).ok();
     assert!(run.stderr.contains("made the catalog out of the stores"), "{}", run.stderr);
     assert_eq!(contents(cluster(), &database), expected);
