@@ -138,6 +138,7 @@ async fn take_in(context: &Context) -> anyhow::Result<RebuildReport> {
         }
     }
     report.added.sort();
+    report.warnings.sort();
     Ok(report)
 }
 
