@@ -8,8 +8,10 @@ use super::Context;
 use crate::config::Settings;
 use crate::format::identity::Identity;
 use crate::format::names;
-use crate::model::{Fault, Kind, StoreName};
-use crate::store::{LocalStore, Replicas, S3Place, Store, StoreError, StoreResult, cloud};
+use crate::model::{ClusterName, Fault, Kind, StoreName};
+use crate::store::{
+    LocalStore, ReadStore, Replicas, S3Place, Store, StoreError, StoreErrorKind, StoreResult, cloud,
+};
 
 /// The stores of the settings.
 pub(super) fn replicas(settings: &Settings) -> anyhow::Result<Replicas> {
@@ -114,6 +116,24 @@ pub(super) async fn presence(context: &Context) -> anyhow::Result<Presence> {
         .hint("Is the disk mounted? If this is a new place for backups, run `pgkeep init`.")
         .err(),
     }
+}
+
+/// Asks whether a store, in which something could not be found or read, is still there: it has the cluster's identity,
+/// or if that alone is lost, lists backups. The error says why it is away.
+pub(super) async fn still_there(cluster: &ClusterName, store: &dyn ReadStore) -> Result<(), StoreError> {
+    let identity = names::identity(cluster);
+    if store.get_small(&identity).await?.is_some()
+        || !store.list_page(&names::backups(cluster), None).await?.objects.is_empty()
+    {
+        return Ok(());
+    }
+    Err(StoreError {
+        store: store.name(),
+        operation: "read",
+        place: store.locate(&identity),
+        kind: StoreErrorKind::Unreachable,
+        cause: "it is not there any more, and nothing else is: was it unmounted?".to_owned(),
+    })
 }
 
 fn two_servers(known: &Identity, other: &Identity, store: StoreName) -> Fault {

@@ -17,7 +17,7 @@ use crate::format::keyring::Keyring;
 use crate::format::names;
 use crate::model::{BackupId, Fault, Kind, Stage, StoreName};
 use crate::pipeline::{Discard, Unpack, read_hashed, unpack};
-use crate::store::{ObjectInfo, ReadReplicas, ReadStore, StoreError};
+use crate::store::{ObjectInfo, ReadReplicas, ReadStore};
 use crate::system::{Step, step};
 
 /// How long volumes without a manifest may be those of a backup that somebody else is making: another host, or another
@@ -165,9 +165,19 @@ async fn look(context: &Context, only: Option<StoreName>) -> anyhow::Result<(Lis
     match stores::presence(context).await {
         Ok(presence) => {
             for Absent { store, why } in presence.absent {
-                let was_listed = listings.listed.get(&store).is_some_and(BTreeMap::is_empty);
-                if was_listed && listings.listed.remove(&store).is_some() {
-                    away.push(Away { store, message: why });
+                let Some(objects) = listings.listed.get(&store) else { continue };
+                // Its identity alone may be lost. But of a disk that was unmounted meanwhile this may be half a list.
+                let reading = context.reading().each().find(|reading| reading.name() == store);
+                let message = match reading.filter(|_| !objects.is_empty()) {
+                    Some(reading) => {
+                        let there = stores::still_there(&context.settings.cluster, &**reading).await;
+                        there.err().map(|error| error.to_string())
+                    }
+                    None => Some(why),
+                };
+                if let Some(message) = message {
+                    listings.listed.remove(&store);
+                    away.push(Away { store, message });
                 }
             }
         }
@@ -249,8 +259,8 @@ struct Verifying<'a> {
 enum Wrong {
     /// It is not what it should be.
     Copy(CopyState, String),
-    /// The store could not be asked.
-    Store(StoreError),
+    /// The store could not be asked, and why.
+    Store(String),
 }
 
 impl Verifying<'_> {
@@ -262,26 +272,11 @@ impl Verifying<'_> {
         keyring: Option<&Keyring>,
         report: &mut VerifyReport,
     ) -> anyhow::Result<Result<(), Away>> {
-        let (mut proven, mut all_good) = (Vec::new(), true);
+        let (mut proven, mut all_good, mut away) = (Vec::new(), true, None);
         for copy in &copies {
             self.context.stop.check()?;
             report.objects += 1;
-            let info = self.objects.and_then(|objects| objects.get(&copy.object));
-            let listed = match (listing::compare(copy, info), copy.state) {
-                // Written after the store was listed.
-                _ if self.listings.is_older_than(copy) => Ok(()),
-                (Err((state, message)), _) => Err(Wrong::Copy(state, message)),
-                // Of the right size, and once found damaged: read again, somebody may have put the right bytes back.
-                (Ok(()), CopyState::Good) => Ok(()),
-                (Ok(()), CopyState::Damaged) if deep => Ok(()),
-                (Ok(()), state) => Err(Wrong::Copy(state, copy.note.clone().unwrap_or_default())),
-            };
-            let looked = match listed {
-                Ok(()) if deep => self.read(copy).await?,
-                Ok(()) => Ok(0),
-                Err(wrong) => Err(wrong),
-            };
-            match looked {
+            match self.look_at(copy, deep).await? {
                 Ok(bytes) => {
                     report.bytes_read += bytes;
                     proven.push(self.key(copy));
@@ -294,37 +289,53 @@ impl Verifying<'_> {
                     }
                     report.findings.push(self.finding(&copy.object, state, message));
                 }
-                Err(Wrong::Store(error)) => {
-                    self.context.reading().failed(&error);
-                    return Ok(Err(Away { store: error.store, message: error.to_string() }));
+                Err(Wrong::Store(message)) => {
+                    away = Some(self.away(message));
+                    break;
                 }
             }
         }
-        if !deep || copies.is_empty() {
-            return Ok(Ok(()));
-        }
-        step::reached(Step::VerifyRead)?;
-        let mut how = Proof::Read;
-        // A backup of which the store has only a part can't be decrypted there.
-        let lacking = copies.iter().any(|copy| copy.state == CopyState::Owed);
-        if let Some(keyring) = keyring.filter(|_| !lacking) {
-            match self.decrypt(keyring).await {
-                Ok(()) => how = Proof::Decrypted,
-                Err(error) => {
-                    let verdict = super::judge(&error);
-                    if verdict.exit_code != Kind::Damaged.exit_code() {
-                        return Err(error);
+        if deep && !copies.is_empty() {
+            step::reached(Step::VerifyRead)?;
+            let mut how = Proof::Read;
+            // A backup of which the store has only a part can't be decrypted there.
+            let lacking = away.is_some() || copies.iter().any(|copy| copy.state == CopyState::Owed);
+            if let Some(keyring) = keyring.filter(|_| !lacking) {
+                match self.decrypt(keyring).await? {
+                    Ok(()) => how = Proof::Decrypted,
+                    Err(Wrong::Copy(state, message)) => {
+                        // What the seals say is more exact than a checksum; it may be all there is to say.
+                        if all_good {
+                            proven.clear();
+                        }
+                        report.findings.push(self.finding("*", state, message));
                     }
-                    // What the seals say is more exact than a checksum; it may be all there is to say.
-                    if all_good {
-                        proven.clear();
-                    }
-                    report.findings.push(self.finding("*", CopyState::Damaged, verdict.message));
+                    Err(Wrong::Store(message)) => away = Some(self.away(message)),
                 }
             }
+            self.context.catalog.copies().prove(&proven, how, Utc::now())?;
         }
-        self.context.catalog.copies().prove(&proven, how, Utc::now())?;
-        Ok(Ok(()))
+        Ok(away.map_or(Ok(()), Err))
+    }
+
+    /// Compares a copy with what the store lists, and when all is to be read, with what it holds; the number of bytes
+    /// that were read.
+    async fn look_at(&self, copy: &CopyRow, deep: bool) -> anyhow::Result<Result<u64, Wrong>> {
+        let info = self.objects.and_then(|objects| objects.get(&copy.object));
+        let listed = match (listing::compare(copy, info), copy.state) {
+            // Written after the store was listed.
+            _ if self.listings.is_older_than(copy) => Ok(()),
+            (Err((state, message)), _) => Err(Wrong::Copy(state, message)),
+            // Of the right size, and once found damaged: read again, somebody may have put the right bytes back.
+            (Ok(()), CopyState::Good) => Ok(()),
+            (Ok(()), CopyState::Damaged) if deep => Ok(()),
+            (Ok(()), state) => Err(Wrong::Copy(state, copy.note.clone().unwrap_or_default())),
+        };
+        match listed {
+            Ok(()) if deep => self.read(copy).await,
+            Ok(()) => Ok(Ok(0)),
+            Err(wrong) => Ok(Err(wrong)),
+        }
     }
 
     /// Reads a copy and compares its SHA-256 with that of what was stored; needs no key.
@@ -332,26 +343,47 @@ impl Verifying<'_> {
         let key = names::object(&self.context.settings.cluster, &self.row.id, &copy.object);
         let get = async |offset, length| self.store.get(&key, offset, length).await;
         let found = self.context.stop.or(read_hashed(copy.size_bytes, None, self.stage, get)).await?;
-        Ok(match found {
-            Ok(found) if found == copy.sha256 => Ok(copy.size_bytes),
-            Ok(found) => Err(Wrong::Copy(
-                CopyState::Damaged,
-                format!("its SHA-256 is {found}, it was stored with {}", copy.sha256),
-            )),
-            Err(error) => Err(match BadCopy::of(&copy.object, &error) {
-                Some(bad) => Wrong::Copy(bad.state, bad.why),
-                // A disk that can't read this one file is not away.
-                None if error.store == StoreName::Local => Wrong::Copy(CopyState::Damaged, error.to_string()),
-                None => Wrong::Store(error),
-            }),
-        })
+        let error = match found {
+            Ok(found) if found == copy.sha256 => return Ok(Ok(copy.size_bytes)),
+            Ok(found) => {
+                let message = format!("its SHA-256 is {found}, it was stored with {}", copy.sha256);
+                return Ok(Err(Wrong::Copy(CopyState::Damaged, message)));
+            }
+            Err(error) => error,
+        };
+        match BadCopy::of(&copy.object, &error) {
+            Some(bad) => self.condemned(bad.state, bad.why).await,
+            // A disk that can't read this one file is not away.
+            None if error.store == StoreName::Local => {
+                self.condemned(CopyState::Damaged, error.to_string()).await
+            }
+            None => Ok(Wrong::Store(error.to_string())),
+        }
+        .map(Err)
     }
 
     /// Opens every frame and compares the SHA-256 of every file with that of what was read.
-    async fn decrypt(&self, keyring: &Keyring) -> anyhow::Result<()> {
-        let (settings, id) = (&self.context.settings, &self.row.id);
+    async fn decrypt(&self, keyring: &Keyring) -> anyhow::Result<Result<(), Wrong>> {
         let stores = ReadReplicas::only(Arc::clone(self.store));
-        let manifest = manifests::fetch(settings, &stores, id, keyring).await?.manifest;
+        let Err(error) = self.unpack(&stores, keyring).await else { return Ok(Ok(())) };
+        let verdict = super::judge(&error);
+        let is_damaged = verdict.exit_code == Kind::Damaged.exit_code();
+        let failed =
+            stores.away().into_iter().next().filter(|_| verdict.exit_code == Kind::Store.exit_code());
+        match failed {
+            Some((store, why)) if store != StoreName::Local => Ok(Wrong::Store(why)),
+            // Here, too, a disk that can't read one file is not away.
+            Some((_, why)) => self.condemned(CopyState::Damaged, why).await,
+            None if is_damaged => self.condemned(CopyState::Damaged, verdict.message).await,
+            // Not the copy's fault: the key, or the end that was asked for.
+            None => Err(error),
+        }
+        .map(Err)
+    }
+
+    async fn unpack(&self, stores: &ReadReplicas, keyring: &Keyring) -> anyhow::Result<()> {
+        let (settings, id) = (&self.context.settings, &self.row.id);
+        let manifest = manifests::fetch(settings, stores, id, keyring).await?.manifest;
         if manifest.id != self.row.id {
             return Fault::new(Kind::Damaged, format!("the manifest of {id} is that of {}", manifest.id))
                 .err();
@@ -362,9 +394,24 @@ impl Verifying<'_> {
             stage: self.context.progress.bytes("decrypt", manifest.original_size),
             manifest: Arc::clone(&manifest),
         };
-        let volumes = Volumes::of(&stores, &settings.cluster, id);
+        let volumes = Volumes::of(stores, &settings.cluster, id);
         unpack(request, Arc::new(volumes), Discard, self.context.stop.clone()).await?;
         Ok(())
+    }
+
+    /// What a failed read says about the copy, if the store is still there. A disk that was unmounted or died a moment
+    /// ago would condemn every copy on it, one after the other.
+    async fn condemned(&self, state: CopyState, why: String) -> anyhow::Result<Wrong> {
+        let cluster = &self.context.settings.cluster;
+        let asked = async { Ok(stores::still_there(cluster, &**self.store).await) };
+        Ok(match self.context.stop.or(asked).await? {
+            Ok(()) => Wrong::Copy(state, why),
+            Err(gone) => Wrong::Store(gone.to_string()),
+        })
+    }
+
+    fn away(&self, message: String) -> Away {
+        Away { store: self.store.name(), message }
     }
 
     fn note(&self, copy: &CopyRow, state: CopyState, message: &str) -> anyhow::Result<()> {

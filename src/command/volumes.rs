@@ -5,12 +5,12 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 
-use super::Context;
+use super::{Context, stores};
 use crate::catalog::CopyState;
 use crate::format::names;
 use crate::model::{BackupId, ClusterName, Fault, StoreName};
 use crate::pipeline::{Fetched, RangeReader};
-use crate::store::{ReadReplicas, StoreError, StoreErrorKind, StoreResult};
+use crate::store::{ReadReplicas, ReadStore, StoreError, StoreErrorKind, StoreResult};
 
 /// A copy that turned out not to be what was stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +78,24 @@ impl Volumes {
         }
     }
 
+    /// Learns from a failed read, and returns what really is the matter: on a disk that was unmounted a moment ago every
+    /// copy is missing, and none is lost.
+    async fn learn(&self, volume: &str, store: &dyn ReadStore, error: StoreError) -> StoreError {
+        let bad = BadCopy::of(volume, &error);
+        let error = match bad {
+            Some(copy) => match stores::still_there(&self.cluster, store).await {
+                Ok(()) => {
+                    self.remember(copy);
+                    error
+                }
+                Err(gone) => gone,
+            },
+            None => error,
+        };
+        self.stores.failed(&error);
+        error
+    }
+
     /// Whether a copy is one to be asked last.
     fn is_doubtful(&self, volume: &str, store: StoreName) -> bool {
         let bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
@@ -104,10 +122,7 @@ impl RangeReader for Volumes {
             match store.get(&key, offset, length).await {
                 Ok(bytes) => return Ok(Some(Fetched { bytes, from: store.name() })),
                 Err(error) => {
-                    self.stores.failed(&error);
-                    if let Some(copy) = BadCopy::of(volume, &error) {
-                        self.remember(copy);
-                    }
+                    let error = self.learn(volume, &*store, error).await;
                     failed = Some(match failed {
                         None => error,
                         Some(first) => first.and(&error),
