@@ -1,6 +1,6 @@
 //! A backup's volumes as commands read them: from the first store that has a good copy, with a memory of the bad ones.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -8,9 +8,9 @@ use async_trait::async_trait;
 use super::{Context, stores};
 use crate::catalog::CopyState;
 use crate::format::names;
-use crate::model::{BackupId, ClusterName, Fault, StoreName};
-use crate::pipeline::{Fetched, RangeReader};
-use crate::store::{ReadReplicas, ReadStore, StoreError, StoreErrorKind, StoreResult};
+use crate::model::{BackupId, ClusterName, Fault, Kind, StoreName};
+use crate::pipeline::{Fetched, RangeReader, Refusal};
+use crate::store::{ReadReplicas, ReadStore, StoreError, StoreErrorKind};
 
 /// A copy that turned out not to be what was stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub(super) struct Volumes {
     cluster: ClusterName,
     id: BackupId,
     /// Copies that the catalog knows not to be good: read only when there is no other.
-    doubtful: HashSet<(String, StoreName)>,
+    doubtful: HashMap<(String, StoreName), CopyState>,
     bad: Mutex<Vec<BadCopy>>,
 }
 
@@ -52,7 +52,7 @@ impl Volumes {
             stores: stores.clone(),
             cluster: cluster.clone(),
             id: id.clone(),
-            doubtful: HashSet::new(),
+            doubtful: HashMap::new(),
             bad: Mutex::default(),
         }
     }
@@ -61,7 +61,7 @@ impl Volumes {
     pub(super) fn in_all_stores(context: &Context, id: &BackupId) -> anyhow::Result<Self> {
         let copies = context.catalog.copies().of(id)?;
         let doubtful = copies.into_iter().filter(|copy| copy.state != CopyState::Good);
-        let doubtful = doubtful.map(|copy| (copy.object, copy.store)).collect();
+        let doubtful = doubtful.map(|copy| ((copy.object, copy.store), copy.state)).collect();
         Ok(Self { doubtful, ..Self::of(context.reading(), &context.settings.cluster, id) })
     }
 
@@ -73,7 +73,7 @@ impl Volumes {
     fn remember(&self, copy: BadCopy) {
         let mut bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
         let known = |other: &BadCopy| other.store == copy.store && other.object == copy.object;
-        if !self.doubtful.contains(&(copy.object.clone(), copy.store)) && !bad.iter().any(known) {
+        if !self.doubtful.contains_key(&(copy.object.clone(), copy.store)) && !bad.iter().any(known) {
             bad.push(copy);
         }
     }
@@ -96,11 +96,11 @@ impl Volumes {
         error
     }
 
-    /// Whether a copy is one to be asked last.
-    fn is_doubtful(&self, volume: &str, store: StoreName) -> bool {
+    /// What is known against a copy, which is therefore asked last.
+    fn doubt(&self, volume: &str, store: StoreName) -> Option<CopyState> {
         let bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
-        self.doubtful.contains(&(volume.to_owned(), store))
-            || bad.iter().any(|copy| copy.store == store && copy.object == volume)
+        let found = bad.iter().find(|copy| copy.store == store && copy.object == volume);
+        found.map(|copy| copy.state).or_else(|| self.doubtful.get(&(volume.to_owned(), store)).copied())
     }
 }
 
@@ -112,25 +112,29 @@ impl RangeReader for Volumes {
         offset: u64,
         length: u64,
         not: &[StoreName],
-    ) -> anyhow::Result<Option<Fetched>> {
+    ) -> Result<Fetched, Vec<Refusal>> {
         let key = names::object(&self.cluster, &self.id, volume);
         let mut stores = self.stores.by_preference();
         stores.retain(|store| !not.contains(&store.name()));
-        stores.sort_by_key(|store| self.is_doubtful(volume, store.name()));
-        let mut failed: Option<StoreError> = None;
+        stores.sort_by_key(|store| self.doubt(volume, store.name()).is_some());
+        let mut wrong = Vec::new();
         for store in stores {
+            let name = store.name();
             match store.get(&key, offset, length).await {
-                Ok(bytes) => return Ok(Some(Fetched { bytes, from: store.name() })),
+                Ok(bytes) => return Ok(Fetched { bytes, from: name }),
                 Err(error) => {
-                    let error = self.learn(volume, &*store, error).await;
-                    failed = Some(match failed {
-                        None => error,
-                        Some(first) => first.and(&error),
-                    });
+                    let mut fault = Fault::from(self.learn(volume, &*store, error).await);
+                    // To wait for a store whose copy is not good either would be in vain.
+                    if let Some(state) = self.doubt(volume, name).filter(|_| fault.kind != Kind::Damaged) {
+                        let message =
+                            format!("its copy is known to be {}; {}", state.as_str(), fault.message);
+                        fault = Fault::new(Kind::Damaged, message);
+                    }
+                    wrong.push((name, fault));
                 }
             }
         }
-        failed.map_or(Ok(None), |error| Err(error).fault())
+        Err(wrong)
     }
 
     fn reject(&self, volume: &str, from: StoreName, why: &Fault) {

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use anyhow::Context;
 use async_trait::async_trait;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -21,24 +20,30 @@ use crate::model::{Fault, Kind, StoreName};
 const FETCH_BYTES: u64 = 4 * 1024 * 1024;
 /// The longest header that a volume of a backup has.
 const HEADER_BYTES: u64 = 512;
+/// How many entries are named in a message.
+const NAMED: usize = 8;
 
 /// Reads ranges of a backup's volumes, of which there may be several copies.
 #[async_trait]
 pub trait RangeReader: Send + Sync {
     /// Exactly `length` bytes of the volume from `offset`, from a copy in none of the stores in `not`.
     ///
-    /// `None` when there is no such store; an error when there is, and none of them could give the bytes.
+    /// The error is what was the matter with each of the other stores, nothing when there is none: of the kind
+    /// [`Kind::Damaged`] when its copy is known to be lost, of another when it may be good and could not be had.
     async fn read(
         &self,
         volume: &str,
         offset: u64,
         length: u64,
         not: &[StoreName],
-    ) -> anyhow::Result<Option<Fetched>>;
+    ) -> Result<Fetched, Vec<Refusal>>;
 
     /// Learns that the copy of the volume in this store is not what was stored.
     fn reject(&self, volume: &str, from: StoreName, why: &Fault);
 }
+
+/// What is wrong with a store's copy, or with the store.
+pub type Refusal = (StoreName, Fault);
 
 /// Bytes as they came from a store.
 #[derive(Debug)]
@@ -105,7 +110,7 @@ impl Fetching {
         mut wanted: BTreeMap<u32, Vec<Wanted>>,
         opening: &mpsc::Sender<Opening>,
     ) -> anyhow::Result<bool> {
-        let opener = Arc::new(self.begin().await?);
+        let opener = Arc::new(self.begin(&wanted).await?);
         let Fetching { reader, .. } = &opener.fetching;
         let volume = opener.fetching.volume();
         let mut offset = opener.header_length;
@@ -129,11 +134,17 @@ impl Fetching {
                 number += 1;
                 frames.next();
             }
-            if group.is_empty() {
-                break;
-            }
-            let fetched = reader.read(&volume.name, offset, length, &[]).await?;
-            let fetched = Arc::new(fetched.context("there is no store to read from")?);
+            let (Some((first, _)), Some((last, _))) = (group.first(), group.last()) else { break };
+            let fetched = reader.read(&volume.name, offset, length, &[]).await.map_err(|wrong| {
+                let what = if first == last {
+                    format!("frame {first}")
+                } else {
+                    format!("frames {first} to {last}")
+                };
+                let entries = wanted.range(first..=last).flat_map(|(_, wanted)| entries_of(wanted));
+                opener.fetching.lost(&what, &wrong, &entries.collect())
+            })?;
+            let fetched = Arc::new(fetched);
             let mut start = 0;
             for (number, size) in group {
                 let range = start..start + size;
@@ -161,16 +172,18 @@ impl Fetching {
     }
 
     /// Reads the volume's header from the first store that has the right one.
-    async fn begin(self) -> anyhow::Result<Opener> {
+    async fn begin(self, wanted: &BTreeMap<u32, Vec<Wanted>>) -> anyhow::Result<Opener> {
         let length = HEADER_BYTES.min(self.volume().size);
-        let mut wrong: Vec<(StoreName, Fault)> = Vec::new();
+        let mut wrong: Vec<Refusal> = Vec::new();
         loop {
-            let not: Vec<StoreName> = wrong.iter().map(|(store, _)| *store).collect();
-            let fetched = match self.reader.read(&self.volume().name, 0, length, &not).await {
-                Ok(Some(fetched)) => fetched,
-                Ok(None) if wrong.is_empty() => anyhow::bail!("there is no store to read from"),
-                Err(error) if wrong.is_empty() => return Err(error),
-                other => return Err(self.lost("its header", &wrong, other.err(), &BTreeSet::new())),
+            let fetched = match self.reader.read(&self.volume().name, 0, length, &stores_of(&wrong)).await {
+                Ok(fetched) => fetched,
+                Err(others) => {
+                    wrong.extend(others);
+                    // Without its header none of its frames can be opened.
+                    let entries = wanted.values().flat_map(|wanted| entries_of(wanted)).collect();
+                    return Err(self.lost("its header", &wrong, &entries));
+                }
             };
             match self.header(&fetched.bytes) {
                 Ok((header, header_length)) => {
@@ -211,28 +224,55 @@ impl Fetching {
         Fault::new(Kind::Damaged, format!("volume {} of {}: {what}", self.volume().name, self.manifest.id))
     }
 
-    /// What is said when no copy is good: what is wrong with each, and whose bytes are lost.
-    fn lost(
-        &self,
-        what: &str,
-        wrong: &[(StoreName, Fault)],
-        others: Option<anyhow::Error>,
-        entries: &BTreeSet<usize>,
-    ) -> anyhow::Error {
-        let mut fault = match (wrong, others) {
-            ([(_, only)], None) => only.clone(),
-            (_, others) => {
-                let said = wrong.iter().map(|(store, fault)| format!("{store}: {}", fault.message));
-                let said = said.chain(others.map(|error| format!("{error:#}")));
-                let said: Vec<String> = said.collect();
-                self.damaged(&format!("{what} can be had from no store: {}", said.join("; ")))
+    /// What is said when the bytes can be had from no store: what is the matter with each, whose bytes they are, and what
+    /// is not touched. They are lost only when every copy is; a store that can't be reached may still have a good one.
+    fn lost(&self, what: &str, wrong: &[Refusal], entries: &BTreeSet<usize>) -> anyhow::Error {
+        let unasked = wrong.iter().find(|(_, fault)| fault.kind != Kind::Damaged);
+        let mut fault = match (wrong, unasked) {
+            ([], _) => return anyhow::anyhow!("there is no store to read from"),
+            ([(_, only)], _) => only.clone(),
+            (_, unasked) => {
+                let fault = self.damaged(&format!("{what} can be had from no store: {}", self.said(wrong)));
+                match unasked {
+                    None => fault,
+                    Some((store, reason)) => Fault { kind: reason.kind, ..fault }.hint(format!(
+                        "The copy in {store} may be good: see that it can be reached (`pgkeep check`) and run the \
+                         command again, or restore another backup (`pgkeep list`)."
+                    )),
+                }
             }
         };
-        let entries: Vec<String> = entries.iter().map(|index| self.describe(*index)).collect();
         if !entries.is_empty() {
-            fault.message = format!("{}; it holds bytes of {}", fault.message, entries.join(", "));
+            fault.message = format!("{}; it holds {}", fault.message, self.held(entries));
         }
         fault.into()
+    }
+
+    /// Whose bytes these are, and how many tables have nothing to do with it.
+    fn held(&self, entries: &BTreeSet<usize>) -> String {
+        let mut names: Vec<String> = entries.iter().take(NAMED).map(|index| self.describe(*index)).collect();
+        if entries.len() > NAMED {
+            names.push(format!("{} more", entries.len() - NAMED));
+        }
+        let tables = entries.iter().filter(|index| self.manifest.entries[**index].table.is_some()).count();
+        let others = self.manifest.tables().count() - tables;
+        let other = if tables > 0 { "other " } else { "" };
+        match others {
+            0 => format!("bytes of {}", names.join(", ")),
+            1 => format!("bytes of {}, and none of 1 {other}table", names.join(", ")),
+            _ => format!("bytes of {}, and none of {others} {other}tables", names.join(", ")),
+        }
+    }
+
+    /// What is the matter with each store, the volume named but once.
+    fn said(&self, wrong: &[Refusal]) -> String {
+        let beginning = self.damaged("").message;
+        let each = wrong.iter().map(|(store, fault)| {
+            let message = fault.message.strip_prefix(&beginning).unwrap_or(&fault.message);
+            let unasked = if fault.kind == Kind::Damaged { "" } else { "could not be reached: " };
+            format!("{store}: {unasked}{message}")
+        });
+        each.collect::<Vec<_>>().join("; ")
     }
 
     /// An entry as the operator knows it.
@@ -248,13 +288,21 @@ impl Fetching {
     }
 }
 
+fn entries_of(wanted: &[Wanted]) -> impl Iterator<Item = usize> {
+    wanted.iter().map(|wanted| wanted.entry)
+}
+
+fn stores_of(wrong: &[Refusal]) -> Vec<StoreName> {
+    wrong.iter().map(|(store, _)| *store).collect()
+}
+
 impl Opener {
     /// Opens one frame; when its bytes are damaged, with those from the next store, and the next.
     fn frame(&self, frame: StoredFrame, runtime: &Handle) -> anyhow::Result<OpenFrame> {
         let volume = self.fetching.volume();
         let StoredFrame { number, offset, fetched, range, wanted } = frame;
         let length = range.len() as u64;
-        let mut wrong: Vec<(StoreName, Fault)> = Vec::new();
+        let mut wrong: Vec<Refusal> = Vec::new();
         let mut result = self.open(number, &fetched.bytes[range]);
         let mut from = fetched.from;
         drop(fetched);
@@ -265,21 +313,17 @@ impl Opener {
             };
             self.fetching.reader.reject(&volume.name, from, &fault);
             wrong.push((from, fault));
-            let not: Vec<StoreName> = wrong.iter().map(|(store, _)| *store).collect();
+            let not = stores_of(&wrong);
             let reading = self.fetching.reader.read(&volume.name, offset, length, &not);
             match runtime.block_on(reading) {
-                Ok(Some(fetched)) => {
+                Ok(fetched) => {
                     result = self.open(number, &fetched.bytes);
                     from = fetched.from;
                 }
-                other => {
-                    let entries = wanted.iter().map(|wanted| wanted.entry).collect();
-                    return Err(self.fetching.lost(
-                        &format!("frame {number}"),
-                        &wrong,
-                        other.err(),
-                        &entries,
-                    ));
+                Err(others) => {
+                    wrong.extend(others);
+                    let entries = entries_of(&wanted).collect();
+                    return Err(self.fetching.lost(&format!("frame {number}"), &wrong, &entries));
                 }
             }
         }

@@ -11,7 +11,7 @@ mod pack;
 mod unpack;
 
 pub use buffers::Buffers;
-pub use fetch::{Fetched, RangeReader};
+pub use fetch::{Fetched, RangeReader, Refusal};
 pub use frames::{FinishedEntry, Framer, OpenEntry, PlainFrame};
 pub use hashed::read_hashed;
 pub use pack::{ClosedVolume, PackPlan, Packed, pack};

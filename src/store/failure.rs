@@ -133,18 +133,6 @@ pub struct StoreError {
     pub cause: String,
 }
 
-impl StoreError {
-    /// Two stores failed: the first one's failure, with what the other said. One that says that bytes are damaged or
-    /// gone gives way to one that says that a store could not be asked.
-    #[must_use]
-    pub fn and(self, other: &Self) -> Self {
-        let cause = format!("{}; {other}", self.cause);
-        let damage = |kind| matches!(kind, StoreErrorKind::Absent | StoreErrorKind::Short);
-        let kind = if damage(self.kind) { other.kind } else { self.kind };
-        Self { kind, cause, ..self }
-    }
-}
-
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} in store {}: {}", self.operation, self.place, self.store, self.cause)

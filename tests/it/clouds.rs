@@ -255,6 +255,53 @@ fn when_every_copy_is_damaged_it_says_what_is_lost() {
 }
 
 #[test]
+fn what_a_store_that_is_away_may_still_have_is_not_said_to_be_lost() {
+    let mut clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    let id = clouds.place.backup(&database);
+    let key = format!("test/backups/{id}/data.00001");
+    let restore = |clouds: &Clouds| {
+        let beside = format!("{database}_again");
+        clouds.place.pgkeep(&["restore", "latest", "--to-database", &beside, "--yes"])
+    };
+    fs::remove_file(clouds.place.store().join(&key)).unwrap();
+    clouds.b2.bucket().damage(&key);
+    clouds.r2.proxy.go_away();
+    let run = restore(&clouds).fails_with(40);
+    for says in [
+        "r2: could not be reached: ",
+        "b2: frame 0 does not fit its seal",
+        "local: read ",
+        "it holds bytes of table public.large, and none of 2 other tables",
+        "The copy in r2 may be good",
+    ] {
+        assert!(run.stderr.contains(says), "{says}: {}", run.stderr);
+    }
+    // It does have one.
+    clouds.r2.proxy.come_back();
+    clouds.assert_restores(&database, 0);
+    // When its copy is known to be bad as well, nobody needs to wait for it.
+    clouds.r2.bucket().damage(&key);
+    clouds.place.pgkeep(&["verify", "--deep", "--store", "r2"]).ended_with(4);
+    clouds.r2.proxy.go_away();
+    let run = restore(&clouds).fails_with(4);
+    for says in
+        ["r2: its copy is known to be damaged", "no other backup of the database is known to be whole"]
+    {
+        assert!(run.stderr.contains(says), "{says}: {}", run.stderr);
+    }
+    clouds.r2.proxy.come_back();
+    let run = restore(&clouds).fails_with(4);
+    assert!(run.stderr.contains("can be had from no store"), "{}", run.stderr);
+    clouds.place.pgkeep(&["sync"]).ended_with(4);
+    // Another backup that is whole is named.
+    let other = clouds.place.backup(&database);
+    let run = clouds.place.pgkeep(&["restore", &id, "--yes"]).fails_with(4);
+    let hint = format!("the newest other backup that is whole, as far as is known, is {other}");
+    assert!(run.stderr.contains(&hint), "{}", run.stderr);
+}
+
+#[test]
 fn one_volume_comes_from_the_next_store_and_the_rest_from_the_first() {
     let clouds = Clouds::ready();
     let database = fresh_large(cluster());

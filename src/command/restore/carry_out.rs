@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::plan::{Restore, RestorePlan};
-use super::{Confirm, Phase, RestoreReport};
+use super::{Confirm, Phase, RestoreReport, next_best};
 use crate::catalog::RestorePlaces;
 use crate::command::volumes::Volumes;
 use crate::command::{judge, manifests};
@@ -100,7 +100,7 @@ impl Restore<'_> {
                 .into_iter()
                 .map(|(store, why)| format!("store {store} could not be read, the next one was: {why}")),
         );
-        unpacked?;
+        unpacked.map_err(|error| next_best(context, id, error))?;
         step::reached(Step::RestoreUnpacked)?;
         lap(report, "unpack");
 

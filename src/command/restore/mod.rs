@@ -9,6 +9,8 @@
 mod carry_out;
 mod plan;
 
+use std::collections::BTreeMap;
+
 use anyhow::Context as _;
 use chrono::Utc;
 use serde::Serialize;
@@ -16,8 +18,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::manifests;
 use super::{Context, Report, judge};
-use crate::catalog::{BackupFilter, BackupRow, NewRestore, RestoreEnd, RestoreMode, RestoreState};
-use crate::model::{Fault, Kind};
+use crate::catalog::{BackupFilter, BackupRow, CopyState, NewRestore, RestoreEnd, RestoreMode, RestoreState};
+use crate::model::{BackupId, Fault, Kind};
 use crate::system::{Step, step};
 
 use plan::Restore;
@@ -94,7 +96,8 @@ pub async fn run(
 ) -> anyhow::Result<RestoreReport> {
     let row = choose(context, request)?;
     let keyring = context.keyring()?;
-    let fetched = manifests::fetch(&context.settings, context.reading(), &row.id, &keyring).await?;
+    let fetched = manifests::fetch(&context.settings, context.reading(), &row.id, &keyring).await;
+    let fetched = fetched.map_err(|error| next_best(context, &row.id, error))?;
     let bad = manifests::mark(context, &row.id, &fetched.bad)?;
     let manifest = fetched.manifest;
     let restore = Restore::of(context, request, manifest)?;
@@ -147,6 +150,40 @@ fn choose(context: &Context, request: &RestoreRequest) -> anyhow::Result<BackupR
         }
     }
     Ok(row)
+}
+
+/// When the backup is damaged in every store, the hint names the newest other one of the database of which everything
+/// has a good copy somewhere, as far as the catalog knows.
+fn next_best(context: &Context, id: &BackupId, mut error: anyhow::Error) -> anyhow::Error {
+    let Some(fault) = error.downcast_mut::<Fault>().filter(|fault| fault.kind == Kind::Damaged) else {
+        return error;
+    };
+    let found = || -> anyhow::Result<Option<BackupId>> {
+        let (backups, copies) = (context.catalog.backups(), context.catalog.copies());
+        let database = backups.get(id)?.and_then(|row| row.database);
+        let filter = BackupFilter { database: database.as_deref(), ..BackupFilter::default() };
+        for row in backups.list(&filter)?.into_iter().filter(|row| row.id != *id) {
+            let mut objects: BTreeMap<String, bool> = BTreeMap::new();
+            for copy in copies.of(&row.id)? {
+                *objects.entry(copy.object).or_default() |= copy.state == CopyState::Good;
+            }
+            if objects.values().all(|has_good| *has_good) {
+                return Ok(Some(row.id));
+            }
+        }
+        Ok(None)
+    };
+    // That the catalog can't be asked either must not hide what is lost.
+    if let Ok(other) = found() {
+        let other = other.map_or_else(
+            || "no other backup of the database is known to be whole".to_owned(),
+            |other| format!("the newest other backup that is whole, as far as is known, is {other}"),
+        );
+        fault.hint = Some(format!(
+            "Nothing was replaced; {other}. See with `pgkeep verify --deep` what else is damaged."
+        ));
+    }
+    error
 }
 
 /// Writes down that the restore begins, whatever becomes of it.
