@@ -3,8 +3,10 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::sync::RwLock;
 use tokio::task::spawn_blocking;
 
 use super::{Body, ObjectInfo, ReadStore, Store, StoreError, StoreErrorKind};
@@ -18,17 +20,25 @@ const STAGING: &str = ".staging";
 #[derive(Debug, Clone)]
 pub struct LocalStore {
     root: PathBuf,
+    /// Held for reading by each write, by the work itself: it goes on when nobody waits for it any more.
+    writing: Arc<RwLock<()>>,
 }
 
 impl LocalStore {
     /// Opens the store in this directory, which need not exist yet.
     pub fn new(root: PathBuf) -> Self {
-        Self { root }
+        Self { root, writing: Arc::default() }
     }
 
     /// The directory in which files to be put are best written.
     pub fn staging(&self) -> PathBuf {
         self.root.join(STAGING)
+    }
+
+    /// Waits for the writes that are under way, those that were broken off included: what they make would otherwise be
+    /// missed by the listing, or come back after the delete, with which a run clears up.
+    async fn settled(&self) {
+        drop(self.writing.write().await);
     }
 
     fn path(&self, key: &str) -> PathBuf {
@@ -95,6 +105,7 @@ impl ReadStore for LocalStore {
 
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
         let name = prefix.to_owned();
+        self.settled().await;
         self.blocking("list", prefix, move |path| {
             let mut objects = Vec::new();
             collect(path, &name, &mut objects)?;
@@ -110,14 +121,19 @@ impl Store for LocalStore {
     async fn put(&self, key: &str, body: Body) -> Result<(), StoreError> {
         let staging = self.staging();
         let root = self.root.clone();
+        let writing = Arc::clone(&self.writing).read_owned().await;
         self.blocking("write", key, move |path| {
+            let _writing = writing;
             let directory = path.parent().unwrap_or(&root);
             make_dirs(&root, directory)?;
             match body {
                 Body::Bytes(bytes) => durable::write_file(path, &bytes),
                 Body::File { path: from, .. } if from.starts_with(&staging) => {
                     fs::rename(&from, path)?;
-                    durable::sync_parent(path)
+                    // No object until its name is flushed: the file goes back to where the other stores look for it.
+                    durable::sync_parent(path).inspect_err(|_| {
+                        let _ = fs::rename(path, &from);
+                    })
                 }
                 Body::File { path: from, .. } => durable::copy_file(&from, path),
             }
@@ -126,6 +142,7 @@ impl Store for LocalStore {
     }
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        self.settled().await;
         self.blocking("delete", key, |path| {
             durable::remove_file_if_there(path)?;
             // What a writer of this object that was killed has left.
@@ -198,8 +215,28 @@ fn failure(operation: &'static str, place: String, error: &anyhow::Error) -> Sto
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use futures_util::FutureExt as _;
+
     use super::*;
     use crate::store::Replicas;
+
+    #[tokio::test]
+    async fn a_write_that_is_broken_off_leaves_nothing_behind_the_clearing_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let (root, spooled) = (directory.path().join("store"), directory.path().join("spooled"));
+        let size = 64 << 20;
+        File::create(&spooled).unwrap().set_len(size).unwrap();
+        let (store, prefix) = (LocalStore::new(root.clone()), "main/backups/id/");
+        let replicas =
+            Replicas::new(Some(store.clone()), Vec::new(), &[StoreName::Local], spooled.clone(), 1);
+        let put = store.put("main/backups/id/data.00000", Body::File { path: spooled, size });
+        assert!(put.now_or_never().is_none(), "it was to be broken off while it is under way");
+        replicas.delete_all(&[StoreName::Local], prefix).await.unwrap();
+        for _ in 0..25 {
+            assert!(!root.join(prefix).exists());
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
 
     #[tokio::test]
     async fn a_manifest_whose_writer_was_killed_goes_with_its_backup() {

@@ -53,7 +53,8 @@ pub struct ObjectInfo {
 pub enum Body {
     /// A small object.
     Bytes(Vec<u8>),
-    /// A finished, flushed file; it stays where it is unless the store can take it over by renaming.
+    /// A finished, flushed file; it stays where it is unless the store can take it over by renaming, and does so also
+    /// when the store has failed to.
     File {
         /// Where it lies.
         path: PathBuf,

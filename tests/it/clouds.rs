@@ -1,12 +1,13 @@
 //! Three places at once: what one misses costs a warning, heals later, and a restore takes the next.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
-use crate::support::faults::{contents, databases_beginning, fresh_large, wait_for};
+use crate::support::faults::{contents, databases_beginning, fresh_large, through, wait_for};
 use crate::support::proxy::{Fault, Link, Proxy, Rule};
 use crate::support::s3::{Bucket, Options, S3};
-use crate::support::{Place, Run, cluster};
+use crate::support::{Place, Run, cluster, run};
 
 /// A place with a local store and two clouds, each behind a proxy.
 pub(crate) struct Clouds {
@@ -372,6 +373,32 @@ fn a_full_local_disk_does_not_keep_a_backup_from_the_clouds() {
     assert_eq!(clouds.r2.objects(&id), clouds.b2.objects(&id));
     assert!(clouds.r2.objects(&id).contains(&"manifest".to_owned()));
     assert_eq!(clouds.place.files("state/spool"), Vec::<String>::new());
+}
+
+#[test]
+fn a_name_that_cannot_be_flushed_in_the_local_store_keeps_no_volume_from_the_clouds() {
+    let clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    let id = clouds.place.backup(&database);
+    let key = format!("test/backups/{id}/data.00001");
+    let directory = clouds.place.store().join("test/backups").join(&id);
+    fs::remove_file(directory.join("data.00001")).unwrap();
+    clouds.b2.bucket().lose(&key);
+    // The renaming goes well, the flush of the directory does not.
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-P"]).arg(&directory);
+    strace.args(["-e", "trace=fsync", "-e", "inject=fsync:error=EIO"]);
+    let run = run(&mut through(&mut strace, &clouds.place.command(&["sync"]))).ended_with(3);
+    assert!(run.stdout.contains("Input/output error"), "{}", run.stdout);
+    assert!(!run.stdout.contains("No such file"), "{}", run.stdout);
+    assert_eq!(clouds.b2.bucket().read(&key), clouds.r2.bucket().read(&key));
+    assert_eq!(
+        (clouds.states(&id, "b2"), clouds.states(&id, "local")),
+        ("good".into(), "good missing".into())
+    );
+    clouds.place.pgkeep(&["sync"]).ok();
+    assert_eq!(clouds.local(&id), clouds.r2.objects(&id));
+    clouds.place.pgkeep(&["verify", "--deep"]).ok();
 }
 
 #[test]
