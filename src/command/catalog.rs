@@ -57,7 +57,7 @@ pub async fn rebuild(environment: &Environment) -> anyhow::Result<RebuildReport>
     durable::create_private_dir(&settings.state_dir)
         .or_fault(|| Fault::new(Kind::Store, "make the state directory").hint("Set BACKUP_STATE_DIR."))?;
     let catalog = Catalog::create(&catalog_path(&settings))?;
-    let context = Context::with(environment, "catalog rebuild", settings, catalog)?;
+    let context = Context::with(environment, "catalog rebuild", settings, catalog)?.unlimited()?;
     let result = take_in(&context).await;
     context.conclude(result)
 }
@@ -93,7 +93,7 @@ pub async fn context_for_restore(
         let found = report.added.len();
         environment.progress.note(&format!("made the catalog out of the stores: {found} backups"));
     }
-    Context::open(environment, words).await
+    Context::open(environment, words).await?.unlimited()
 }
 
 async fn take_in(context: &Context) -> anyhow::Result<RebuildReport> {

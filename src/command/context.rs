@@ -118,6 +118,14 @@ impl Context {
         Ok(Self { settings, catalog, replicas, reading, progress, stop, run, caller, lock })
     }
 
+    /// The same with stores that are not held to the rate limit: for a recovery, which somebody waits for.
+    pub fn unlimited(mut self) -> anyhow::Result<Self> {
+        self.settings.rate_limit = None;
+        self.replicas = stores::replicas(&self.settings)?;
+        self.reading = self.replicas.reading();
+        Ok(self)
+    }
+
     /// The stores for reading only.
     pub fn reading(&self) -> &ReadReplicas {
         &self.reading

@@ -44,7 +44,11 @@ const TABLE: [Documented; 39] = [
     setting("B2_ENDPOINT", "made from B2_REGION", "another S3-compatible service: https://host"),
     setting("B2_BUCKET_ID", "", "accepted and not needed: the bucket is found by its name"),
     setting("BACKUP_READ_ORDER", "r2,b2,local", "stores in the order in which they are read"),
-    setting("BACKUP_RATE_LIMIT", "none", "bytes per second to and from each cloud, or with K, M, G"),
+    setting(
+        "BACKUP_RATE_LIMIT",
+        "none",
+        "bytes per second to and from each cloud, or with K, M, G; a restore is not held to it",
+    ),
     setting(
         "BACKUP_MIN_COPIES",
         "1 with one store, else 2",

@@ -54,7 +54,7 @@ pub struct Settings {
     pub clouds: Vec<Cloud>,
     /// `BACKUP_READ_ORDER`: every store that is configured, in the order in which they are read.
     pub read_order: Vec<StoreName>,
-    /// `BACKUP_RATE_LIMIT` in bytes per second, for each cloud.
+    /// `BACKUP_RATE_LIMIT` in bytes per second, for each cloud; recovery is not held to it.
     pub rate_limit: Option<u64>,
     /// `BACKUP_MIN_COPIES`: how many stores must hold a backup before it counts. At least 1.
     pub min_copies: usize,

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::faults::{contents, databases_beginning, fresh_large, through, wait_for};
 use crate::support::proxy::{Fault, Link, Proxy, Rule};
@@ -348,6 +348,34 @@ fn the_machine_is_gone_and_one_cloud_with_it() {
     assert!(run.stderr.contains("made the catalog out of the stores"), "{}", run.stderr);
     assert_eq!(contents(cluster(), &database), expected);
     other.pgkeep(&["verify", "--deep"]).ok();
+}
+
+#[test]
+fn the_rate_limit_holds_for_backup_sync_and_verify_and_not_for_a_recovery() {
+    let clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    let id = clouds.place.backup(&database);
+    let size = |name: String| clouds.r2.bucket().read(&format!("test/backups/{id}/{name}")).len();
+    let stored: usize = clouds.r2.objects(&id).into_iter().map(size).sum();
+    assert!(stored > 3 << 20, "{stored} bytes are too few to see a limit");
+    // All of it takes eight seconds; what is written or read last need not be waited for.
+    clouds.place.set("BACKUP_RATE_LIMIT", &(stored / 8).to_string());
+    let timed = |arguments: &[&str]| {
+        let begun = Instant::now();
+        clouds.place.pgkeep(arguments).ok();
+        begun.elapsed()
+    };
+    let half = Duration::from_secs(4);
+    let verify = timed(&["verify", "--deep", "--store", "r2"]);
+    let backup = timed(&["backup", "database", &database]);
+    fs::remove_dir_all(clouds.place.state()).unwrap();
+    fs::remove_dir_all(clouds.place.store()).unwrap();
+    let rebuild = timed(&["catalog", "rebuild"]);
+    let beside = format!("{database}_again");
+    let restore = timed(&["restore", &id, "--to-database", &beside, "--yes"]);
+    assert!(verify > half && backup > half, "verify {verify:?}, backup {backup:?}");
+    assert!(rebuild < half && restore < half, "catalog rebuild {rebuild:?}, restore {restore:?}");
+    cluster().psql("postgres", &format!("DROP DATABASE \"{beside}\""));
 }
 
 #[test]

@@ -284,6 +284,35 @@ async fn an_answer_that_trickles_is_given_up_when_its_time_is_over() {
 }
 
 #[tokio::test]
+async fn what_is_sent_at_a_pace_goes_evenly() {
+    const PACE: usize = 512 << 10;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    // What has come, and when.
+    let came = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (begun, mut buffer, mut all, mut came) = (Instant::now(), vec![0; 1 << 20], 0, Vec::new());
+        // The head of the request is more.
+        while all < PACE {
+            all += stream.read(&mut buffer).unwrap();
+            came.push((begun.elapsed().as_secs_f64(), all));
+        }
+        came
+    });
+    let limits = Limits { pace: Some(PACE as u64), ..Limits::default() };
+    let store = S3Store::with_limits(place_at(&endpoint), limits).unwrap();
+    // The server goes away without an answer.
+    store.put("key", Body::Bytes(vec![0; PACE])).await.unwrap_err();
+    let came = came.join().unwrap();
+    let (last, _) = *came.last().unwrap();
+    assert!((0.8..3.0).contains(&last), "{last} s for what should take one");
+    for (at, bytes) in came {
+        let due = at * PACE as f64 + (192 << 10) as f64;
+        assert!((bytes as f64) < due, "{bytes} bytes after {at} s");
+    }
+}
+
+#[tokio::test]
 async fn nobody_listening_and_a_connection_that_breaks_are_told_apart() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());

@@ -172,11 +172,17 @@ impl Client {
         // Said beforehand: without it the body would go in chunks, which R2 and B2 refuse.
         headers.insert(CONTENT_LENGTH, header(&bytes.len().to_string())?);
         let progress = Arc::clone(progress);
-        let pieces = stream::unfold((bytes, progress), |(mut rest, progress)| async move {
+        let (pace, length) = (self.limits.pace, bytes.len());
+        let pieces = stream::unfold((bytes, progress, None), move |(mut rest, progress, begun)| async move {
+            let begun = begun.unwrap_or_else(tokio::time::Instant::now);
+            if let Some(pace) = pace {
+                let due = (length - rest.len()) as f64 / pace as f64;
+                tokio::time::sleep_until(begun + Duration::from_secs_f64(due)).await;
+            }
             progress.moved();
             (!rest.is_empty()).then(|| {
                 let piece = rest.split_to(PIECE.min(rest.len()));
-                (Ok::<_, std::io::Error>(piece), (rest, progress))
+                (Ok::<_, std::io::Error>(piece), (rest, progress, Some(begun)))
             })
         });
         Ok(builder.headers(headers).body(reqwest::Body::wrap_stream(pieces)))

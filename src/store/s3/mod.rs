@@ -48,6 +48,9 @@ pub struct Limits {
     pub idle: Duration,
     /// The whole of a request without a body; one with a body has more, as if it went at 16 KiB per second.
     pub total: Duration,
+    /// Bytes per second at which a body is sent, so that a large part does not take the whole line for itself. It is
+    /// [`super::Throttled`] that keeps several requests together within a rate.
+    pub pace: Option<u64>,
 }
 
 impl Default for Limits {
@@ -56,6 +59,7 @@ impl Default for Limits {
             connect: Duration::from_secs(10),
             idle: Duration::from_secs(20),
             total: Duration::from_mins(1),
+            pace: None,
         }
     }
 }
