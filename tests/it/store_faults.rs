@@ -307,7 +307,7 @@ async fn what_is_sent_at_a_pace_goes_evenly() {
     let (last, _) = *came.last().unwrap();
     assert!((0.8..3.0).contains(&last), "{last} s for what should take one");
     for (at, bytes) in came {
-        let due = at * PACE as f64 + (192 << 10) as f64;
+        let due = at * PACE as f64 + f64::from(192 << 10);
         assert!((bytes as f64) < due, "{bytes} bytes after {at} s");
     }
 }
