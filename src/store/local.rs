@@ -147,12 +147,15 @@ impl Store for LocalStore {
             durable::remove_file_if_there(path)?;
             // What a writer of this object that was killed has left.
             durable::remove_unfinished(path)?;
-            if let Some(directory) = path.parent().filter(|directory| directory.is_dir()) {
-                // Durable, because the order counts: a manifest must not come back after its volumes are gone.
-                durable::sync_dir(directory)?;
-                // The backup's directory goes with its last object.
-                let _ = fs::remove_dir(directory);
+            let Some(directory) = path.parent() else { return Ok(()) };
+            // Durable, because the order counts: a manifest must not come back after its volumes are gone.
+            match durable::sync_dir(directory) {
+                // Gone with another object that was deleted at the same time.
+                Err(error) if kind_of(&error) == Some(io::ErrorKind::NotFound) => return Ok(()),
+                flushed => flushed?,
             }
+            // The backup's directory goes with its last object.
+            let _ = fs::remove_dir(directory);
             Ok(())
         })
         .await
@@ -197,9 +200,12 @@ fn collect(directory: &Path, prefix: &str, objects: &mut Vec<ObjectInfo>) -> any
     Ok(())
 }
 
+fn kind_of(error: &anyhow::Error) -> Option<io::ErrorKind> {
+    error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind)
+}
+
 fn failure(operation: &'static str, place: String, error: &anyhow::Error) -> StoreError {
-    let kind = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
-    let kind = match kind {
+    let kind = match kind_of(error) {
         Some(io::ErrorKind::NotFound) => StoreErrorKind::Absent,
         Some(io::ErrorKind::UnexpectedEof) => StoreErrorKind::Short,
         Some(io::ErrorKind::PermissionDenied) => StoreErrorKind::Denied,
@@ -235,6 +241,21 @@ mod tests {
         for _ in 0..25 {
             assert!(!root.join(prefix).exists());
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn objects_that_are_deleted_at_the_same_time_take_their_directory_with_them() {
+        let root = tempfile::tempdir().unwrap();
+        let (store, prefix) = (LocalStore::new(root.path().to_owned()), "main/backups/id/");
+        let replicas = Replicas::new(Some(store), Vec::new(), &[StoreName::Local], PathBuf::new(), 1);
+        for _ in 0..20 {
+            fs::create_dir_all(root.path().join(prefix)).unwrap();
+            for number in 0..20 {
+                fs::write(root.path().join(prefix).join(format!("data.{number:05}")), "a volume").unwrap();
+            }
+            assert_eq!(replicas.delete_all(&[StoreName::Local], prefix).await.unwrap(), 20);
+            assert!(!root.path().join(prefix).exists());
         }
     }
 

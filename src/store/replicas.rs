@@ -3,9 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+
 use super::failure::StoreResult;
 use super::{Body, LocalStore, ReadReplicas, ReadStore, Store, StoreError};
 use crate::model::StoreName;
+
+/// How many objects of a store are deleted at the same time: each is a request or, where versions are kept, several.
+const DELETES_AT_ONCE: usize = 8;
 
 /// The stores of the settings for reading, writing and deleting.
 #[derive(Debug, Clone)]
@@ -87,9 +92,8 @@ async fn delete_all(store: &dyn Store, prefix: &str) -> Result<usize, StoreError
     let objects = store.list(prefix).await?;
     // Listed or not: one that was being written when its run was killed is not listed, and goes too.
     store.delete(&format!("{prefix}{}", crate::format::names::MANIFEST)).await?;
-    for object in &objects {
-        store.delete(&object.key).await?;
-    }
+    let deletes = objects.iter().map(|object| store.delete(&object.key));
+    stream::iter(deletes).buffer_unordered(DELETES_AT_ONCE).try_collect::<()>().await?;
     Ok(objects.len())
 }
 

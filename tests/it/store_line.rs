@@ -4,9 +4,10 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use pgkeep::store::{Body, Store, StoreErrorKind, cloud};
+use pgkeep::model::StoreName;
+use pgkeep::store::{Body, Replicas, Store, StoreErrorKind, cloud};
 
 use crate::python::python;
 use crate::store_conformance::{bytes, file, place};
@@ -90,6 +91,26 @@ async fn only_the_part_that_failed_is_sent_again() {
     let parts: Vec<usize> = (1..=3).map(|number| line.seen("PUT", &format!("partNumber={number}"))).collect();
     assert_eq!(parts, [1, 3, 1]);
     assert_eq!(line.bucket().uploads().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_of_many_volumes_is_deleted_several_at_once_and_its_manifest_first() {
+    let line = Line::new();
+    let prefix = "main/backups/id/";
+    for number in 0..40 {
+        line.bucket().write(&format!("{prefix}data.{number:05}"), vec![1]);
+    }
+    line.bucket().write(&format!("{prefix}manifest"), vec![1]);
+    // One after the other would take eight seconds.
+    line.proxy.fail(Rule::new(Fault::Late(Duration::from_millis(200))).on("DELETE", ""));
+    let replicas = Replicas::new(None, vec![Arc::clone(&line.store)], &[StoreName::R2], "spool".into(), 1);
+    let begun = Instant::now();
+    assert_eq!(replicas.delete_all(&[StoreName::R2], prefix).await.unwrap(), 41);
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    let seen = line.proxy.seen();
+    let first = seen.iter().find(|request| request.starts_with("DELETE")).unwrap();
+    assert!(first.ends_with("/manifest"), "{first}");
+    assert_eq!(line.bucket().keys(), [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
