@@ -377,6 +377,16 @@ try_pgkeep() {
         fi
     done
 
+    say 'a copy in r2 is damaged: verify finds it, sync makes it anew'
+    local object
+    s3 r2 200 "${url[r2]}/r2-bucket?list-type=2"
+    object=$(grep -o 'acceptance/backups/[^<]*/data\.00000' "$work/answer" | tail -n 1)
+    [[ $object ]] || die "no volume is listed: $(<"$work/answer")"
+    s3 r2 200 -T "$work/hello" "${url[r2]}/r2-bucket/$object"
+    pgkeep 4 verify
+    pgkeep 0 sync
+    pgkeep 0 verify --deep
+
     # The machine is gone; every place alone brings all back.
     as_user mv "$work/store" "$work/kept"
     for place in r2 b2 local; do
