@@ -145,17 +145,24 @@ impl<'a> Backups<'a> {
         Ok(self.list(&filter)?.pop())
     }
 
-    /// Writes down where a store has the whole of the backup; `None`: no longer.
-    pub fn set_place(self, id: &BackupId, store: StoreName, place: Option<&str>) -> anyhow::Result<()> {
-        let sql = match store {
-            StoreName::Local => "UPDATE backups SET local_path = :place WHERE id = :id",
-            StoreName::R2 => "UPDATE backups SET r2_path = :place WHERE id = :id",
-            StoreName::B2 => "UPDATE backups SET b2_path = :place WHERE id = :id",
-        };
-        let changed = self.catalog.write("write down where the backup is", |transaction| {
-            transaction.execute(sql, named_params! { ":id": id.as_str(), ":place": place })
-        })?;
-        failure::require_one(changed, || format!("no backup {id}"))
+    /// Writes down where backups are, all at once: for each the store, and the place there if it is whole there.
+    /// Backups that the catalog does not have are passed over.
+    pub fn set_places(self, places: &[(BackupId, StoreName, Option<String>)]) -> anyhow::Result<()> {
+        if places.is_empty() {
+            return Ok(());
+        }
+        self.catalog.write("write down where backups are", |transaction| {
+            for (id, store, place) in places {
+                let sql = match store {
+                    StoreName::Local => "UPDATE backups SET local_path = :place WHERE id = :id",
+                    StoreName::R2 => "UPDATE backups SET r2_path = :place WHERE id = :id",
+                    StoreName::B2 => "UPDATE backups SET b2_path = :place WHERE id = :id",
+                };
+                let mut statement = transaction.prepare_cached(sql)?;
+                statement.execute(named_params! { ":id": id.as_str(), ":place": place })?;
+            }
+            Ok(())
+        })
     }
 
     /// Changes what the row says of the backup.

@@ -124,29 +124,32 @@ impl<'a> Copies<'a> {
         })
     }
 
-    /// Writes down what was found out about a copy; the note replaces an older one.
-    pub fn set_state(
-        self,
-        backup: &BackupId,
-        object: &str,
-        store: StoreName,
-        state: CopyState,
-        note: Option<&str>,
-    ) -> anyhow::Result<()> {
-        let changed = self.catalog.write("write down the state of a copy", |transaction| {
-            transaction.execute(
+    /// Writes down what was found out about copies, all at once; the note replaces an older one.
+    pub fn set_states(self, found: &[(CopyKey, CopyState, String)]) -> anyhow::Result<()> {
+        if found.is_empty() {
+            return Ok(());
+        }
+        let missing = self.catalog.write("write down the states of copies", |transaction| {
+            let mut statement = transaction.prepare(
                 "UPDATE copies SET state = :state, note = :note \
                  WHERE backup_id = :backup_id AND object = :object AND store = :store",
-                named_params! {
-                    ":backup_id": backup.as_str(),
-                    ":object": object,
-                    ":store": store.as_str(),
+            )?;
+            let mut missing = None;
+            for (key, state, note) in found {
+                let changed = statement.execute(named_params! {
+                    ":backup_id": key.backup_id.as_str(),
+                    ":object": key.object,
+                    ":store": key.store.as_str(),
                     ":state": state.as_str(),
                     ":note": note,
-                },
-            )
+                })?;
+                missing = missing.or((changed == 0).then_some(key));
+            }
+            Ok(missing)
         })?;
-        failure::require_one(changed, || format!("no copy of {object} of {backup} in store {store}"))
+        let name =
+            |key: &CopyKey| format!("no copy of {} of {} in store {}", key.object, key.backup_id, key.store);
+        failure::require_one(usize::from(missing.is_none()), || missing.map_or_else(String::new, name))
     }
 
     /// Writes down that these copies were found to be what they should be, all at once. Keys that the catalog does

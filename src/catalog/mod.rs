@@ -11,12 +11,14 @@ mod backups;
 mod cluster;
 mod copies;
 mod failure;
+mod history;
 mod migrations;
 mod restores;
 mod runs;
 #[cfg(test)]
 mod tests;
 mod values;
+mod wal;
 mod words;
 
 use std::fs::OpenOptions;
@@ -32,8 +34,11 @@ use crate::system::durable;
 
 pub use backups::{BackupFilter, BackupRow, BackupStatus, Backups};
 pub use copies::{Copies, CopyKey, CopyRow, CopyState, Proof};
+pub use history::Taken;
 pub use restores::{NewRestore, Restore, RestoreEnd, RestoreMode, RestorePlaces, RestoreState, Restores};
 pub use runs::{NewRun, Run, RunOutcome, Runs};
+
+pub use wal::{ListedWal, Wal};
 
 use migrations::Standing;
 
@@ -140,6 +145,11 @@ impl Catalog {
     /// The log of restores.
     pub fn restores(&self) -> Restores<'_> {
         Restores::new(self)
+    }
+
+    /// The table of archived WAL files.
+    pub fn wal(&self) -> Wal<'_> {
+        Wal::new(self)
     }
 
     /// Reads every page and row, and returns what is wrong with them; nothing if all is well.

@@ -193,7 +193,7 @@ fn a_catalog_of_a_newer_version_is_refused_with_both_versions() {
         let error = result.unwrap_err();
         assert_eq!(fault(&error).kind, Kind::NotInitialised);
         assert!(error.to_string().contains("schema version 7"), "{error}");
-        assert!(error.to_string().contains("up to 2"), "{error}");
+        assert!(error.to_string().contains("up to 3"), "{error}");
         assert!(fault(&error).hint.as_ref().unwrap().contains("newer pgkeep"));
     }
 }
@@ -229,7 +229,7 @@ fn a_catalog_of_the_first_schema_is_brought_up_to_date_and_loses_nothing() {
     let catalog = Catalog::open(&path).unwrap();
     let version: i64 =
         catalog.connection().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-    assert_eq!(version, 2);
+    assert_eq!(version, 3);
     assert_eq!(catalog.check().unwrap(), Vec::<String>::new());
     let run = catalog.runs().unfinished().unwrap().remove(0);
     assert_eq!((run.scratch_directory, run.staging_directory), (None, None));
@@ -559,11 +559,13 @@ fn the_state_of_a_copy_is_written_down_with_what_was_found() {
     let (_place, catalog) = fresh();
     catalog.backups().record(&backup(1, "shop"), &[copy(1, "data.00000", CopyState::Good)]).unwrap();
     let copies = catalog.copies();
-    let found = Some("volume is 3 bytes short");
-    copies.set_state(&id(1), "data.00000", StoreName::Local, CopyState::Damaged, found).unwrap();
+    let found = "volume is 3 bytes short";
+    let there = (key(1, "data.00000"), CopyState::Damaged, found.to_owned());
+    copies.set_states(std::slice::from_ref(&there)).unwrap();
     let known = copies.of(&id(1)).unwrap().remove(0);
-    assert_eq!((known.state, known.note.as_deref()), (CopyState::Damaged, found));
-    let elsewhere = copies.set_state(&id(1), "data.00000", StoreName::B2, CopyState::Damaged, None);
+    assert_eq!((known.state, known.note.as_deref()), (CopyState::Damaged, Some(found)));
+    let elsewhere = CopyKey { store: StoreName::B2, ..key(1, "data.00000") };
+    let elsewhere = copies.set_states(&[there, (elsewhere, CopyState::Damaged, String::new())]);
     assert_eq!(kind(elsewhere), Kind::Bug);
 }
 
@@ -658,7 +660,7 @@ fn every_word_reads_back_and_is_accepted_by_its_table() {
         catalog.copies().prove(&[key(1, "data")], *how, at(1)).unwrap();
     }
     for state in CopyState::ALL {
-        catalog.copies().set_state(&id(1), "data", StoreName::Local, *state, None).unwrap();
+        catalog.copies().set_states(&[(key(1, "data"), *state, String::new())]).unwrap();
         assert_eq!(catalog.copies().of(&id(1)).unwrap()[0].state, *state);
     }
     for mode in RestoreMode::ALL {

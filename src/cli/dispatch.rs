@@ -51,15 +51,16 @@ pub(super) async fn run(
             progress.announce(&format!("{words} {}", name.as_deref().unwrap_or_default()));
             let request = BackupDatabase { database: name.clone(), jobs: jobs.map(usize::from) };
             let result = command::backup::database(&context, &request).await;
-            done(&context.conclude(result)?, text::backup)
+            done(&context.conclude(result).await?, text::backup)
         }
         Command::Restore(restore) => {
             let agree = |what: &str| confirm::rebuild(what, restore.yes, progress);
-            let context = command::catalog::context_for_restore(environment, words, agree).await?;
+            let context =
+                command::catalog::context_for_restore(environment, words, &restore.backup, agree).await?;
             progress.announce(&format!("{words} {}", restore.backup));
             let confirm = |plan: &_| confirm::restore(plan, restore.yes, progress);
             let result = command::restore::run(&context, &request(restore), &confirm).await;
-            done(&context.conclude(result)?, text::restore)
+            done(&context.conclude(result).await?, text::restore)
         }
         Command::Verify(verify) => {
             let context = Context::open(environment, words).await?;
@@ -67,13 +68,13 @@ pub(super) async fn run(
             let request =
                 VerifyRequest { backup: verify.backup.clone(), deep: verify.deep, store: verify.store };
             let result = command::verify::run(&context, &request).await;
-            done(&context.conclude(result)?, text::verify)
+            done(&context.conclude(result).await?, text::verify)
         }
         Command::Sync(sync) => {
             let context = Context::open(environment, words).await?;
             progress.announce(words);
             let result = command::sync::run(&context, SyncRequest { dry_run: sync.dry_run }).await;
-            done(&context.conclude(result)?, text::sync)
+            done(&context.conclude(result).await?, text::sync)
         }
         Command::List(list) => {
             let request = ListRequest { database: list.database.clone() };

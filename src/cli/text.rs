@@ -348,6 +348,14 @@ pub(super) fn rebuild(report: &RebuildReport) -> String {
         line!(text, "took in {id}");
     }
     line!(text, "{} taken in, {} known before", counted(report.added.len() as u64, "backup"), report.known);
+    if report.wal_files > 0 {
+        line!(text, "{} in the archive", counted(report.wal_files, "WAL file"));
+    }
+    let history = &report.history;
+    if history.runs > 0 {
+        let (runs, restores) = (counted(history.runs, "run"), counted(history.restores, "restore"));
+        line!(text, "history of another catalog: {runs}, {restores}");
+    }
     warnings(&mut text, &report.warnings);
     text
 }

@@ -16,6 +16,7 @@ use super::context::staging_of;
 use super::manifests::{self, Held, Stored};
 use super::stores::{self, Absent, Presence};
 use super::{Context, Report};
+use crate::catalog::Proof;
 use crate::format::manifest::{Entry, EntryKind, Manifest, SealedKey, Table};
 use crate::format::{self, names};
 use crate::model::{
@@ -104,7 +105,16 @@ pub async fn database(context: &Context, request: &BackupDatabase) -> anyhow::Re
         ));
         return Err(error);
     }
-    let Made { manifest, sealed, held, mut warnings } = made;
+    let Made { manifest, sealed, held, mut warnings, interrupted } = made;
+    if interrupted {
+        let whole = held.iter().filter(|held| held.is_whole(&manifest)).map(|held| held.store.to_string());
+        let whole: Vec<String> = whole.collect();
+        context.progress.note(&format!(
+            "{id} is whole in {}; `pgkeep sync` makes the copies that are owed",
+            whole.join(", ")
+        ));
+        context.stop.check()?;
+    }
     let owed = owed(context, &manifest, &held)?;
     warnings.extend(owed);
     let whole = held.iter().filter(|held| held.is_whole(&manifest));
@@ -133,6 +143,8 @@ struct Made {
     sealed: Vec<u8>,
     held: Vec<Held>,
     warnings: Vec<String>,
+    /// The end was asked for while a cloud had yet to take its copy.
+    interrupted: bool,
 }
 
 fn write_down(context: &Context, made: &Made) -> anyhow::Result<()> {
@@ -201,9 +213,7 @@ async fn make(
     };
     let (consistent_at, system_identifier) = (source.consistent_at, source.system_identifier);
     let described = source.database.clone();
-    let (mut contents, packed, placed) = pump(context, source, pack, id, presence).await?;
-    step::reached(Step::BackupVolumesStored)?;
-
+    let (mut contents, packed, placing) = pump(context, source, pack, id, presence).await?;
     let finished = Utc::now();
     let tool_version = contents.tool_version.clone();
     let warnings = std::mem::take(&mut contents.warnings);
@@ -232,50 +242,56 @@ async fn make(
         entries,
         database: Some(described),
     };
-    let sealed = manifest.seal(keyring, u64::try_from(finished.timestamp())?)?;
-    let held = commit(context, &manifest, &sealed, placed, presence).await?;
-    Ok(Made { manifest, sealed, held, warnings })
+    let sealed = step::reached(Step::BackupVolumesStored)
+        .and_then(|()| manifest.seal(keyring, u64::try_from(finished.timestamp())?));
+    let sealed = match sealed {
+        Ok(sealed) => sealed,
+        Err(error) => {
+            placing.abandon().await;
+            return Err(error);
+        }
+    };
+    let held = commit(context, &manifest, &sealed, placing, presence).await?;
+    // One that failed says why.
+    let interrupted = held.iter().any(|held| held.why.is_none() && !held.is_whole(&manifest));
+    Ok(Made { manifest, sealed, held, warnings, interrupted })
 }
 
-/// Writes the manifest into every store that has all volumes: the commit point.
+/// Writes the manifest into each store as soon as it has all volumes, which is the commit point, and waits for all of
+/// them. Once one store has the manifest this does not fail any more.
 async fn commit(
     context: &Context,
     manifest: &Manifest,
     sealed: &[u8],
-    placed: Vec<Placed>,
+    mut placing: Placing,
     presence: &Presence,
 ) -> anyhow::Result<Vec<Held>> {
     let settings = &context.settings;
-    let whole = |placed: &&Placed| placed.error.is_none() && placed.keys.len() == manifest.volumes.len();
-    let whole: Vec<StoreName> = placed.iter().filter(whole).map(|placed| placed.store).collect();
     let key = names::object(&settings.cluster, &manifest.id, names::MANIFEST);
-    let mut written = context.replicas.put_to(&whole, &key, sealed).await;
+    placing.last(&key, sealed).await;
+    let cut_off = step::reached(Step::BackupManifestPlaced);
+    let placed = placing.finish(&context.stop).await;
+    cut_off?;
     let prefix = names::backup(&settings.cluster, &manifest.id);
     let (mut held, mut failed) = (Vec::new(), None);
     for Placed { store, keys, error } in placed {
-        let mut objects: BTreeSet<String> =
+        let objects =
             keys.iter().filter_map(|key| key.strip_prefix(&prefix)).map(ToOwned::to_owned).collect();
-        let at = written.iter().position(|(name, _)| *name == store);
-        let error = match at.map(|at| written.swap_remove(at).1) {
-            Some(Ok(())) => {
-                objects.insert(names::MANIFEST.to_owned());
-                None
-            }
-            Some(Err(error)) => Some(error),
-            None => error,
-        };
         let why = error.as_ref().map(ToString::to_string);
-        held.push(Held { store, objects, why });
+        held.push(Held { store, objects, how: Proof::Written, why });
         failed = failed.or(error);
     }
     if !held.iter().any(|held| held.is_whole(manifest)) {
+        context.stop.check()?;
         return match failed {
             Some(error) => Err(error).fault(),
             None => Fault::new(Kind::Bug, "no store took the backup, and none says why").err(),
         };
     }
     let absent = presence.absent.iter().cloned();
-    held.extend(absent.map(|Absent { store, why }| Held { store, objects: BTreeSet::new(), why: Some(why) }));
+    let nothing =
+        |Absent { store, why }| Held { store, objects: BTreeSet::new(), how: Proof::Written, why: Some(why) };
+    held.extend(absent.map(nothing));
     Ok(held)
 }
 
@@ -311,7 +327,7 @@ async fn pump(
     plan: PackPlan,
     id: &BackupId,
     presence: &Presence,
-) -> anyhow::Result<(DatabaseContents, Packed, Vec<Placed>)> {
+) -> anyhow::Result<(DatabaseContents, Packed, Placing)> {
     let read = context.progress.bytes("read", source.estimate());
     let stored = Arc::new(context.progress.bytes("stored", 0));
     let buffers = Buffers::default();
@@ -328,8 +344,7 @@ async fn pump(
         Ok((contents, packed, ())) => {
             // The source has let go of its snapshot; what is still on its way burdens the server no more.
             sent.set_total(packed.stored_size * presence.clouds());
-            let placed = placing.finish(&context.stop).await;
-            context.stop.check().map(|()| (contents, packed, placed))
+            Ok((contents, packed, placing))
         }
         Err(error) => {
             placing.abandon().await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::Utc;
 
 use super::outcome::{Report, judge};
-use super::{settle, stores};
+use super::{saved, settle, stores};
 use crate::catalog::{Catalog, NewRun, RunOutcome};
 use crate::config::{Inputs, Settings};
 use crate::format::keyring::Keyring;
@@ -164,8 +164,9 @@ impl Context {
         }
     }
 
-    /// Writes down how the run ended and clears away what is only this run's. Never hides the result.
-    pub fn conclude<T: Report>(self, result: anyhow::Result<T>) -> anyhow::Result<T> {
+    /// Writes down how the run ended, saves the catalog in the stores, and clears away what is only this run's. Never
+    /// hides the result.
+    pub async fn conclude<T: Report>(self, result: anyhow::Result<T>) -> anyhow::Result<T> {
         let (outcome, exit_code, message) = match &result {
             Ok(report) => match report.shortfall() {
                 None => (RunOutcome::Done, 0, None),
@@ -182,6 +183,10 @@ impl Context {
         let written = self.catalog.runs().end(&self.run, outcome, exit_code, message.as_deref(), Utc::now());
         for error in [tidied, written].into_iter().filter_map(Result::err) {
             self.progress.note(&format!("warning: {error:#}"));
+        }
+        // One that is not in its place yet, and never will be, is nobody's history.
+        if result.is_ok() || self.catalog.path() == catalog_path(&self.settings) {
+            saved::save(&self, result.is_err()).await;
         }
         drop(self.lock);
         // Nobody else ever locks this file: the run's identifier is its own.

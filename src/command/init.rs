@@ -64,7 +64,7 @@ pub async fn run(environment: &Environment) -> anyhow::Result<InitReport> {
     step::reached(Step::InitCatalog)?;
     let context = Context::with(environment, "init", settings, catalog)?;
     let result = identify(&context, system_identifier).await;
-    context.conclude(result)
+    context.conclude(result).await
 }
 
 async fn identify(context: &Context, system_identifier: u64) -> anyhow::Result<InitReport> {

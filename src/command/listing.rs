@@ -1,12 +1,12 @@
 //! What the stores list, against what the catalog says should be there: for `verify` and `sync`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::Utc;
 use futures_util::future::join_all;
 
 use super::Context;
-use crate::catalog::{CopyKey, CopyRow, CopyState, Proof};
+use crate::catalog::{BackupFilter, CopyKey, CopyRow, CopyState, Proof};
 use crate::format::names;
 use crate::model::{BackupId, StoreName, Timestamp};
 use crate::store::{ObjectInfo, StoreError};
@@ -91,41 +91,69 @@ pub(super) fn compare(copy: &CopyRow, listed: Option<&ObjectInfo>) -> Result<(),
     }
 }
 
-/// Compares every copy of every complete backup with the listings and writes down what changed. Of stores that could
-/// not be listed the rows stay as they are.
+/// Backups that runs of this catalog are making now.
+pub(super) fn being_made(context: &Context) -> anyhow::Result<HashSet<String>> {
+    let runs = context.catalog.runs().unfinished()?;
+    Ok(runs.into_iter().filter_map(|run| run.subject).collect())
+}
+
+/// Compares every copy of every complete backup with the listings and writes down what changed, also which stores have
+/// a backup whole. Of stores that could not be listed the rows stay as they are. What is returned may speak of stores
+/// that the settings no longer name.
 pub(super) fn reconcile(context: &Context, listings: &Listings) -> anyhow::Result<Vec<CopyRow>> {
     let copies = context.catalog.copies();
     for store in context.reading().each() {
         copies.expect_in(store.name())?;
     }
     let mut rows = copies.of_complete()?;
-    let mut seen = Vec::new();
+    let (mut seen, mut changed) = (Vec::new(), Vec::new());
     for row in &mut rows {
         let Some(objects) = listings.listed.get(&row.store) else { continue };
         let listed = objects.get(&row.backup_id).and_then(|objects| objects.get(&row.object));
         if row.state == CopyState::Deleting || listings.is_older_than(row) {
             continue;
         }
+        let key = CopyKey { backup_id: row.backup_id.clone(), object: row.object.clone(), store: row.store };
         match compare(row, listed) {
             Ok(()) if row.state == CopyState::Damaged => {}
             Ok(()) => {
                 row.state = CopyState::Good;
-                seen.push(CopyKey {
-                    backup_id: row.backup_id.clone(),
-                    object: row.object.clone(),
-                    store: row.store,
-                });
+                seen.push(key);
             }
             Err((state, why)) => {
                 if state != row.state {
-                    copies.set_state(&row.backup_id, &row.object, row.store, state, Some(&why))?;
+                    changed.push((key, state, why));
                 }
                 row.state = state;
             }
         }
     }
+    copies.set_states(&changed)?;
     copies.prove(&seen, Proof::Listed, Utc::now())?;
-    // Copies in stores that the settings no longer name are nobody's concern here.
-    rows.retain(|row| context.reading().each().any(|store| store.name() == row.store));
+    note_places(context, &rows)?;
     Ok(rows)
+}
+
+/// Writes down which stores have which backups whole, where that is no longer as it was.
+fn note_places(context: &Context, rows: &[CopyRow]) -> anyhow::Result<()> {
+    let mut whole: HashMap<(&BackupId, StoreName), bool> = HashMap::new();
+    for row in rows {
+        *whole.entry((&row.backup_id, row.store)).or_insert(true) &= row.state == CopyState::Good;
+    }
+    let mut changed = Vec::new();
+    for backup in context.catalog.backups().list(&BackupFilter::default())? {
+        for store in context.reading().each() {
+            let was = match store.name() {
+                StoreName::Local => &backup.local_path,
+                StoreName::R2 => &backup.r2_path,
+                StoreName::B2 => &backup.b2_path,
+            };
+            let is_whole = whole.get(&(&backup.id, store.name())).copied().unwrap_or(false);
+            let place = is_whole.then(|| store.locate(&names::backup(&context.settings.cluster, &backup.id)));
+            if *was != place {
+                changed.push((backup.id.clone(), store.name(), place));
+            }
+        }
+    }
+    context.catalog.backups().set_places(&changed)
 }

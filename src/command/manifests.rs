@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Context;
 use super::volumes::BadCopy;
-use crate::catalog::{BackupFilter, BackupRow, BackupStatus, Catalog, CopyRow, CopyState, Proof};
+use crate::catalog::{BackupFilter, BackupRow, BackupStatus, Catalog, CopyKey, CopyRow, CopyState, Proof};
 use crate::config::Settings;
 use crate::format::identity::Identity;
 use crate::format::keyring::Keyring;
@@ -32,23 +32,26 @@ pub(super) struct Held {
     pub(super) store: StoreName,
     /// Names of the objects that it has in their full size.
     pub(super) objects: BTreeSet<String>,
+    /// How it is known that it has them.
+    pub(super) how: Proof,
     /// Why it lacks others.
     pub(super) why: Option<String>,
 }
 
 impl Held {
-    /// Out of what a store lists of it, names and sizes.
+    /// Out of what a store lists of it, names and sizes; `sealed` is the size of the manifest as it is stored.
     pub(super) fn of<'a>(
         store: StoreName,
         manifest: &Manifest,
+        sealed: u64,
         listed: impl Iterator<Item = (&'a str, u64)>,
     ) -> Self {
         let fits = |(name, size): &(&str, u64)| {
             let volume = manifest.volumes.iter().find(|volume| volume.name == *name);
-            volume.map_or(*name == names::MANIFEST, |volume| volume.size == *size)
+            volume.map_or(*name == names::MANIFEST && *size == sealed, |volume| volume.size == *size)
         };
         let objects = listed.filter(fits).map(|(name, _)| name.to_owned()).collect();
-        Self { store, objects, why: None }
+        Self { store, objects, how: Proof::Listed, why: None }
     }
 
     /// Whether the store has all of it.
@@ -198,6 +201,7 @@ pub(super) fn record(context: &Context, stored: &Stored<'_>, run: Option<&RunId>
     };
     let objects = manifest.volumes.iter().map(|volume| (volume.name.as_str(), volume.size, volume.sha256));
     let objects = objects.chain([(names::MANIFEST, object.len() as u64, checksum)]);
+    let now = Utc::now();
     let copy = |(name, size_bytes, sha256): (&str, u64, Digest), held: &Held| {
         let good = held.objects.contains(name);
         CopyRow {
@@ -207,9 +211,9 @@ pub(super) fn record(context: &Context, stored: &Stored<'_>, run: Option<&RunId>
             size_bytes,
             sha256,
             state: if good { CopyState::Good } else { CopyState::Owed },
-            seen_at: None,
-            proven_at: run.filter(|_| good).map(|_| Utc::now()),
-            proven_how: run.filter(|_| good).map(|_| Proof::Written),
+            seen_at: good.then_some(now),
+            proven_at: good.then_some(now),
+            proven_how: good.then_some(held.how),
             note: held.why.clone().filter(|_| !good),
         }
     };
@@ -269,7 +273,7 @@ pub(super) fn chosen(catalog: &Catalog, text: Option<&str>) -> anyhow::Result<Ve
 }
 
 /// What each store that can be asked has of the backup.
-pub(super) async fn holders(context: &Context, manifest: &Manifest) -> Vec<Held> {
+pub(super) async fn holders(context: &Context, manifest: &Manifest, sealed: u64) -> Vec<Held> {
     let prefix = names::backup(&context.settings.cluster, &manifest.id);
     let stores: Vec<_> = context.reading().each().collect();
     let listed = join_all(stores.iter().map(|store| store.list(&prefix))).await;
@@ -279,7 +283,7 @@ pub(super) async fn holders(context: &Context, manifest: &Manifest) -> Vec<Held>
             Ok(objects) => {
                 let sizes =
                     objects.iter().filter_map(|info| Some((info.key.strip_prefix(&prefix)?, info.size)));
-                holders.push(Held::of(store.name(), manifest, sizes));
+                holders.push(Held::of(store.name(), manifest, sealed, sizes));
             }
             Err(error) => context.reading().failed(&error),
         }
@@ -290,13 +294,16 @@ pub(super) async fn holders(context: &Context, manifest: &Manifest) -> Vec<Held>
 /// Writes down copies that turned out to be bad, and says so of each.
 pub(super) fn mark(context: &Context, id: &BackupId, bad: &[BadCopy]) -> anyhow::Result<Vec<String>> {
     let known = context.catalog.copies().of(id)?;
-    let mut said = Vec::new();
-    for copy in bad {
-        let is_known = known.iter().any(|row| row.object == copy.object && row.store == copy.store);
-        if is_known {
-            context.catalog.copies().set_state(id, &copy.object, copy.store, copy.state, Some(&copy.why))?;
+    let (mut said, mut states, mut places) = (Vec::new(), Vec::new(), Vec::new());
+    for BadCopy { store, object, state, why } in bad {
+        if known.iter().any(|row| row.object == *object && row.store == *store) {
+            let key = CopyKey { backup_id: id.clone(), object: object.clone(), store: *store };
+            states.push((key, *state, why.clone()));
+            places.push((id.clone(), *store, None));
         }
-        said.push(format!("the copy in {} is bad: {}", copy.store, copy.why));
+        said.push(format!("the copy in {store} is bad: {why}"));
     }
+    context.catalog.copies().set_states(&states)?;
+    context.catalog.backups().set_places(&places)?;
     Ok(said)
 }

@@ -11,6 +11,7 @@ mod listing;
 mod manifests;
 mod outcome;
 pub mod restore;
+mod saved;
 mod settle;
 pub mod show;
 mod stores;

@@ -105,7 +105,7 @@ async fn settle(context: &Context, run: &Run) -> anyhow::Result<()> {
     let keyring = context.keyring()?;
     let Fetched { manifest, object, .. } =
         manifests::fetch(&context.settings, context.reading(), &id, &keyring).await?;
-    let held = manifests::holders(context, &manifest).await;
+    let held = manifests::holders(context, &manifest, object.len() as u64).await;
     manifests::record(context, &Stored { manifest: &manifest, object: &object, held: &held }, Some(&run.id))?;
     context.progress.note(&format!("took in {id}, which was complete when its run died"));
     Ok(())

@@ -1,6 +1,6 @@
 //! `pgkeep sync`: the copies that a store missed, lost or damaged, made from a good one.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -149,8 +149,9 @@ pub async fn run(context: &Context, request: SyncRequest) -> anyhow::Result<Sync
 /// Backups that lie in a store and that the catalog does not know can't be copied: nothing is known of them.
 fn unknown(context: &Context, listings: &Listings) -> anyhow::Result<Vec<String>> {
     let mut warnings = BTreeSet::new();
+    let being_made = listing::being_made(context)?;
     for (store, objects) in &listings.listed {
-        for (id, objects) in objects {
+        for (id, objects) in objects.iter().filter(|(id, _)| !being_made.contains(id.as_str())) {
             if objects.contains_key(names::MANIFEST) && context.catalog.backups().get(id)?.is_none() {
                 warnings.insert(format!(
                     "{id} in store {store} is not in the catalog: `pgkeep catalog rebuild` takes it in"
@@ -161,6 +162,7 @@ fn unknown(context: &Context, listings: &Listings) -> anyhow::Result<Vec<String>
     Ok(warnings.into_iter().collect())
 }
 
+/// A store that the settings no longer name is one that can't be read: what only it has is not lost.
 fn decide(context: &Context, presence: &Presence, rows: Vec<CopyRow>) -> CopyPlan {
     let order: Vec<StoreName> = context.reading().each().map(|store| store.name()).collect();
     let mut objects: BTreeMap<(BackupId, String), Object> = BTreeMap::new();
@@ -176,8 +178,10 @@ fn decide(context: &Context, presence: &Presence, rows: Vec<CopyRow>) -> CopyPla
         });
         match row.state {
             CopyState::Good => object.good.push(row.store),
-            CopyState::Owed | CopyState::Missing | CopyState::Damaged => object.lacking.push(row.store),
-            CopyState::Deleting => {}
+            CopyState::Owed | CopyState::Missing | CopyState::Damaged if order.contains(&row.store) => {
+                object.lacking.push(row.store);
+            }
+            _ => {}
         }
     }
     let rank = |store: &StoreName| {
@@ -287,7 +291,9 @@ impl Syncing<'_> {
             }
         }
         let placed = placing.finish(&context.stop).await;
+        let overwritten = self.overwritten(&placed, orders, listings);
         self.write_down(&placed, orders, listings, report)?;
+        self.delete_old_versions(&overwritten, report).await;
         durable::remove_dir_if_there(&directory)?;
         result?;
         context.stop.check()?;
@@ -409,17 +415,39 @@ impl Syncing<'_> {
             report.warnings.extend(error.as_ref().map(StoreError::to_string));
         }
         context.catalog.copies().prove(&made, Proof::Written, Utc::now())?;
-        let changed: BTreeSet<(&BackupId, StoreName)> =
-            made.iter().map(|copy| (&copy.backup_id, copy.store)).collect();
-        for (id, store) in changed {
-            let copies = context.catalog.copies().of(id)?;
-            let whole =
-                copies.iter().filter(|copy| copy.store == store).all(|copy| copy.state == CopyState::Good);
-            let place = context.replicas.get(store).filter(|_| whole);
-            let place = place.map(|place| place.locate(&names::backup(&context.settings.cluster, id)));
-            context.catalog.backups().set_place(id, store, place.as_deref())?;
-        }
         Ok(())
+    }
+
+    /// Of what was placed, that which lay there before.
+    fn overwritten(
+        &self,
+        placed: &[Placed],
+        orders: &[Order],
+        listings: &Listings,
+    ) -> Vec<(StoreName, String)> {
+        let mut found = Vec::new();
+        for Placed { store, keys, .. } in placed {
+            let Some(listed) = listings.listed.get(store) else { continue };
+            let placed: HashSet<&String> = keys.iter().collect();
+            for Order { object, .. } in orders {
+                let key = names::object(&self.context.settings.cluster, &object.backup, &object.name);
+                let was_there = listed.get(&object.backup).is_some_and(|it| it.contains_key(&object.name));
+                if was_there && placed.contains(&key) {
+                    found.push((*store, key));
+                }
+            }
+        }
+        found
+    }
+
+    /// What was written over stays as an older version where a store keeps such, and is paid for.
+    async fn delete_old_versions(&self, replaced: &[(StoreName, String)], report: &mut SyncReport) {
+        for (store, key) in replaced {
+            let Some(store) = self.context.replicas.get(*store) else { continue };
+            if let Err(error) = store.delete_old_versions(key).await {
+                report.warnings.push(format!("delete what was damaged: {error}"));
+            }
+        }
     }
 }
 

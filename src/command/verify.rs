@@ -204,8 +204,7 @@ fn key_if_set(context: &Context) -> anyhow::Result<Option<Keyring>> {
 
 /// Backups that lie in a store and that the catalog does not know; not those that are being made now.
 fn unknown(context: &Context, store: StoreName, listed: &Objects) -> anyhow::Result<Vec<Finding>> {
-    let runs = context.catalog.runs().unfinished()?;
-    let being_made: HashSet<String> = runs.into_iter().filter_map(|run| run.subject).collect();
+    let being_made = listing::being_made(context)?;
     let mut findings = Vec::new();
     for (backup, objects) in listed {
         if being_made.contains(backup.as_str()) {
@@ -415,8 +414,9 @@ impl Verifying<'_> {
     }
 
     fn note(&self, copy: &CopyRow, state: CopyState, message: &str) -> anyhow::Result<()> {
-        let copies = self.context.catalog.copies();
-        copies.set_state(&self.row.id, &copy.object, self.store.name(), state, Some(message))
+        let (id, store) = (self.row.id.clone(), self.store.name());
+        self.context.catalog.copies().set_states(&[(self.key(copy), state, message.to_owned())])?;
+        self.context.catalog.backups().set_places(&[(id, store, None)])
     }
 
     fn key(&self, copy: &CopyRow) -> CopyKey {

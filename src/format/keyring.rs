@@ -69,6 +69,19 @@ impl Keyring {
         Ok(key.fernet.encrypt_at_time(bytes, now))
     }
 
+    /// The same with the fingerprint of the key in front: `<fingerprint>:<token>`.
+    pub fn seal_named(&self, bytes: &[u8], now: u64) -> Result<String, Fault> {
+        Ok(format!("{}:{}", self.fingerprint(), self.seal(bytes, now)?))
+    }
+
+    /// Opens what [`Keyring::seal_named`] made; errors as [`Keyring::open`].
+    pub fn open_named(&self, sealed: &[u8]) -> Result<Vec<u8>, Fault> {
+        let parts = std::str::from_utf8(sealed).ok().and_then(|text| text.split_once(':'));
+        let (fingerprint, token) =
+            parts.ok_or_else(|| Fault::new(Kind::Damaged, "the sealed key is not one that pgkeep wrote"))?;
+        self.open(token, fingerprint)
+    }
+
     /// Opens a token that the key of this fingerprint sealed.
     ///
     /// No key of that fingerprint: [`Kind::Key`]. The key is there and the token does not fit it:

@@ -1,6 +1,6 @@
 //! Where things lie in a store: keys are paths with `/`, relative to the store's root.
 
-use crate::model::{BackupId, ClusterName};
+use crate::model::{BackupId, ClusterName, Digest, RunId, Timestamp};
 
 /// The name of a backup's manifest within its directory.
 pub const MANIFEST: &str = "manifest";
@@ -25,6 +25,69 @@ pub fn object(cluster: &ClusterName, id: &BackupId, object: &str) -> String {
     format!("{cluster}/backups/{id}/{object}")
 }
 
+/// `<cluster>/catalog/`: what all keys of saved catalogs begin with.
+pub fn saved_catalogs(cluster: &ClusterName) -> String {
+    format!("{cluster}/catalog/")
+}
+
+/// `<cluster>/catalog/<lineage>/`: what the keys of one catalog's copies begin with.
+pub fn saved_of(cluster: &ClusterName, lineage: &str) -> String {
+    format!("{cluster}/catalog/{lineage}/")
+}
+
+/// `catalog/<lineage>/<time>-<run>`: the owner of a saved catalog, which is its key without the cluster's name.
+pub fn saved_owner(lineage: &str, at: Timestamp, run: &RunId) -> String {
+    format!("catalog/{lineage}/{}-{run}", at.format("%Y%m%dT%H%M%S%3fZ"))
+}
+
+/// The lineage and the owner of a saved catalog; `None` for keys of anything else.
+pub fn parse_saved<'a>(cluster: &ClusterName, key: &'a str) -> Option<(&'a str, &'a str)> {
+    let owner = key.strip_prefix(cluster.as_str())?.strip_prefix('/')?;
+    let (lineage, name) = owner.strip_prefix("catalog/")?.split_once('/')?;
+    let is_plain = |text: &str| {
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    (is_plain(lineage) && is_plain(name)).then_some((lineage, owner))
+}
+
+/// `<cluster>/wal/`: what all keys of WAL files begin with.
+pub fn wal(cluster: &ClusterName) -> String {
+    format!("{cluster}/wal/")
+}
+
+/// An archived WAL file, as its key names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WalObject {
+    /// Its timeline.
+    pub timeline: u32,
+    /// The file's name as PostgreSQL has it: a segment, or a history, backup or partial file.
+    pub file: String,
+    /// SHA-256 of its plain bytes.
+    pub sha256: Digest,
+}
+
+/// Takes `<cluster>/wal/<timeline>/<file>-<sha256>` apart; `None` for keys of anything else.
+pub fn parse_wal(cluster: &ClusterName, key: &str) -> Option<WalObject> {
+    let (timeline, name) = key.strip_prefix(&wal(cluster))?.split_once('/')?;
+    let (file, sha256) = name.rsplit_once('-')?;
+    let is_hex = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'));
+    // PostgreSQL: XLogFromFileName, IsTLHistoryFileName, IsBackupHistoryFileName, IsPartialXLogFileName.
+    let is_wal = match file.split_once('.') {
+        None => file.len() == 24 && is_hex(file),
+        Some((timeline, "history")) => timeline.len() == 8 && is_hex(timeline),
+        Some((segment, "partial")) => segment.len() == 24 && is_hex(segment),
+        Some((segment, rest)) => {
+            let offset = rest.strip_suffix(".backup")?;
+            segment.len() == 24 && is_hex(segment) && offset.len() == 8 && is_hex(offset)
+        }
+    };
+    if !is_wal || timeline.len() != 8 || !file.starts_with(timeline) {
+        return None;
+    }
+    let timeline = u32::from_str_radix(timeline, 16).ok().filter(|timeline| *timeline > 0)?;
+    Some(WalObject { timeline, file: file.to_owned(), sha256: sha256.parse().ok()? })
+}
+
 /// The name of a volume within its backup's directory: `data.00000`.
 pub fn volume(number: u32) -> String {
     format!("data.{number:05}")
@@ -37,4 +100,50 @@ pub fn parse_object(cluster: &ClusterName, key: &str) -> Option<(BackupId, Strin
         return None;
     }
     Some((id.parse().ok()?, object.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn wal_files_of_every_sort_are_known_by_their_keys() {
+        let cluster: ClusterName = "main".parse().unwrap();
+        let digest = "ab".repeat(32);
+        for (timeline, file) in [
+            ("00000001", "000000010000000A000000FE"),
+            ("00000002", "00000002.history"),
+            ("00000001", "000000010000000A000000FE.00000028.backup"),
+            ("00000001", "000000010000000A000000FE.partial"),
+        ] {
+            let found = parse_wal(&cluster, &format!("main/wal/{timeline}/{file}-{digest}")).unwrap();
+            assert_eq!(
+                (format!("{:08X}", found.timeline), found.file),
+                (timeline.to_owned(), file.to_owned())
+            );
+            assert_eq!(found.sha256.to_string(), digest);
+        }
+        for other in [
+            format!("main/wal/00000002/000000010000000A000000FE-{digest}"),
+            format!("main/wal/00000001/000000010000000a000000fe-{digest}"),
+            format!("main/wal/00000001/000000010000000A000000FE.backup-{digest}"),
+            format!("main/wal/00000000/000000000000000A000000FE-{digest}"),
+            "main/wal/00000001/000000010000000A000000FE-abcd".to_owned(),
+            format!("other/wal/00000001/000000010000000A000000FE-{digest}"),
+        ] {
+            assert_eq!(parse_wal(&cluster, &other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn saved_catalogs_are_known_by_their_keys() {
+        let cluster: ClusterName = "main".parse().unwrap();
+        let owner = saved_owner("1a2b3c4d", Timestamp::UNIX_EPOCH, &RunId::new(7));
+        assert_eq!(owner, "catalog/1a2b3c4d/19700101T000000000Z-00000007");
+        assert_eq!(parse_saved(&cluster, &format!("main/{owner}")), Some(("1a2b3c4d", &owner[..])));
+        for other in ["main/catalog/a", "main/catalog//b", "main/catalog/a/../b", "other/catalog/a/b"] {
+            assert_eq!(parse_saved(&cluster, other), None, "{other}");
+        }
+    }
 }

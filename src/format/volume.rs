@@ -15,7 +15,8 @@ pub const FRAME_HEADER: usize = 12;
 pub const TAG: usize = 16;
 
 const MAGIC: &[u8; 8] = b"PGKEEPVL";
-const FIXED_HEADER: usize = 24;
+/// The length of a volume's header without its owner and key.
+pub const FIXED_HEADER: usize = 24;
 
 /// A volume's header.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,9 +25,10 @@ pub struct VolumeHeader {
     pub number: u32,
     /// How its frames are compressed: only the method is stored.
     pub method: Method,
-    /// Whose volume it is: a backup's identifier.
+    /// Whose volume it is: a backup's identifier, or the end of its own key in the store.
     pub owner: String,
-    /// The key of the frames, sealed with Fernet; empty in volumes of a backup, whose manifest has the key.
+    /// The key of the frames as [`Keyring::seal_named`](super::keyring::Keyring::seal_named) seals it; empty in volumes
+    /// of a backup, whose manifest has the key.
     pub sealed_key: Vec<u8>,
 }
 
@@ -67,6 +69,12 @@ impl VolumeHeader {
         bytes.extend_from_slice(self.owner.as_bytes());
         bytes.extend_from_slice(&self.sealed_key);
         Ok(bytes)
+    }
+
+    /// The length of the whole header that begins with these [`FIXED_HEADER`] bytes; any number for other bytes, but
+    /// never less.
+    pub fn length_in(bytes: &[u8]) -> usize {
+        usize::from(u16_at(bytes, 10)).max(FIXED_HEADER)
     }
 
     /// Reads the header at the beginning of `bytes`; returns it with its length.

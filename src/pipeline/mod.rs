@@ -3,6 +3,7 @@
 //!
 //! Every stage is bounded: a slow one holds up those before it, and memory does not grow with the data.
 
+mod alone;
 mod buffers;
 mod fetch;
 mod frames;
@@ -10,6 +11,7 @@ mod hashed;
 mod pack;
 mod unpack;
 
+pub use alone::{SealAlone, open_alone, seal_alone};
 pub use buffers::Buffers;
 pub use fetch::{Fetched, RangeReader, Refusal};
 pub use frames::{FinishedEntry, Framer, OpenEntry, PlainFrame};

@@ -4,6 +4,9 @@
 //! own. A cloud that is slow holds up neither the others nor the source, because what it has yet to send lies in the
 //! local store anyway. Without a local store a bounded number of volumes waits in the spool. A cloud that has failed
 //! at one volume gets no more of this backup: what it missed is copied later.
+//!
+//! The manifest goes the same way, behind the volumes. So each store has a whole backup as soon as it has taken
+//! everything itself, the local one at once, and who is cut off while a cloud is slow has lost only that cloud's copy.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,7 +28,7 @@ const SPOOLED: usize = 3;
 pub struct Placed {
     /// The store.
     pub store: StoreName,
-    /// The keys of the volumes that it has.
+    /// The keys of what it has.
     pub keys: Vec<String>,
     /// Why it lacks the others, if it does.
     pub error: Option<StoreError>,
@@ -47,12 +50,28 @@ struct Lane {
     placed: Arc<Mutex<Placed>>,
 }
 
-/// A volume for one cloud.
+/// An object for one cloud.
 #[derive(Debug)]
 struct Parcel {
     key: String,
     size: u64,
-    file: Arc<Lying>,
+    what: What,
+}
+
+/// Where the object's bytes are.
+#[derive(Debug, Clone)]
+enum What {
+    File(Arc<Lying>),
+    Bytes(Arc<[u8]>),
+}
+
+impl What {
+    fn body(&self, size: u64) -> Body {
+        match self {
+            Self::File(file) => Body::File { path: file.path.clone(), size },
+            Self::Bytes(bytes) => Body::Bytes(bytes.to_vec()),
+        }
+    }
 }
 
 /// Where a volume lies while it is sent; one in the spool goes when nobody needs it any more.
@@ -126,19 +145,30 @@ impl Placing {
                 Lying { path, spooled: Some(permit) }
             }
         };
-        self.hand_out(key, size, lying, to);
+        self.hand_out(key, size, &What::File(Arc::new(lying)), to);
         Ok(())
+    }
+
+    /// Gives the last object of a backup to every store that takes, or has yet to take, all the others: at once to
+    /// the local store, to a cloud when it has the rest.
+    pub async fn last(&mut self, key: &str, bytes: &[u8]) {
+        if let Some((store, placed)) = self.local.as_mut().filter(|(_, placed)| placed.error.is_none()) {
+            match store.put(key, Body::Bytes(bytes.to_vec())).await {
+                Ok(()) => placed.keys.push(key.to_owned()),
+                Err(error) => placed.error = Some(error),
+            }
+        }
+        self.hand_out(key, bytes.len() as u64, &What::Bytes(bytes.into()), |_| true);
     }
 
     /// Sends an object that lies in the local store already to some of the clouds.
     pub fn forward(&mut self, key: &str, path: PathBuf, size: u64, to: impl Fn(StoreName) -> bool) {
-        self.hand_out(key, size, Lying { path, spooled: None }, to);
+        self.hand_out(key, size, &What::File(Arc::new(Lying { path, spooled: None })), to);
     }
 
-    fn hand_out(&self, key: &str, size: u64, lying: Lying, to: impl Fn(StoreName) -> bool) {
-        let file = Arc::new(lying);
+    fn hand_out(&self, key: &str, size: u64, what: &What, to: impl Fn(StoreName) -> bool) {
         for lane in self.lanes.iter().filter(|lane| lane.is_open() && to(lane.store())) {
-            let parcel = Parcel { key: key.to_owned(), size, file: Arc::clone(&file) };
+            let parcel = Parcel { key: key.to_owned(), size, what: what.clone() };
             // A lane that has ended in this moment has said why.
             let _ = lane.queue.send(parcel);
         }
@@ -202,15 +232,15 @@ impl Lane {
     }
 }
 
-/// Sends one volume after the other; stops for good at the first that fails.
+/// Sends one object after the other; stops for good at the first that fails.
 async fn send(
     store: Arc<dyn Store>,
     mut parcels: mpsc::UnboundedReceiver<Parcel>,
     placed: Arc<Mutex<Placed>>,
     sent: Arc<Stage>,
 ) {
-    while let Some(Parcel { key, size, file }) = parcels.recv().await {
-        let result = store.put(&key, Body::File { path: file.path.clone(), size }).await;
+    while let Some(Parcel { key, size, what }) = parcels.recv().await {
+        let result = store.put(&key, what.body(size)).await;
         if let Err(error) = &result
             && error.kind == StoreErrorKind::Differs
         {
@@ -221,7 +251,9 @@ async fn send(
         match result {
             Ok(()) => {
                 placed.keys.push(key);
-                sent.add(size);
+                if matches!(what, What::File(_)) {
+                    sent.add(size);
+                }
             }
             Err(error) => {
                 placed.error = Some(error);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::failure::StoreResult;
-use super::{Body, LocalStore, ReadReplicas, ReadStore, Store, StoreError};
+use super::{LocalStore, ReadReplicas, ReadStore, Store, StoreError};
 use crate::model::StoreName;
 
 /// How many objects of a store are deleted at the same time: each is a request or, where versions are kept, several.
@@ -63,19 +63,6 @@ impl Replicas {
     /// The store of this name, if it is configured.
     pub fn get(&self, name: StoreName) -> Option<&Arc<dyn Store>> {
         self.stores.iter().find(|store| store.name() == name)
-    }
-
-    /// Writes a small object to each of these stores at the same time, and tells of each how it went.
-    pub async fn put_to(
-        &self,
-        stores: &[StoreName],
-        key: &str,
-        bytes: &[u8],
-    ) -> Vec<(StoreName, Result<(), StoreError>)> {
-        let stores = stores.iter().filter_map(|name| self.get(*name));
-        let puts = stores
-            .map(|store| async move { (store.name(), store.put(key, Body::Bytes(bytes.to_owned())).await) });
-        futures_util::future::join_all(puts).await
     }
 
     /// Removes every object under the prefix of a backup from these stores: the manifest first, so that what is half

@@ -25,9 +25,11 @@ pub enum Step {
     BackupVolumeClosed,
     /// `backup`: a volume is under its name.
     BackupVolumeStored,
-    /// `backup`: all volumes are stored, there is no manifest.
+    /// `backup`: all volumes are made, clouds are still being sent to, there is no manifest.
     BackupVolumesStored,
-    /// `backup`: the manifest is stored, the catalog does not know.
+    /// `backup`: the local store has the manifest, clouds are still being sent to.
+    BackupManifestPlaced,
+    /// `backup`: every store has the manifest or has failed, the catalog does not know.
     BackupManifestStored,
     /// `backup`: the catalog knows, the scratch directory is still there.
     BackupRecorded,
@@ -53,11 +55,13 @@ pub enum Step {
     VerifyRead,
     /// `sync`: copies are made, the catalog does not know.
     SyncCopied,
+    /// `catalog rebuild`: a new catalog is filled, and not in its place.
+    RebuildFilled,
 }
 
 impl Step {
     /// Every step.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::RunLocked,
         Self::InitStateDirectory,
         Self::InitCatalog,
@@ -68,6 +72,7 @@ impl Step {
         Self::BackupVolumeClosed,
         Self::BackupVolumeStored,
         Self::BackupVolumesStored,
+        Self::BackupManifestPlaced,
         Self::BackupManifestStored,
         Self::BackupRecorded,
         Self::RestoreBegun,
@@ -81,6 +86,7 @@ impl Step {
         Self::RestoreRecorded,
         Self::VerifyRead,
         Self::SyncCopied,
+        Self::RebuildFilled,
     ];
 }
 

@@ -348,6 +348,142 @@ fn the_machine_is_gone_and_one_cloud_with_it() {
     assert!(run.stderr.contains("made the catalog out of the stores"), "{}", run.stderr);
     assert_eq!(contents(cluster(), &database), expected);
     other.pgkeep(&["verify", "--deep"]).ok();
+    // The diary of the machine that is gone is there too.
+    let runs = other.catalog("SELECT command, outcome FROM runs WHERE command LIKE 'backup%'");
+    assert_eq!(runs, [["backup database", "done"]]);
+    let own = other.catalog("SELECT count(*) FROM backups JOIN runs ON runs.id = backups.run_id");
+    assert_eq!(own, [["1"]]);
+}
+
+#[test]
+fn the_diary_of_a_machine_that_is_gone_survives_it() {
+    let mut clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    clouds.place.backup(&database);
+    clouds.assert_restores(&database, 0);
+    clouds.place.pgkeep(&["verify", "--deep"]).ok();
+    // Every run leaves a copy of the catalog in every place, and of one catalog not more than two.
+    for cloud in [&clouds.r2, &clouds.b2] {
+        let saved = cloud.bucket().keys().into_iter().filter(|key| key.starts_with("test/catalog/"));
+        let saved: Vec<String> = saved.collect();
+        assert_eq!(saved.len(), 2, "{saved:?}");
+        assert!(
+            saved.iter().all(|key| !String::from_utf8_lossy(&cloud.bucket().read(key)).contains("SQLite"))
+        );
+    }
+    let local = clouds.place.files("store/test/catalog");
+    assert_eq!(local.iter().filter(|path| path.contains("Z-")).count(), 2, "{local:?}");
+    let before = clouds.place.catalog("SELECT id, outcome FROM runs ORDER BY id");
+    let proven = "SELECT object, proven_at, proven_how FROM copies WHERE store = 'b2' ORDER BY object";
+    let proofs = clouds.place.catalog(proven);
+    clouds.r2.proxy.go_away();
+    fs::remove_dir_all(clouds.place.state()).unwrap();
+    fs::remove_dir_all(clouds.place.store()).unwrap();
+
+    let other = Place::new();
+    clouds.settings_of_b2(&other);
+    other.unset("BACKUP_LOCAL_DIR");
+    let run = other.pgkeep(&["--output", "json", "catalog", "rebuild"]).ok();
+    assert_eq!(run.json()["history"]["restores"], 1, "{}", run.stdout);
+    let after = other.catalog("SELECT id, outcome FROM runs WHERE command <> 'catalog rebuild' ORDER BY id");
+    assert_eq!(after, before);
+    assert_eq!(other.catalog("SELECT state, restore_mode FROM restore_log"), [["done", "full"]]);
+    assert_eq!(other.catalog(proven), proofs);
+    // Again: nothing is taken over twice.
+    let run = other.pgkeep(&["--output", "json", "catalog", "rebuild"]).ok().json();
+    assert_eq!((&run["history"]["runs"], &run["history"]["restores"]), (&0.into(), &0.into()));
+    // A damaged copy of a catalog costs a warning, and the older one is taken.
+    let newest = clouds.b2.bucket().keys().into_iter().rfind(|key| key.starts_with("test/catalog/")).unwrap();
+    for key in clouds.b2.bucket().keys().into_iter().filter(|key| key[..22] == newest[..22] && *key >= newest)
+    {
+        clouds.b2.bucket().damage(&key);
+    }
+    let third = Place::new();
+    clouds.settings_of_b2(&third);
+    third.unset("BACKUP_LOCAL_DIR");
+    let run = third.pgkeep(&["--output", "json", "catalog", "rebuild"]).ended_with(3).json();
+    assert!(run["warnings"][0].as_str().unwrap().contains("seal"), "{run}");
+    assert_eq!(third.catalog("SELECT count(*) FROM backups"), [["1"]]);
+    assert_ne!(third.catalog("SELECT count(*) FROM restore_log"), [["0"]]);
+}
+
+#[test]
+fn a_rebuild_that_is_killed_leaves_no_catalog_and_the_next_one_makes_it() {
+    let clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    clouds.place.backup(&database);
+    fs::remove_dir_all(clouds.place.state()).unwrap();
+    let killed = [("PGKEEP_TEST_STOP", "RebuildFilled:kill")];
+    let restore = ["restore", "latest", "--to-database", &format!("{database}_again"), "--yes"];
+    assert_eq!(clouds.place.pgkeep_with(&killed, &restore).code, 128 + 9);
+    assert!(!clouds.place.state().join("catalog.sqlite").exists());
+    clouds.assert_restores(&database, 0);
+    assert!(!clouds.place.state().join("catalog.sqlite.unfinished").exists());
+}
+
+#[test]
+fn an_older_backup_is_not_restored_without_a_word_because_the_newest_cannot_be_read() {
+    let clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    let older = clouds.place.backup(&database);
+    // Identifiers tell seconds apart.
+    std::thread::sleep(Duration::from_millis(1100));
+    let newest = clouds.place.backup(&database);
+    let other = Place::new();
+    clouds.settings_of_b2(&other);
+    other.unset("BACKUP_LOCAL_DIR");
+    clouds.b2.bucket().damage(&format!("test/backups/{newest}/manifest"));
+    let beside = format!("{database}_older");
+    let run = other.pgkeep(&["restore", "latest", "--to-database", &beside, "--yes"]).fails_with(4);
+    assert!(run.stderr.contains(&newest) && run.stderr.contains(&older), "{}", run.stderr);
+    assert!(!other.state().join("catalog.sqlite").exists(), "the next try must say it again");
+    other.pgkeep(&["restore", &older, "--to-database", &beside, "--yes"]).ok();
+    cluster().psql("postgres", &format!("DROP DATABASE \"{beside}\""));
+}
+
+#[test]
+fn where_a_backup_is_whole_is_what_was_last_seen() {
+    let clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    let id = clouds.place.backup(&database);
+    let places = "SELECT local_path IS NOT NULL, r2_path IS NOT NULL, b2_path IS NOT NULL FROM backups";
+    assert_eq!(clouds.place.catalog(places), [["1", "1", "1"]]);
+    let lost = format!("test/backups/{id}/data.00000");
+    let bytes = clouds.r2.bucket().read(&lost);
+    clouds.r2.bucket().lose(&lost);
+    clouds.place.pgkeep(&["verify"]).ended_with(4);
+    assert_eq!(clouds.place.catalog(places), [["1", "0", "1"]]);
+    // Somebody has put it back.
+    clouds.r2.bucket().write(&lost, bytes);
+    clouds.place.pgkeep(&["verify"]).ok();
+    assert_eq!(clouds.place.catalog(places), [["1", "1", "1"]]);
+    // A restore that meets damage says so too; and `sync`, which replaces it, leaves no older version that is paid for.
+    clouds.b2.bucket().damage(&lost);
+    clouds.place.set("BACKUP_READ_ORDER", "b2,r2,local");
+    clouds.assert_restores(&database, 3);
+    assert_eq!(clouds.place.catalog(places), [["1", "1", "0"]]);
+    clouds.place.pgkeep(&["sync"]).ok();
+    assert_eq!(clouds.place.catalog(places), [["1", "1", "1"]]);
+    assert_eq!(clouds.b2.bucket().versions(&lost), 1);
+}
+
+#[test]
+fn what_only_a_store_has_that_is_no_longer_configured_is_not_lost() {
+    let clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    let id = clouds.place.backup(&database);
+    let lost = format!("test/backups/{id}/data.00000");
+    clouds.b2.bucket().lose(&lost);
+    fs::remove_file(clouds.place.store().join(&lost)).unwrap();
+    for name in ["R2_ENDPOINT", "R2_BUCKET", "R2_ACCESS_KEY", "R2_SECRET_KEY"] {
+        clouds.place.unset(name);
+    }
+    let run = clouds.place.pgkeep(&["--output", "json", "sync"]).ended_with(3).json();
+    assert_eq!(run["lost"], serde_json::json!([]));
+    assert_eq!(run["waiting"][0]["object"], "data.00000", "{run}");
+    clouds.settings_of_r2(&clouds.place);
+    clouds.place.pgkeep(&["sync"]).ok();
+    clouds.place.pgkeep(&["verify", "--deep"]).ok();
 }
 
 #[test]
@@ -455,9 +591,10 @@ fn a_key_without_the_right_to_delete_still_backs_up() {
     let id = clouds.place.backup(&database);
     assert_eq!(clouds.b2.objects(&id), clouds.local(&id));
     // A run that fails can't clear up there, says so, and the others are clean.
-    let run = clouds
-        .place
-        .pgkeep_with(&[("PGKEEP_TEST_STOP", "BackupVolumesStored:fail")], &["backup", "database", &database]);
+    let run = clouds.place.pgkeep_with(
+        &[("PGKEEP_TEST_STOP", "BackupManifestPlaced:fail")],
+        &["backup", "database", &database],
+    );
     assert_ne!(run.code, 0);
     assert!(run.stderr.contains("clear away what is left"), "{}", run.stderr);
 }
@@ -519,11 +656,17 @@ fn verify_lists_each_store_once() {
     let database = fresh_large(cluster());
     clouds.place.backup(&database);
     clouds.place.backup(&database);
-    clouds.r2.s3.forget_requests();
-    clouds.b2.s3.forget_requests();
+    let clouds_before = [&clouds.r2, &clouds.b2].map(|cloud| {
+        cloud.s3.forget_requests();
+        (cloud, cloud.proxy.seen().len())
+    });
     clouds.place.pgkeep(&["verify"]).ok();
-    for cloud in [&clouds.r2, &clouds.b2] {
-        assert_eq!(cloud.s3.requests_of("ListObjectsV2"), 1, "{:?}", cloud.s3.requests());
+    for (cloud, before) in clouds_before {
+        // The other one is of the catalog's own copies.
+        assert_eq!(cloud.s3.requests_of("ListObjectsV2"), 2, "{:?}", cloud.s3.requests());
+        let seen = cloud.proxy.seen().split_off(before);
+        let of_backups = seen.iter().filter(|request| request.contains("prefix=test%2Fbackups%2F")).count();
+        assert_eq!(of_backups, 1, "{seen:?}");
     }
 }
 
@@ -539,7 +682,8 @@ fn a_cloud_of_another_server_is_refused() {
 
 #[test]
 fn killed_at_every_step_of_an_upload_nothing_false_remains() {
-    for step in ["BackupVolumeClosed", "BackupVolumeStored", "BackupVolumesStored", "BackupManifestStored"] {
+    let after = ["BackupManifestPlaced", "BackupManifestStored"];
+    for step in ["BackupVolumeClosed", "BackupVolumeStored", "BackupVolumesStored"].into_iter().chain(after) {
         let clouds = Clouds::ready();
         let database = fresh_large(cluster());
         clouds.place.pgkeep_with(
@@ -549,11 +693,53 @@ fn killed_at_every_step_of_an_upload_nothing_false_remains() {
         clouds.place.pgkeep(&["sync"]).ok();
         let report = clouds.place.pgkeep(&["--output", "json", "verify", "--deep"]).ok().json();
         assert_eq!(report["findings"], serde_json::json!([]), "{step}");
-        let whole = step == "BackupManifestStored";
+        let whole = after.contains(&step);
         assert_eq!(report["backups"], u64::from(whole), "{step}");
         let id = clouds.place.backup(&database);
         assert_eq!(clouds.r2.objects(&id), clouds.local(&id));
     }
+}
+
+/// A backup whose local copy is whole while a cloud is still being sent to.
+fn waiting_for_a_cloud(clouds: &Clouds, database: &str) -> crate::support::Running {
+    clouds.r2.proxy.set_link(Link::at(100_000));
+    let running = clouds.place.start(&[], &["backup", "database", database]);
+    let whole = || clouds.place.backups().iter().any(|backup| backup.join("manifest").exists());
+    wait_for("the local store to have all", || whole().then_some(()));
+    running
+}
+
+#[test]
+fn killed_while_only_a_slow_cloud_is_missing_the_backup_is_kept_and_owed() {
+    let clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    let running = waiting_for_a_cloud(&clouds, &database);
+    running.signal(rustix::process::Signal::KILL);
+    let _ = running.wait();
+    clouds.r2.proxy.set_link(Link::default());
+    let run = clouds.place.pgkeep(&["sync"]).ok();
+    assert!(run.stderr.contains("which was complete when its run died"), "{}", run.stderr);
+    let rows = clouds.place.catalog("SELECT id FROM backups");
+    let id = &rows[0][0];
+    assert_eq!(clouds.r2.objects(id), clouds.local(id));
+    assert_eq!(clouds.b2.objects(id), clouds.local(id));
+    clouds.place.pgkeep(&["verify", "--deep"]).ok();
+    clouds.assert_restores(&database, 0);
+}
+
+#[test]
+fn interrupted_while_only_a_slow_cloud_is_missing_the_backup_is_kept_and_owed() {
+    let clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    let running = waiting_for_a_cloud(&clouds, &database);
+    running.signal(rustix::process::Signal::INT);
+    let run = running.wait();
+    assert_eq!(run.code, 130, "{}", run.stderr);
+    assert!(run.stderr.contains("is whole in local"), "{}", run.stderr);
+    clouds.r2.proxy.set_link(Link::default());
+    assert_eq!(clouds.place.catalog("SELECT DISTINCT state FROM copies WHERE store = 'local'"), [["good"]]);
+    clouds.place.pgkeep(&["sync"]).ok();
+    clouds.place.pgkeep(&["verify", "--deep"]).ok();
 }
 
 #[test]
@@ -571,5 +757,7 @@ fn killed_in_the_middle_of_a_slow_upload_the_next_run_clears_up() {
     clouds.r2.proxy.set_link(Link::default());
     let id = clouds.place.backup(&database);
     assert_eq!(clouds.r2.objects(&id), clouds.local(&id));
+    // Was the local copy whole already, so is it kept.
+    clouds.place.pgkeep(&["sync"]).ok();
     clouds.place.pgkeep(&["verify", "--deep"]).ok();
 }

@@ -87,7 +87,8 @@ fn cut_off_backups(how: &str) {
         assert_eq!(after.len(), place.backups().len(), "{at}: catalog and store differ");
         let survived = after.len() - before == 2;
         if how == "kill" {
-            let committed = ["BackupManifestStored", "BackupRecorded"].contains(&step.as_str());
+            let committed =
+                ["BackupManifestPlaced", "BackupManifestStored", "BackupRecorded"].contains(&step.as_str());
             assert_eq!(survived, committed, "{at}: whole from the manifest on, not there before");
         } else if how != "fail" {
             assert_eq!(survived, run.code == 0, "{at}: 0 says that it is there, 130 that it is not");
