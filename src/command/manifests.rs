@@ -15,6 +15,7 @@ use crate::format::keyring::Keyring;
 use crate::format::manifest::Manifest;
 use crate::format::names;
 use crate::model::{BackupId, BackupKind, Digest, Fault, Kind, RunId, StoreName, Timestamp};
+use crate::pipeline::Refusal;
 use crate::store::ReadReplicas;
 
 /// A backup whose manifest is in the stores.
@@ -116,9 +117,9 @@ pub(super) async fn fetch(
     keyring: &Keyring,
 ) -> anyhow::Result<Fetched> {
     let key = names::object(&settings.cluster, id, names::MANIFEST);
-    let (mut bad, mut failed) = (Vec::new(), None::<anyhow::Error>);
+    let (mut bad, mut wrong) = (Vec::new(), Vec::<Refusal>::new());
     for store in stores.by_preference() {
-        let wrong = match store.get_small(&key).await {
+        let fault = match store.get_small(&key).await {
             Ok(Some(object)) => match open(settings, &object, id, keyring) {
                 Ok(manifest) => return Ok(Fetched { manifest, object, bad }),
                 Err(fault) => {
@@ -126,23 +127,38 @@ pub(super) async fn fetch(
                         let (object, why) = (names::MANIFEST.to_owned(), fault.message.clone());
                         bad.push(BadCopy { store: store.name(), object, state: CopyState::Damaged, why });
                     }
-                    fault.into()
+                    fault
                 }
             },
             Ok(None) => continue,
             Err(error) => {
                 stores.failed(&error);
-                Fault::from(error).into()
+                Fault::from(error)
             }
         };
-        failed = failed.or(Some(wrong));
+        wrong.push((store.name(), fault));
     }
-    match failed {
-        Some(error) => Err(error),
-        None => Fault::new(Kind::Damaged, format!("the manifest of {id} is in no store"))
-            .hint("Run `pgkeep verify` to see what is left, and restore another backup (`pgkeep list`).")
-            .err(),
+    Err(unread(id, wrong).into())
+}
+
+/// Why the manifest can't be had, from what is the matter with each store: it is lost only when every copy is, and not
+/// when a store that may have a good one is away.
+fn unread(id: &BackupId, mut wrong: Vec<Refusal>) -> Fault {
+    let Some(worst) =
+        wrong.iter().position(|(_, fault)| fault.kind != Kind::Damaged).or(wrong.len().checked_sub(1))
+    else {
+        return Fault::new(Kind::Damaged, format!("the manifest of {id} is in no store"))
+            .hint("Run `pgkeep verify` to see what is left, and restore another backup (`pgkeep list`).");
+    };
+    let each = wrong.iter().map(|(store, fault)| format!("{store}: {}", fault.message));
+    let all = each.collect::<Vec<_>>().join("; ");
+    let count = wrong.len();
+    let (_, mut fault) = wrong.swap_remove(worst);
+    // A key that does not fit is the same everywhere.
+    if count > 1 && matches!(fault.kind, Kind::Damaged | Kind::Store) {
+        fault.message = format!("the manifest of {id} can be had from no store: {all}");
     }
+    fault
 }
 
 fn open(settings: &Settings, object: &[u8], id: &BackupId, keyring: &Keyring) -> Result<Manifest, Fault> {

@@ -303,6 +303,43 @@ fn what_a_store_that_is_away_may_still_have_is_not_said_to_be_lost() {
 }
 
 #[test]
+fn a_manifest_that_a_store_which_is_away_may_still_have_is_not_said_to_be_lost() {
+    let mut clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    let id = clouds.place.backup(&database);
+    let key = format!("test/backups/{id}/manifest");
+    clouds.place.set("BACKUP_READ_ORDER", "b2,local,r2");
+    clouds.b2.bucket().damage(&key);
+    fs::remove_file(clouds.place.store().join(&key)).unwrap();
+    clouds.r2.proxy.go_away();
+    let run = clouds.place.pgkeep(&["restore", "latest", "--yes"]).fails_with(40);
+    for says in ["can be had from no store: b2: ", "; r2: read http", "Connection refused", "hint: "] {
+        assert!(run.stderr.contains(says), "{says}: {}", run.stderr);
+    }
+    clouds.r2.proxy.come_back();
+    clouds.assert_restores(&database, 3);
+    clouds.r2.bucket().damage(&key);
+    let run = clouds.place.pgkeep(&["restore", "latest", "--yes"]).fails_with(4);
+    assert!(run.stderr.contains("no other backup of the database is known to be whole"), "{}", run.stderr);
+}
+
+#[test]
+fn a_disk_that_is_not_mounted_is_passed_over_in_a_restore_and_its_copies_stay_good() {
+    let clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    let id = clouds.place.backup(&database);
+    clouds.place.set("BACKUP_READ_ORDER", "local,r2,b2");
+    fs::rename(clouds.place.store(), clouds.place.path("elsewhere")).unwrap();
+    let run = clouds.assert_restores(&database, 3);
+    for says in ["store local could not be read, the next one was", "was it unmounted?"] {
+        assert!(run.stdout.contains(says), "{says}: {}", run.stdout);
+    }
+    assert_eq!(clouds.states(&id, "local"), "good");
+    fs::rename(clouds.place.path("elsewhere"), clouds.place.store()).unwrap();
+    clouds.place.pgkeep(&["verify", "--deep"]).ok();
+}
+
+#[test]
 fn one_volume_comes_from_the_next_store_and_the_rest_from_the_first() {
     let clouds = Clouds::ready();
     let database = fresh_large(cluster());
