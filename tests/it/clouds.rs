@@ -795,3 +795,25 @@ fn killed_in_the_middle_of_a_slow_upload_the_next_run_clears_up() {
     clouds.place.pgkeep(&["sync"]).ok();
     clouds.place.pgkeep(&["verify", "--deep"]).ok();
 }
+
+#[test]
+fn a_local_store_that_was_deleted_is_done_without_and_filled_again() {
+    let clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    let id = clouds.place.backup(&database);
+    fs::remove_dir_all(clouds.place.store()).unwrap();
+    // It may be a disk that is not mounted: nothing is written there, and no copy is called lost.
+    let run = clouds.place.pgkeep(&["verify"]).ended_with(3);
+    assert!(run.stdout.contains("is it mounted?"), "{}", run.stdout);
+    assert_eq!(clouds.states(&id, "local"), "good");
+    clouds.assert_restores(&database, 0);
+    let (during, _) = clouds.backup_owing(&database);
+    assert!(!clouds.place.store().join("test").exists());
+    // Somebody says that it is a new place.
+    clouds.place.init();
+    clouds.place.pgkeep(&["sync"]).ok();
+    for id in [&id, &during] {
+        assert_eq!(clouds.local(id), clouds.r2.objects(id));
+    }
+    clouds.place.pgkeep(&["verify", "--deep"]).ok();
+}
