@@ -8,10 +8,12 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::stream::{FuturesOrdered, StreamExt};
-use tokio::task::spawn_blocking;
+use futures_util::stream::{FuturesOrdered, FuturesUnordered, StreamExt};
+use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::{Body, ObjectInfo, PartStore, PartTag, ReadStore, Store, StoreError, StoreErrorKind, Upload};
+use super::{
+    Body, ObjectInfo, Part, PartStore, PartTag, ReadStore, Store, StoreError, StoreErrorKind, Upload,
+};
 
 /// What one request reads at most, in bytes.
 pub(super) const RANGE: u64 = 16 * 1024 * 1024;
@@ -103,27 +105,35 @@ async fn put_parts(
     size: u64,
 ) -> Result<Vec<PartTag>, StoreError> {
     let part_size = parts.part_size(size);
-    let count = size.div_ceil(part_size);
-    let mut tags = Vec::new();
-    let mut running = FuturesOrdered::new();
-    let mut next = 0;
+    let mut offsets = (0..size.div_ceil(part_size)).map(|n| n * part_size);
+    // One part is read and summed up while those before it are under way, so that the line never waits for it.
+    let mut prepare = || offsets.next().map(|offset| source.part(offset, part_size.min(size - offset)));
+    let mut ready = prepare();
+    let (mut begun, mut tags, mut running) = (0, Vec::new(), FuturesUnordered::new());
     loop {
-        while running.len() < parts.parts_at_once() && next < count {
-            let (number, offset) = (next as u32 + 1, next * part_size);
-            let length = part_size.min(size - offset);
-            next += 1;
-            running.push_back(async move {
-                let bytes = source.read(offset, length).await.map_err(|error| {
-                    failure(store, "write", &upload.key, format!("read the file to be sent: {error}"))
-                })?;
-                parts.put_part(upload, number, bytes).await
+        while running.len() < parts.parts_at_once()
+            && let Some(preparing) = ready.take()
+        {
+            begun += 1;
+            let number = begun;
+            ready = prepare();
+            running.push(async move {
+                let part =
+                    prepared(preparing).await.map_err(|error| unreadable(store, &upload.key, &error))?;
+                parts.put_part(upload, number, &part).await
             });
         }
         match running.next().await {
             Some(tag) => tags.push(tag?),
-            None => return Ok(tags),
+            None => break,
         }
     }
+    tags.sort_by_key(|tag| tag.number);
+    Ok(tags)
+}
+
+async fn prepared(preparing: JoinHandle<io::Result<Part>>) -> io::Result<Part> {
+    preparing.await.map_err(io::Error::other)?
 }
 
 /// What is sent: read again for each part, never held as a whole unless it already is.
@@ -143,27 +153,34 @@ impl Source {
         }
     }
 
-    async fn read(&self, offset: u64, length: u64) -> io::Result<Bytes> {
+    /// Begins to read a part and to sum it up.
+    fn part(&self, offset: u64, length: u64) -> JoinHandle<io::Result<Part>> {
         match self {
-            Self::Bytes(bytes) => Ok(bytes.slice(offset as usize..(offset + length) as usize)),
+            Self::Bytes(bytes) => {
+                let bytes = bytes.slice(offset as usize..(offset + length) as usize);
+                spawn_blocking(move || Ok(Part::new(bytes)))
+            }
             Self::File(file) => {
                 let file = Arc::clone(file);
-                let read = spawn_blocking(move || {
+                spawn_blocking(move || {
                     let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
                     file.read_exact_at(&mut bytes, offset)?;
-                    Ok(bytes.into())
-                });
-                read.await.map_err(io::Error::other)?
+                    Ok(Part::new(bytes.into()))
+                })
             }
         }
     }
 }
 
 /// The whole of a body that fits into one request.
-pub(super) async fn load(store: &dyn ReadStore, key: &str, body: Body) -> Result<Bytes, StoreError> {
+pub(super) async fn load(store: &dyn ReadStore, key: &str, body: Body) -> Result<Part, StoreError> {
     let size = body.size();
-    let read = async { Source::open(body).await?.read(0, size).await };
-    read.await.map_err(|error| failure(store, "write", key, format!("read the file to be sent: {error}")))
+    let read = async { prepared(Source::open(body).await?.part(0, size)).await };
+    read.await.map_err(|error| unreadable(store, key, &error))
+}
+
+fn unreadable(store: &dyn ReadStore, key: &str, error: &io::Error) -> StoreError {
+    failure(store, "write", key, format!("read the file to be sent: {error}"))
 }
 
 fn failure(store: &dyn ReadStore, operation: &'static str, key: &str, cause: String) -> StoreError {

@@ -10,6 +10,7 @@ mod clock;
 mod cloud;
 mod failure;
 mod local;
+mod part;
 mod placing;
 mod reading;
 mod replicas;
@@ -22,13 +23,13 @@ use std::fmt;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 
 use crate::model::{StoreName, Timestamp};
 pub use clock::{Clock, MachineClock};
 pub use cloud::cloud;
 pub use failure::{StoreError, StoreErrorKind, StoreResult};
 pub use local::LocalStore;
+pub use part::Part;
 pub use placing::{Placed, Placing};
 pub use reading::ReadReplicas;
 pub use replicas::Replicas;
@@ -170,14 +171,14 @@ pub trait PartStore: Send + Sync {
     /// The size of every part but the last, in bytes, for an object of this size.
     fn part_size(&self, size: u64) -> u64;
 
-    /// How many parts may be under way at once.
+    /// How many parts may be under way at once. One more is held in memory, ready to follow.
     fn parts_at_once(&self) -> usize;
 
     /// Begins an upload.
     async fn begin_upload(&self, key: &str) -> Result<Upload, StoreError>;
 
     /// Sends one part; the same number again replaces it.
-    async fn put_part(&self, upload: &Upload, number: u32, bytes: Bytes) -> Result<PartTag, StoreError>;
+    async fn put_part(&self, upload: &Upload, number: u32, part: &Part) -> Result<PartTag, StoreError>;
 
     /// Makes the object out of its parts, `size` bytes in all; durable when this returns.
     async fn complete_upload(&self, upload: &Upload, parts: &[PartTag], size: u64) -> Result<(), StoreError>;

@@ -5,11 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 
 use super::{
-    Body, Clock, ObjectInfo, Page, PartStore, PartTag, ReadStore, Store, StoreError, StoreErrorKind, Upload,
-    bounded,
+    Body, Clock, ObjectInfo, Page, Part, PartStore, PartTag, ReadStore, Store, StoreError, StoreErrorKind,
+    Upload, bounded,
 };
 use crate::model::{StoreName, Timestamp};
 use crate::system::random_u32;
@@ -196,9 +195,9 @@ impl<S: Store> PartStore for Retried<S> {
         self.repeat(|| parts.begin_upload(key)).await
     }
 
-    async fn put_part(&self, upload: &Upload, number: u32, bytes: Bytes) -> Result<PartTag, StoreError> {
+    async fn put_part(&self, upload: &Upload, number: u32, part: &Part) -> Result<PartTag, StoreError> {
         let parts = bounded::parts_of(&self.inner)?;
-        self.repeat(|| parts.put_part(upload, number, bytes.clone())).await
+        self.repeat(|| parts.put_part(upload, number, part)).await
     }
 
     async fn complete_upload(&self, upload: &Upload, tags: &[PartTag], size: u64) -> Result<(), StoreError> {

@@ -4,10 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 
 use super::{
-    Body, Clock, ObjectInfo, Page, PartStore, PartTag, ReadStore, Store, StoreError, Upload, bounded,
+    Body, Clock, ObjectInfo, Page, Part, PartStore, PartTag, ReadStore, Store, StoreError, Upload, bounded,
 };
 use crate::model::{StoreName, Timestamp};
 
@@ -137,9 +136,9 @@ impl<S: Store> PartStore for Throttled<S> {
         bounded::parts_of(&self.inner)?.begin_upload(key).await
     }
 
-    async fn put_part(&self, upload: &Upload, number: u32, bytes: Bytes) -> Result<PartTag, StoreError> {
-        self.rate.take(bytes.len() as u64).await;
-        bounded::parts_of(&self.inner)?.put_part(upload, number, bytes).await
+    async fn put_part(&self, upload: &Upload, number: u32, part: &Part) -> Result<PartTag, StoreError> {
+        self.rate.take(part.bytes().len() as u64).await;
+        bounded::parts_of(&self.inner)?.put_part(upload, number, part).await
     }
 
     async fn complete_upload(&self, upload: &Upload, parts: &[PartTag], size: u64) -> Result<(), StoreError> {

@@ -1,10 +1,10 @@
 //! The layer that asks what is there after each write, and counts what comes back from each read.
 
 use async_trait::async_trait;
-use bytes::Bytes;
 
 use super::{
-    Body, ObjectInfo, Page, PartStore, PartTag, ReadStore, Store, StoreError, StoreErrorKind, Upload, bounded,
+    Body, ObjectInfo, Page, Part, PartStore, PartTag, ReadStore, Store, StoreError, StoreErrorKind, Upload,
+    bounded,
 };
 use crate::model::{StoreName, Timestamp};
 
@@ -111,9 +111,9 @@ impl<S: Store> PartStore for Verified<S> {
         bounded::parts_of(&self.0)?.begin_upload(key).await
     }
 
-    async fn put_part(&self, upload: &Upload, number: u32, bytes: Bytes) -> Result<PartTag, StoreError> {
+    async fn put_part(&self, upload: &Upload, number: u32, part: &Part) -> Result<PartTag, StoreError> {
         // The store inside compares the part's tag: it knows what a tag means.
-        bounded::parts_of(&self.0)?.put_part(upload, number, bytes).await
+        bounded::parts_of(&self.0)?.put_part(upload, number, part).await
     }
 
     async fn complete_upload(&self, upload: &Upload, parts: &[PartTag], size: u64) -> Result<(), StoreError> {

@@ -8,7 +8,7 @@ const SAMPLE: usize = 256 * 1024 * 1024;
 /// A server with the sample database `shop`, and a place for pgkeep.
 pub(crate) struct Bench {
     pub(crate) place: Place,
-    cluster: Cluster,
+    pub(crate) cluster: Cluster,
 }
 
 impl Bench {

@@ -1,22 +1,32 @@
 //! Speed and size, as ratios measured in one run: `cargo bench` runs all sections, `cargo bench -- codecs` one.
 //!
 //! Sections: `codecs` (the table of levels), `pipeline` (memory to file, against zstd), `database` (whole backup and
-//! restore, against `pg_dump` and `pg_restore`), `memory`, `start`. `PGKEEP_BENCH_ROWS` sets the size of the database
-//! (default 3,100,000 rows: about 1 GB on disk). Needs PostgreSQL, zstd and gzip. Other work on the machine makes the
-//! figures worthless: what is compared runs in turns, and medians are printed.
+//! restore, against `pg_dump` and `pg_restore`), `memory`, `start`, and `clouds`, of which `places` (a backup to three
+//! places), `upload` (over a line of 20 ms), `quick` (`verify` over 100,000 objects) and `rebuild` (of the catalog) can
+//! be asked for alone. `PGKEEP_BENCH_ROWS` sets the size of the database (default 3,100,000 rows: about 1 GB on disk),
+//! `PGKEEP_BENCH_UPLOAD` that of the upload (default 1,000 MB). Needs PostgreSQL, zstd and gzip. Other work on the
+//! machine makes the figures worthless: what is compared runs in turns, and medians are printed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 #![allow(missing_docs, dead_code)]
 
+mod clouds;
 mod codecs;
 mod database;
 mod measure;
 mod pipeline;
+mod server;
 #[path = "../it/support/mod.rs"]
 mod support;
 
 fn main() {
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let [serve, name] = words.as_slice()
+        && serve == server::SERVE
+    {
+        return server::serve(name);
+    }
+    let wanted: Vec<String> = words.into_iter().filter(|word| !word.starts_with('-')).collect();
     let asked = |section: &str| wanted.is_empty() || wanted.iter().any(|word| word == section);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     println!("pgkeep {}, {cores} cores", env!("CARGO_PKG_VERSION"));
@@ -36,6 +46,11 @@ fn main() {
         }
         if asked("memory") {
             bench.memory();
+        }
+    }
+    for (section, measure) in clouds::SECTIONS {
+        if asked("clouds") || wanted.iter().any(|word| word == section) {
+            measure();
         }
     }
 }

@@ -29,7 +29,12 @@ pub(crate) fn children() -> f64 {
 
 /// Seconds of processor time of this process's own threads.
 pub(crate) fn own() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("read /proc/self/stat");
+    of_process(std::process::id())
+}
+
+/// Seconds of processor time of a running process's threads.
+pub(crate) fn of_process(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("read a process's stat");
     let fields: Vec<&str> = stat.rsplit_once(')').expect("a name").1.split_whitespace().collect();
     (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
 }

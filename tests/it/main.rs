@@ -23,6 +23,7 @@ mod places;
 mod python;
 mod quickstart;
 mod regression;
+mod requests;
 mod restore;
 mod s3_server;
 mod schema;

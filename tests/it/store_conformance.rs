@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pgkeep::model::StoreName;
 use pgkeep::store::{
-    Body, Clock, Limits, LocalStore, MachineClock, Patience, Rate, Retried, S3Place, S3Store, Store,
+    Body, Clock, Limits, LocalStore, MachineClock, Part, Patience, Rate, Retried, S3Place, S3Store, Store,
     StoreErrorKind, Throttled, Verified, cloud,
 };
 use pgkeep::system::Secret;
@@ -265,7 +265,7 @@ async fn uploads_that_nobody_completed_are_found_and_given_up() {
     let parts = store.parts().unwrap();
     for key in ["main/a", "main/b", "main/b", "main/c", "other/a"] {
         let upload = parts.begin_upload(key).await.unwrap();
-        parts.put_part(&upload, 1, bytes::Bytes::from_static(b"a part")).await.unwrap();
+        parts.put_part(&upload, 1, &Part::new(b"a part".to_vec().into())).await.unwrap();
     }
     bucket.age(Duration::from_hours(1));
     let _young = parts.begin_upload("main/young").await.unwrap();

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use pgkeep::model::{Fault, Kind, StoreName};
 use pgkeep::store::{
-    Body, Limits, PartStore, PartTag, ReadStore, S3Place, S3Store, Store, StoreError, StoreErrorKind, Upload,
+    Body, Limits, Part, PartStore, PartTag, ReadStore, S3Place, S3Store, Store, StoreError, StoreErrorKind,
+    Upload,
 };
 use pgkeep::system::Secret;
 
@@ -215,7 +216,7 @@ async fn a_completion_whose_answer_was_lost_is_recognised_by_the_objects_tag() {
     let s3 = S3::start();
     let store = bare(&s3, "completed");
     let upload = store.begin_upload("main/key").await.unwrap();
-    let tag = store.put_part(&upload, 1, bytes::Bytes::from_static(b"content")).await.unwrap();
+    let tag = store.put_part(&upload, 1, &Part::new(b"content".to_vec().into())).await.unwrap();
     for _ in 0..2 {
         store.complete_upload(&upload, std::slice::from_ref(&tag), 7).await.unwrap();
     }

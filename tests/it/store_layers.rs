@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use pgkeep::model::StoreName;
 use pgkeep::store::{
-    Body, Clock, ObjectInfo, PartStore, PartTag, Patience, Rate, ReadStore, Retried, Store, StoreError,
+    Body, Clock, ObjectInfo, Part, PartStore, PartTag, Patience, Rate, ReadStore, Retried, Store, StoreError,
     StoreErrorKind, Throttled, Upload, Verified,
 };
 
@@ -51,6 +51,10 @@ struct Told {
     loses: usize,
     busy: AtomicUsize,
     busiest: AtomicUsize,
+    /// Parts stay under way until there were so many at once.
+    gathers: usize,
+    /// The first part stays under way until so many others have come.
+    first_waits_for: usize,
 }
 
 /// One such store for the layer and for the test that looks at it.
@@ -158,13 +162,21 @@ impl PartStore for Fake {
         Ok(Upload { key: key.to_owned(), id: "1".to_owned() })
     }
 
-    async fn put_part(&self, _: &Upload, number: u32, bytes: Bytes) -> Result<PartTag, StoreError> {
+    async fn put_part(&self, _: &Upload, number: u32, part: &Part) -> Result<PartTag, StoreError> {
         let busy = self.busy.fetch_add(1, Ordering::SeqCst) + 1;
         self.busiest.fetch_max(busy, Ordering::SeqCst);
         tokio::task::yield_now().await;
+        let few = || self.busiest.load(Ordering::SeqCst) < self.gathers;
+        let first = || number == 1 && self.parts.lock().unwrap().len() < self.first_waits_for;
+        for _ in 0..5_000 {
+            if !few() && !first() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         self.busy.fetch_sub(1, Ordering::SeqCst);
         self.call(&format!("part {number}"))?;
-        self.parts.lock().unwrap().push((number, bytes));
+        self.parts.lock().unwrap().push((number, part.bytes().clone()));
         Ok(PartTag { number, tag: number.to_string() })
     }
 
@@ -290,7 +302,8 @@ async fn a_store_that_stayed_away_is_asked_only_once_until_it_answers() {
 
 #[tokio::test]
 async fn a_part_that_fails_is_sent_again_alone() {
-    let (told, _, store) = retried(Told::failing(&[("part 2", BUSY), ("part 2", BUSY), ("complete", BUSY)]));
+    let failing = Told::failing(&[("part 2", BUSY), ("part 2", BUSY), ("complete", BUSY)]);
+    let (told, _, store) = retried(Told { gathers: 3, ..failing });
     let directory = tempfile::tempdir().unwrap();
     let content = bytes(5 * PART as usize + 1);
     store.put("key", file(directory.path(), &content)).await.unwrap();
@@ -301,6 +314,17 @@ async fn a_part_that_fails_is_sent_again_alone() {
     assert_eq!(told.busiest.load(Ordering::SeqCst), 3, "as many at once as the store takes, and no more");
     let sizes: Vec<usize> = told.parts.lock().unwrap().iter().map(|(_, bytes)| bytes.len()).collect();
     assert_eq!((sizes.iter().filter(|size| **size == PART as usize).count(), sizes.contains(&1)), (5, true));
+}
+
+#[tokio::test]
+async fn a_part_that_takes_long_keeps_no_other_waiting_and_has_its_place() {
+    let (told, _, store) = retried(Told { first_waits_for: 5, ..Told::default() });
+    let directory = tempfile::tempdir().unwrap();
+    let content = bytes(5 * PART as usize + 1);
+    store.put("key", file(directory.path(), &content)).await.unwrap();
+    let order: Vec<u32> = told.parts.lock().unwrap().iter().map(|(number, _)| *number).collect();
+    assert_eq!(order.last(), Some(&1), "{order:?}");
+    assert!(told.object.lock().unwrap().as_ref() == Some(&content));
 }
 
 #[tokio::test]

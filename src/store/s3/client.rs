@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures_util::stream;
 use reqwest::header::{
     AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, RANGE, USER_AGENT,
@@ -19,7 +18,7 @@ use s3::signing;
 
 use super::answer::{self, Answer, Trouble};
 use super::{Limits, S3Place};
-use crate::store::StoreErrorKind;
+use crate::store::{Part, StoreErrorKind};
 use crate::system::Secret;
 
 /// SHA-256 of nothing.
@@ -48,16 +47,9 @@ pub(super) struct Request<'a> {
     pub(super) query: &'a [(&'a str, &'a str)],
     /// The first and the last byte asked for.
     pub(super) range: Option<(u64, u64)>,
-    pub(super) body: Option<Payload>,
+    pub(super) body: Option<&'a Part>,
     /// Some answers take the store minutes of work, before which it says nothing.
     pub(super) is_slow: bool,
-}
-
-/// A body and its SHA-256 in hex, which is signed: a body that was changed on the way is refused.
-#[derive(Clone)]
-pub(super) struct Payload {
-    pub(super) bytes: Bytes,
-    pub(super) sha256: String,
 }
 
 /// Whoever talks to one bucket.
@@ -119,7 +111,7 @@ impl Client {
 
     /// Sends the request and reads the answer to its end; an answer that is a refusal is an error.
     pub(super) async fn send(&self, request: Request<'_>) -> Result<Answer, Trouble> {
-        let sent = request.body.as_ref().map_or(0, |body| body.bytes.len() as u64);
+        let sent = request.body.map_or(0, |body| body.bytes().len() as u64);
         let length = sent + request.range.map_or(0, |(first, last)| last - first + 1);
         let idle = if request.is_slow { self.limits.idle * 5 } else { self.limits.idle };
         let idle = idle + Duration::from_secs(sent.min(BUFFERED) / SLOW_LINK);
@@ -154,7 +146,7 @@ impl Client {
         progress: &Arc<Progress>,
     ) -> Result<reqwest::RequestBuilder, Trouble> {
         let url = self.url(request.key, request.query)?;
-        let sha256 = request.body.as_ref().map_or(NOTHING, |body| &body.sha256);
+        let sha256 = request.body.map_or(NOTHING, Part::sha256);
         let mut headers = HeaderMap::new();
         if let Some((first, last)) = request.range {
             headers.insert(RANGE, header(&format!("bytes={first}-{last}"))?);
@@ -163,7 +155,7 @@ impl Client {
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("pgkeep/", env!("CARGO_PKG_VERSION"))));
         let has_body = request.method == Method::PUT || request.method == Method::POST;
         let builder = self.http.request(request.method, url);
-        let Some(Payload { bytes, .. }) = request.body else {
+        let Some(bytes) = request.body.map(|body| body.bytes().clone()) else {
             if has_body {
                 headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
             }

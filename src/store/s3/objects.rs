@@ -1,20 +1,16 @@
 //! Whole objects: read, look at, list, write, delete.
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use chrono::DateTime;
-use md5::{Digest as _, Md5};
 use reqwest::Method;
 use reqwest::header::{CONTENT_LENGTH, LAST_MODIFIED};
-use sha2::Sha256;
-use tokio::task::spawn_blocking;
 
 use super::S3Store;
 use super::answer::{Answer, Trouble};
-use super::client::{Payload, Request};
+use super::client::Request;
 use crate::model::{StoreName, Timestamp};
 use crate::store::{
-    Body, ObjectInfo, Page, PartStore, ReadStore, Store, StoreError, StoreErrorKind, bounded,
+    Body, ObjectInfo, Page, Part, PartStore, ReadStore, Store, StoreError, StoreErrorKind, bounded,
 };
 
 #[async_trait]
@@ -69,8 +65,8 @@ impl Store for S3Store {
         if let Some(parts) = bounded::parts_for(self, &body) {
             return bounded::put(self, parts, key, body).await;
         }
-        let bytes = bounded::load(self, key, body).await?;
-        self.upload(key, &[], bytes).await.map(drop).map_err(|trouble| self.error("write", key, trouble))
+        let whole = bounded::load(self, key, body).await?;
+        self.upload(key, &[], &whole).await.map(drop).map_err(|trouble| self.error("write", key, trouble))
     }
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
@@ -221,14 +217,14 @@ impl S3Store {
         &self,
         key: &str,
         query: &[(&str, &str)],
-        bytes: Bytes,
+        part: &Part,
     ) -> Result<String, Trouble> {
-        let (payload, md5) = hashed(bytes).await?;
-        let request = Request { method: Method::PUT, key, query, body: Some(payload), ..Request::default() };
+        let request = Request { method: Method::PUT, key, query, body: Some(part), ..Request::default() };
         let answer = self.client.send(request).await?;
         let tag =
             answer.etag().ok_or_else(|| Trouble::broken("the answer has no tag of what was written"))?;
-        if answer.etag_is_md5() && !tag.eq_ignore_ascii_case(&md5) {
+        let md5 = part.md5();
+        if answer.etag_is_md5() && !tag.eq_ignore_ascii_case(md5) {
             let cause = format!("what was sent has the MD5 {md5}, the store has taken {tag}");
             return Err(Trouble::new(StoreErrorKind::Differs, cause));
         }
@@ -265,14 +261,4 @@ fn ranged(answer: &Answer) -> Result<(u64, u64, u64), Trouble> {
         )));
     }
     Ok((first, end, total))
-}
-
-/// The sums of a body: SHA-256 for the signature, MD5 for the tag. Some milliseconds per MiB, so not on a thread that
-/// others wait for.
-pub(super) async fn hashed(bytes: Bytes) -> Result<(Payload, String), Trouble> {
-    let hash = spawn_blocking(move || {
-        let (sha256, md5) = (hex::encode(Sha256::digest(&bytes)), hex::encode(Md5::digest(&bytes)));
-        (Payload { bytes, sha256 }, md5)
-    });
-    hash.await.map_err(|error| Trouble::bug(format!("hash what is sent: {error}")))
 }

@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use chrono::DateTime;
 use md5::{Digest as _, Md5};
 use reqwest::Method;
@@ -11,10 +10,9 @@ use reqwest::Method;
 use super::S3Store;
 use super::answer::Trouble;
 use super::client::Request;
-use super::objects::hashed;
 use super::xml::{self, Element};
 use crate::model::{StoreName, Timestamp};
-use crate::store::{PartStore, PartTag, StoreError, StoreErrorKind, Upload};
+use crate::store::{Part, PartStore, PartTag, StoreError, StoreErrorKind, Upload};
 
 /// The smallest part. S3 wants 5 MiB at least; larger ones are fewer requests, smaller ones less to repeat.
 const PART: u64 = 16 * 1024 * 1024;
@@ -55,10 +53,10 @@ impl PartStore for S3Store {
         begin.await.map_err(|trouble| self.error("begin an upload to", key, trouble))
     }
 
-    async fn put_part(&self, upload: &Upload, number: u32, bytes: Bytes) -> Result<PartTag, StoreError> {
+    async fn put_part(&self, upload: &Upload, number: u32, part: &Part) -> Result<PartTag, StoreError> {
         let text = number.to_string();
         let query = [("partNumber", text.as_str()), ("uploadId", upload.id.as_str())];
-        match self.upload(&upload.key, &query, bytes).await {
+        match self.upload(&upload.key, &query, part).await {
             Ok(tag) => Ok(PartTag { number, tag }),
             Err(mut trouble) => {
                 trouble.cause = format!("part {number}: {}", trouble.cause);
@@ -95,13 +93,13 @@ impl S3Store {
             );
         }
         document.push_str("</CompleteMultipartUpload>");
-        let (payload, _) = hashed(document.into()).await?;
+        let document = Part::new(document.into());
         let expected = composite(parts);
         let request = Request {
             method: Method::POST,
             key: &upload.key,
             query: &[("uploadId", &upload.id)],
-            body: Some(payload),
+            body: Some(&document),
             is_slow: true,
             ..Request::default()
         };

@@ -8,6 +8,7 @@
 
 mod cluster;
 pub(crate) mod faults;
+pub(crate) mod many;
 mod place;
 pub(crate) mod proxy;
 mod run;
