@@ -549,8 +549,20 @@ fn being_listed_proves_less_than_being_read() {
             (CopyState::Deleting, None, None, None),
         ]
     );
-    catalog.copies().prove(&keys, Proof::Read, at(3)).unwrap();
-    let read = (CopyState::Good, Some(at(3)), Some(at(3)), Some(Proof::Read));
+    let three = Some(at(3));
+    catalog.copies().prove(&keys, Proof::Listed, at(3)).unwrap();
+    assert_eq!(
+        known(),
+        [
+            (CopyState::Good, three, one, Some(Proof::Decrypted)),
+            (CopyState::Damaged, three, two, Some(Proof::Listed)),
+            (CopyState::Good, three, two, Some(Proof::Listed)),
+            (CopyState::Deleting, None, None, None),
+        ],
+        "the first time that it was listed, and the last"
+    );
+    catalog.copies().prove(&keys, Proof::Read, at(4)).unwrap();
+    let read = (CopyState::Good, Some(at(4)), Some(at(4)), Some(Proof::Read));
     assert_eq!(known(), [read, read, read, (CopyState::Deleting, None, None, None)]);
 }
 

@@ -6,6 +6,7 @@ use super::context::keyring;
 use super::list::{ListedBackup, listed};
 use super::stores::replicas;
 use super::{Report, Shelf, manifests};
+use crate::catalog::Proof;
 use crate::model::{Kind, timestamp_text};
 
 /// One copy of one object.
@@ -83,7 +84,12 @@ pub async fn run(shelf: &Shelf, backup: &str) -> anyhow::Result<ShowReport> {
         size_bytes: copy.size_bytes,
         sha256: copy.sha256.to_string(),
         state: copy.state.to_string(),
-        proven_at: copy.proven_at.map(timestamp_text),
+        // Being listed is worth as much as it is recent.
+        proven_at: match copy.proven_how {
+            Some(Proof::Listed) => copy.seen_at,
+            _ => copy.proven_at,
+        }
+        .map(timestamp_text),
         proven_how: copy.proven_how.map(|how| how.to_string()),
         note: copy.note,
     });

@@ -35,6 +35,9 @@ pub struct VerifyRequest {
     pub store: Option<StoreName>,
 }
 
+/// The catalog's rows of copies, by backup and store.
+type Rows = HashMap<(BackupId, StoreName), Vec<CopyRow>>;
+
 /// What is wrong with one object.
 #[derive(Debug, Clone, Serialize)]
 pub struct Finding {
@@ -119,7 +122,7 @@ pub async fn run(context: &Context, request: &VerifyRequest) -> anyhow::Result<V
     }
     let (listings, away) = context.stop.or(look(context, request.store)).await?;
     let keyring = if request.deep { key_if_set(context)? } else { None };
-    let mut rows: HashMap<(BackupId, StoreName), Vec<CopyRow>> = HashMap::new();
+    let mut rows = Rows::new();
     for row in listing::reconcile(context, &listings)? {
         rows.entry((row.backup_id.clone(), row.store)).or_default().push(row);
     }
@@ -138,6 +141,7 @@ pub async fn run(context: &Context, request: &VerifyRequest) -> anyhow::Result<V
         context.reading().each().filter(|store| listings.listed.contains_key(&store.name())).collect();
     let stage = context.progress.bytes("verify", if request.deep { total * stores.len() as u64 } else { 0 });
     for store in stores {
+        let strange = strange(&listings.listed[&store.name()], &rows, store.name());
         for row in &backups {
             context.stop.check()?;
             let copies = rows.remove(&(row.id.clone(), store.name())).unwrap_or_default();
@@ -149,7 +153,7 @@ pub async fn run(context: &Context, request: &VerifyRequest) -> anyhow::Result<V
             }
         }
         if request.backup.is_none() {
-            report.findings.extend(unknown(context, store.name(), &listings.listed[&store.name()])?);
+            report.findings.extend(unknown(context, store.name(), &strange)?);
         }
     }
     report.seconds = clock.elapsed().as_secs_f64();
@@ -202,11 +206,30 @@ fn key_if_set(context: &Context) -> anyhow::Result<Option<Keyring>> {
     if context.settings.keys.is_empty() { Ok(None) } else { context.keyring().map(Some) }
 }
 
+/// Listed backups with an object of which there is no row. The catalog is asked about these alone: to ask about each of
+/// thousands would take longer than to list them.
+fn strange<'a>(
+    listed: &'a Objects,
+    rows: &Rows,
+    store: StoreName,
+) -> Vec<(&'a BackupId, &'a BTreeMap<String, ObjectInfo>)> {
+    let is_known = |backup: &BackupId, objects: &BTreeMap<String, ObjectInfo>| {
+        let copies = rows.get(&(backup.clone(), store)).map_or(&[][..], Vec::as_slice);
+        let known: HashSet<&str> = copies.iter().map(|copy| copy.object.as_str()).collect();
+        objects.keys().all(|name| known.contains(name.as_str()))
+    };
+    listed.iter().filter(|(backup, objects)| !is_known(backup, objects)).collect()
+}
+
 /// Backups that lie in a store and that the catalog does not know; not those that are being made now.
-fn unknown(context: &Context, store: StoreName, listed: &Objects) -> anyhow::Result<Vec<Finding>> {
+fn unknown(
+    context: &Context,
+    store: StoreName,
+    strange: &[(&BackupId, &BTreeMap<String, ObjectInfo>)],
+) -> anyhow::Result<Vec<Finding>> {
     let being_made = listing::being_made(context)?;
     let mut findings = Vec::new();
-    for (backup, objects) in listed {
+    for &(backup, objects) in strange {
         if being_made.contains(backup.as_str()) {
             continue;
         }

@@ -45,8 +45,8 @@ pub(crate) fn fill_catalog(place: &Place, backups: usize, objects: usize, stores
             .expect("prepare");
         let mut copy = transaction
             .prepare(
-                "INSERT INTO copies (backup_id, object, store, size_bytes, sha256, state) \
-                 VALUES (:id, :object, :store, :size, :sha256, 'good')",
+                "INSERT INTO copies (backup_id, object, store, size_bytes, sha256, state, proven_at, proven_how) \
+                 VALUES (:id, :object, :store, :size, :sha256, 'good', :at, 'written')",
             )
             .expect("prepare");
         for number in 0..backups {
@@ -61,7 +61,8 @@ pub(crate) fn fill_catalog(place: &Place, backups: usize, objects: usize, stores
                 for store in stores {
                     let size = CONTENT.len() as u32;
                     let row = named_params! {
-                        ":id": id, ":object": object, ":store": store, ":size": size, ":sha256": SHA256
+                        ":id": id, ":object": object, ":store": store, ":size": size, ":sha256": SHA256,
+                        ":at": at
                     };
                     copy.execute(row).expect("insert a copy");
                 }
