@@ -32,12 +32,22 @@ fn many_objects() -> Clouds {
     clouds
 }
 
-/// What the cloud is asked meanwhile, sorted.
+/// What the cloud is asked meanwhile, sorted, without what saving the catalog at the run's end takes: that is looked at
+/// here, once and for all.
+#[track_caller]
 fn asked(cloud: &Cloud, meanwhile: impl FnOnce()) -> Vec<String> {
     let before = cloud.proxy.seen().len();
     meanwhile();
     let mut seen = cloud.proxy.seen().split_off(before);
     seen.sort();
+    let of_catalog =
+        |request: &mut String| request.contains("test/catalog/") || request.contains("test%2Fcatalog");
+    let saving: Vec<String> = seen.extract_if(.., of_catalog).collect();
+    let [list, head, put] = saving.as_slice() else { panic!("{saving:#?}") };
+    assert!(list.starts_with("GET /keep?list-type=2&max-keys=1000&prefix=test%2Fcatalog%2F"), "{list}");
+    let saved = head.strip_prefix("HEAD ");
+    assert!(saved.is_some() && saved == put.strip_prefix("PUT "), "{saving:#?}");
+    assert_eq!(seen.remove(0), IDENTITY, "asked for once more before the catalog is written");
     seen
 }
 
