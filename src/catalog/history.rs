@@ -2,18 +2,15 @@
 //! that is gone.
 
 use std::path::Path;
-use std::time::Duration;
 
-use rusqlite::backup::Backup;
+use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, named_params};
 use serde::Serialize;
 
+use super::values::parsed;
 use super::{Catalog, failure};
-use crate::model::{Fault, Kind};
+use crate::model::{BackupId, Fault, Kind};
 use crate::system::{durable, random_u32};
-
-/// Pages copied at once; others may write in between.
-const PAGES: i32 = 1000;
 
 /// What was taken over and not known before.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -65,7 +62,13 @@ impl Catalog {
         drop(durable::create_private_file(path)?);
         let copy = |connection: &Connection| {
             let mut target = Connection::open(path)?;
-            Backup::new(connection, &mut target)?.run_to_completion(PAGES, Duration::ZERO, None)?;
+            // All at once: in between others could write, and it would begin anew. Nobody waits for who only reads.
+            if Backup::new(connection, &mut target)?.step(-1)? != StepResult::Done {
+                return Err(rusqlite::Error::SqliteFailure(
+                    rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY),
+                    None,
+                ));
+            }
             // One file without a log beside it.
             target.pragma_update_and_check(None, "journal_mode", "DELETE", |_| Ok(()))?;
             target.close().map_err(|(_, error)| error)
@@ -78,9 +81,10 @@ impl Catalog {
     /// is known already stays as it is.
     ///
     /// A run that had not ended is taken over as one that died: it was another machine's, and nothing of it is cleared
-    /// up here. The other catalog is brought to this version's schema first. [`Kind::Refused`] when it is another
+    /// up here. Returned with it: complete backups that the other one knows, newer than all that this one has. The other
+    /// catalog is brought to this version's schema first. [`Kind::Refused`] when it is another
     /// cluster's.
-    pub fn take_history(&self, other: &Path) -> anyhow::Result<Taken> {
+    pub fn take_history(&self, other: &Path) -> anyhow::Result<(Taken, Vec<BackupId>)> {
         let doing = "take over the history of another catalog";
         // Brings it up to date, and refuses what is no catalog or a newer one.
         drop(Self::open(other)?);
@@ -91,8 +95,9 @@ impl Catalog {
         let taken = Transaction::new_unchecked(&attached, rusqlite::TransactionBehavior::Immediate)
             .and_then(|transaction| {
                 let taken = take(&transaction)?;
+                let missing = missing(&transaction)?;
                 transaction.commit()?;
-                Ok(taken)
+                Ok(taken.map(|taken| (taken, missing)))
             })
             .map_err(fail);
         let detached = attached.execute_batch("DETACH DATABASE saved").map_err(fail);
@@ -103,9 +108,22 @@ impl Catalog {
     }
 }
 
+/// Complete backups that the saved catalog knows, that are newer than all that this one has, and that it lacks.
+fn missing(transaction: &Transaction<'_>) -> rusqlite::Result<Vec<BackupId>> {
+    let mut statement = transaction.prepare(
+        "SELECT id FROM saved.backups WHERE status = 'complete' \
+         AND id > coalesce((SELECT max(id) FROM main.backups WHERE status = 'complete'), '') ORDER BY id",
+    )?;
+    let ids = statement.query_map([], |row| parsed(row, "id"))?;
+    ids.collect()
+}
+
 /// `None` when it is another cluster's.
 fn take(transaction: &Transaction<'_>) -> rusqlite::Result<Option<Taken>> {
-    let same = "SELECT EXISTS (SELECT 1 FROM cluster JOIN saved.cluster AS other USING (name))";
+    let same = "SELECT EXISTS (SELECT 1 FROM cluster JOIN saved.cluster AS other USING (name)) \
+                AND (NOT EXISTS (SELECT 1 FROM backups WHERE system_identifier IS NOT NULL) \
+                     OR NOT EXISTS (SELECT 1 FROM saved.backups WHERE system_identifier IS NOT NULL) \
+                     OR EXISTS (SELECT 1 FROM backups JOIN saved.backups AS other USING (system_identifier)))";
     if !transaction.query_row(same, [], |row| row.get::<_, bool>(0))? {
         return Ok(None);
     }
@@ -117,7 +135,10 @@ fn take(transaction: &Transaction<'_>) -> rusqlite::Result<Option<Taken>> {
              SELECT id, command, arguments, subject, user, sudo_user, host, terminal, pid, pgkeep_version, \
              started_at, ended_at, seconds, iif(outcome = 'running', 'died', outcome), exit_code, \
              iif(outcome = 'running', 'had not ended when its catalog was last saved', message), \
-             scratch_directory, staging_directory FROM saved.runs WHERE true ON CONFLICT (id) DO NOTHING",
+             scratch_directory, staging_directory FROM saved.runs WHERE true \
+             ON CONFLICT (id) DO UPDATE SET outcome = excluded.outcome, ended_at = excluded.ended_at, \
+             seconds = excluded.seconds, exit_code = excluded.exit_code, message = excluded.message \
+             WHERE runs.outcome = 'died' AND excluded.outcome <> 'died'",
         )?,
         restores: changed(
             "INSERT INTO restore_log (run_id, backup_id, initiated_by, tenant_ids, restore_mode, target_timestamp, \
@@ -146,6 +167,13 @@ fn take(transaction: &Transaction<'_>) -> rusqlite::Result<Option<Taken>> {
                 "UPDATE backups SET run_id = other.run_id FROM saved.backups AS other \
                  WHERE backups.id = other.id AND backups.run_id IS NULL AND other.run_id IS NOT NULL",
             )?;
+            // Seen to be there says nothing of bytes that were once found to be wrong.
+            changed(
+                "UPDATE copies SET state = 'damaged', note = other.note FROM saved.copies AS other \
+                 WHERE copies.backup_id = other.backup_id AND copies.object = other.object \
+                 AND copies.store = other.store AND copies.sha256 = other.sha256 AND copies.state = 'good' \
+                 AND copies.proven_how = 'listed' AND other.state = 'damaged'",
+            )?;
             // That a store listed it is what this catalog has just seen itself.
             changed(
                 "UPDATE copies SET proven_at = other.proven_at, proven_how = other.proven_how \
@@ -153,6 +181,7 @@ fn take(transaction: &Transaction<'_>) -> rusqlite::Result<Option<Taken>> {
                  WHERE copies.backup_id = other.backup_id AND copies.object = other.object \
                  AND copies.store = other.store AND copies.sha256 = other.sha256 AND copies.state = 'good' \
                  AND other.state = 'good' AND other.proven_how <> 'listed' \
+                 AND other.proven_at <= strftime('%Y-%m-%dT%H:%M:%fZ', 'now') \
                  AND (coalesce(copies.proven_how, 'listed') = 'listed' OR other.proven_at > copies.proven_at)",
             )?
         },

@@ -176,9 +176,32 @@ impl<'a> Runs<'a> {
         })
     }
 
-    /// Writes down that the run was found dead; `false` when it had ended in the meantime.
+    /// Writes down that a run which is about to end could not clear away what it had stored, or not be sure of it.
+    pub fn leave_unsettled(self, id: &RunId) -> anyhow::Result<()> {
+        let changed =
+            self.catalog.write("write down that something is left to clear away", |transaction| {
+                let sql = "UPDATE runs SET unsettled = 1 WHERE id = :id";
+                transaction.execute(sql, named_params! { ":id": id.as_str() })
+            })?;
+        failure::require_one(changed, || format!("no run {id}"))
+    }
+
+    /// The runs of which something may be left to clear away, oldest first: those that have not ended, the caller's own
+    /// among them, and those that said so themselves.
+    pub fn unsettled(self) -> anyhow::Result<Vec<Run>> {
+        self.catalog.read("look for runs that left something behind", |connection| {
+            let mut statement = connection.prepare(
+                "SELECT * FROM runs WHERE outcome = 'running' OR unsettled = 1 ORDER BY started_at, id",
+            )?;
+            statement.query_map([], run)?.collect()
+        })
+    }
+
+    /// Writes down that nothing of the run is left to clear away, and that it died if it has not ended; `false` when it had ended.
     pub fn mark_died(self, id: &RunId) -> anyhow::Result<bool> {
         let changed = self.catalog.write("write down that a run has died", |transaction| {
+            let settled = "UPDATE runs SET unsettled = 0 WHERE id = :id";
+            transaction.execute(settled, named_params! { ":id": id.as_str() })?;
             transaction.execute(
                 "UPDATE runs SET outcome = 'died', message = 'ended without a word; found by a later run' \
                  WHERE id = :id AND outcome = 'running'",

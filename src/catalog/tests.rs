@@ -684,3 +684,96 @@ fn every_word_reads_back_and_is_accepted_by_its_table() {
         }
     }
 }
+
+#[test]
+fn the_history_of_another_catalog_is_taken_over_once_and_nothing_of_it_is_alive() {
+    let (place, own) = fresh();
+    let (_other_place, other) = fresh();
+    let cluster: ClusterName = "main".parse().unwrap();
+    for catalog in [&own, &other] {
+        catalog.take_for(&cluster).unwrap();
+    }
+    assert_ne!(own.lineage().unwrap(), other.lineage().unwrap());
+    assert_eq!(own.lineage().unwrap(), own.lineage().unwrap());
+    // What the stores say is known already; the proof of one copy was better, another copy was damaged.
+    let copies = [copy(1, "data.00000", CopyState::Good), copy(1, "manifest", CopyState::Good)];
+    own.backups().record(&backup(1, "shop"), &copies).unwrap();
+    own.copies().prove(&[key(1, "data.00000"), key(1, "manifest")], Proof::Listed, at(50)).unwrap();
+    let running = begin_run(&other, 1).unwrap();
+    let done = begin_run(&other, 2).unwrap();
+    other.runs().end(&done, RunOutcome::Done, 0, None, at(9)).unwrap();
+    other.backups().record(&BackupRow { run_id: Some(done.clone()), ..backup(1, "shop") }, &copies).unwrap();
+    other.copies().prove(&[key(1, "data.00000")], Proof::Decrypted, at(20)).unwrap();
+    other
+        .copies()
+        .set_states(&[(key(1, "manifest"), CopyState::Damaged, "a flipped bit".to_owned())])
+        .unwrap();
+    other.backups().record(&backup(2, "shop"), &[]).unwrap();
+    other.backups().set_status(&id(2), BackupStatus::Deleted).unwrap();
+    other.backups().record(&backup(3, "shop"), &[]).unwrap();
+    let restore =
+        other.restores().begin(&NewRestore { run_id: Some(running.clone()), ..new_restore() }).unwrap();
+    other.restores().set_places(restore, PLACES).unwrap();
+    other
+        .connection()
+        .execute_batch(
+            "INSERT INTO alerts (alert_type, severity, message, created_at)
+             VALUES ('owed', 'WARNING', 'r2 is away', '2026-11-22T02:00:00.000Z')",
+        )
+        .unwrap();
+    let saved = place.path().join("saved.sqlite");
+    other.copy_to(&saved).unwrap();
+
+    let (taken, missing) = own.take_history(&saved).unwrap();
+    assert_eq!(taken, Taken { runs: 2, restores: 1, alerts: 1, deleted: 1, proofs: 1 });
+    assert_eq!(missing, [id(3)], "complete there, newer than all that is here, and not here");
+    assert_eq!(own.runs().get(&running).unwrap().unwrap().outcome, RunOutcome::Died);
+    assert_eq!(own.runs().get(&done).unwrap().unwrap().outcome, RunOutcome::Done);
+    assert!(own.runs().unsettled().unwrap().is_empty() && own.restores().unsettled().unwrap().is_empty());
+    assert_eq!(own.backups().get(&id(1)).unwrap().unwrap().run_id, Some(done));
+    let known = own.copies().of(&id(1)).unwrap();
+    assert_eq!((known[0].state, known[0].proven_how), (CopyState::Good, Some(Proof::Decrypted)));
+    assert_eq!((known[1].state, known[1].note.as_deref()), (CopyState::Damaged, Some("a flipped bit")));
+    // Again, and after the run that was alive has ended.
+    let nothing = Taken { proofs: 0, ..Taken::default() };
+    assert_eq!(own.take_history(&saved).unwrap().0, nothing);
+    other.runs().end(&running, RunOutcome::Failed, 40, Some("no"), at(90)).unwrap();
+    std::fs::remove_file(&saved).unwrap();
+    other.copy_to(&saved).unwrap();
+    own.take_history(&saved).unwrap();
+    assert_eq!(own.runs().get(&running).unwrap().unwrap().outcome, RunOutcome::Failed);
+    assert_eq!(own.check().unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn the_history_of_another_cluster_or_server_is_refused_and_an_older_schema_is_brought_up_to_date() {
+    let (place, own) = fresh();
+    own.take_for(&"first".parse().unwrap()).unwrap();
+    own.backups().record(&backup(1, "shop"), &[]).unwrap();
+    let saved = place.path().join("saved.sqlite");
+    of_the_first_schema(&saved);
+    let (taken, _) = own.take_history(&saved).unwrap();
+    assert_eq!((taken.runs, taken.restores), (1, 1));
+
+    let (_place, other) = fresh();
+    other.take_for(&"second".parse().unwrap()).unwrap();
+    assert_eq!(kind(own.take_history(other.path())), Kind::Refused);
+    let (_place, other) = fresh();
+    other.take_for(&"first".parse().unwrap()).unwrap();
+    let of_another = BackupRow { system_identifier: Some("7".to_owned()), ..backup(2, "shop") };
+    other.backups().record(&of_another, &[]).unwrap();
+    assert_eq!(kind(own.take_history(other.path())), Kind::Refused);
+}
+
+#[test]
+fn a_run_that_could_not_clear_up_is_settled_although_it_has_ended() {
+    let (_place, catalog) = fresh();
+    let run = begin_run(&catalog, 1).unwrap();
+    catalog.runs().leave_unsettled(&run).unwrap();
+    catalog.runs().end(&run, RunOutcome::Failed, 40, None, at(9)).unwrap();
+    assert!(catalog.runs().unfinished().unwrap().is_empty());
+    assert_eq!(catalog.runs().unsettled().unwrap().len(), 1);
+    assert!(!catalog.runs().mark_died(&run).unwrap(), "it had ended, and its outcome stays");
+    assert!(catalog.runs().unsettled().unwrap().is_empty());
+    assert_eq!(catalog.runs().get(&run).unwrap().unwrap().outcome, RunOutcome::Failed);
+}

@@ -48,7 +48,7 @@ pub(super) fn rebuild(what: &str, yes: bool, progress: &Console) -> anyhow::Resu
     }
     progress.pause(|| {
         let mut stderr = std::io::stderr();
-        write!(stderr, "{what}. Make it out of the stores now? This changes nothing in them. [y/N] ")?;
+        write!(stderr, "{what}. Make it out of the stores now? No backup in them is changed. [y/N] ")?;
         stderr.flush()?;
         wait_for_input()?;
         let mut line = String::new();

@@ -93,6 +93,11 @@ pub async fn database(context: &Context, request: &BackupDatabase) -> anyhow::Re
         // No manifest was written: the objects under its name are garbage.
         let prefix = names::backup(&context.settings.cluster, &id);
         let removed = context.replicas.delete_all(&presence.names(), &prefix).await;
+        // What could not be removed, or what a cloud may still carry out although nobody waits for it any more, is for
+        // the next run to remove.
+        if removed.is_err() || presence.clouds() > 0 {
+            context.catalog.runs().leave_unsettled(&context.run)?;
+        }
         for error in removed.err().into_iter().chain(tidied) {
             context.progress.note(&format!("warning: clear away what is left of {id}: {error:#}"));
         }
@@ -109,11 +114,15 @@ pub async fn database(context: &Context, request: &BackupDatabase) -> anyhow::Re
     if interrupted {
         let whole = held.iter().filter(|held| held.is_whole(&manifest)).map(|held| held.store.to_string());
         let whole: Vec<String> = whole.collect();
-        context.progress.note(&format!(
-            "{id} is whole in {}; `pgkeep sync` makes the copies that are owed",
-            whole.join(", ")
-        ));
-        context.stop.check()?;
+        return Fault::new(
+            Kind::Interrupted,
+            format!(
+                "interrupted; {id} is whole in {}, the other stores are owed their copies",
+                whole.join(", ")
+            ),
+        )
+        .hint("The backup is kept and can be restored; `pgkeep sync` makes the other copies.")
+        .err();
     }
     let owed = owed(context, &manifest, &held)?;
     warnings.extend(owed);

@@ -12,11 +12,11 @@ use serde::{Serialize, Serializer};
 use super::context::{self, catalog_path};
 use super::listing::{self, Listings};
 use super::manifests::{self, Fetched, Held, Stored};
+use super::saved::History;
 use super::{Context, Environment, Report, Shelf, saved, stores};
 use crate::catalog::{Catalog, ListedWal, Taken};
 use crate::config::Settings;
 use crate::format::keyring::Keyring;
-use crate::format::manifest::Manifest;
 use crate::format::names::{self, WalObject};
 use crate::model::{BackupId, BackupKind, Fault, FaultContext, Kind, StoreName};
 use crate::store::ObjectInfo;
@@ -24,7 +24,7 @@ use crate::system::lock::{Attempt, FileLock};
 use crate::system::{Step, durable, step};
 
 /// How many manifests are fetched at the same time.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 8;
 
 /// What a rebuild took in.
 #[derive(Debug, Serialize)]
@@ -109,7 +109,10 @@ async fn rebuild_if(
         // catalog meanwhile (`pgkeep init`): that one stays.
         step::reached(Step::RebuildFilled)?;
         anyhow::ensure!(!sidecar(&beside, "-wal").exists(), "{} is still in use", beside.display());
-        std::fs::hard_link(&beside, &path).with_context(|| format!("make {}", path.display()))?;
+        // A file system without links has the same in one step, without that check.
+        std::fs::hard_link(&beside, &path)
+            .or_else(|error| if path.exists() { Err(error) } else { std::fs::rename(&beside, &path) })
+            .with_context(|| format!("make {}", path.display()))?;
         durable::sync_parent(&path)?;
         Ok(report)
     });
@@ -211,9 +214,16 @@ async fn take_in(context: &Context) -> anyhow::Result<RebuildReport> {
     report.warnings.extend(listings.failed.iter().map(ToString::to_string));
     take_in_backups(context, &keyring, &listings, &mut report).await?;
     take_in_wal(context, &mut report).await?;
-    let (history, warnings) = saved::take_history(context, &keyring).await?;
-    report.history = history;
+    let History { taken, missing, warnings } = saved::take_history(context, &keyring).await?;
+    report.history = taken;
     report.warnings.extend(warnings);
+    let unread: BTreeSet<BackupId> = report.unreadable.iter().map(|(id, _)| id.clone()).collect();
+    for id in missing.difference(&unread).cloned() {
+        let why =
+            format!("{id}: a saved catalog knows it as complete, and no place that could be asked has it");
+        report.leave(id, Fault::new(Kind::Store, why).into());
+    }
+    report.unreadable.sort_by(|(left, _), (right, _)| left.cmp(right));
     report.warnings.sort();
     report.warnings.dedup();
     Ok(report)
@@ -237,6 +247,14 @@ async fn take_in_backups(
             unknown.remove(&id);
         }
     }
+    // One whose run is alive writes its own rows when the last store has it.
+    for run in context.catalog.runs().unfinished()? {
+        if let Some(id) = run.subject.as_deref().and_then(|text| text.parse().ok())
+            && FileLock::is_held(&context::run_lock(&context.settings, &run.id))?
+        {
+            unknown.remove(&id);
+        }
+    }
     let stage = context.progress.rows("manifests", unknown.len() as u64);
     let mut fetching =
         stream::iter(unknown)
@@ -250,7 +268,7 @@ async fn take_in_backups(
             Err(error) => report.leave(id, error),
             Ok(fetched) => match known_of(context, &fetched, listings) {
                 // Each volume in one store or another is enough: reading changes over, and `sync` makes it whole.
-                held if is_covered(&fetched.manifest, &held) => {
+                held if manifests::is_covered(&fetched.manifest, &held) => {
                     let Fetched { manifest, object, bad } = &fetched;
                     manifests::record(context, &Stored { manifest, object, held: &held }, None)?;
                     report.warnings.extend(manifests::mark(context, &id, bad)?);
@@ -291,11 +309,6 @@ async fn take_in_wal(context: &Context, report: &mut RebuildReport) -> anyhow::R
     }
     report.wal_files = context.catalog.wal().count()?;
     Ok(())
-}
-
-/// Whether every volume is in at least one store.
-fn is_covered(manifest: &Manifest, held: &[Held]) -> bool {
-    manifest.volumes.iter().all(|volume| held.iter().any(|held| held.objects.contains(&volume.name)))
 }
 
 /// What each store that was listed has of the backup.

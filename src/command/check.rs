@@ -13,7 +13,7 @@ use crate::format::identity::Identity;
 use crate::format::names;
 use crate::model::{Bytes, Fault, Kind};
 use crate::postgres::{Server, facts, tools};
-use crate::store::{Body, Store, StoreResult};
+use crate::store::{Body, Store, StoreErrorKind, StoreResult};
 use crate::system::{durable, space};
 
 /// What to do when the local store can't be used.
@@ -203,10 +203,17 @@ async fn stores(settings: &Settings, report: &mut CheckReport) -> Vec<Identity> 
                     .hint("Is the disk mounted? If this is a new place for backups, run `pgkeep init`.");
                 report.fault(&subject, &fault.into());
             }
-            Ok(Some(identity)) => {
-                report.ok(
+            Ok(Some((identity, true))) => {
+                let text = format!("can be written, read and deleted in; cluster {}", identity.cluster);
+                report.ok(&subject, text);
+                identities.push(identity);
+            }
+            Ok(Some((identity, false))) => {
+                report.warn(
                     &subject,
-                    format!("can be written, read and deleted in; cluster {}", identity.cluster),
+                    format!("can be written and read, not deleted in; cluster {}", identity.cluster),
+                    "Good against thieves. What should go stays there and is paid for, until rules of the provider \
+                     or another key remove it.",
                 );
                 identities.push(identity);
             }
@@ -218,7 +225,8 @@ async fn stores(settings: &Settings, report: &mut CheckReport) -> Vec<Identity> 
     identities
 }
 
-async fn try_store(settings: &Settings, store: &dyn Store) -> anyhow::Result<Option<Identity>> {
+/// The store's identity, and whether something can be deleted there.
+async fn try_store(settings: &Settings, store: &dyn Store) -> anyhow::Result<Option<(Identity, bool)>> {
     let key = names::identity(&settings.cluster);
     // First: probing must not make the directories of a store that is not mounted.
     let Some(bytes) = store.get_small(&key).await.fault()? else { return Ok(None) };
@@ -226,12 +234,15 @@ async fn try_store(settings: &Settings, store: &dyn Store) -> anyhow::Result<Opt
     let probe = format!("{}/check-{}", settings.cluster, std::process::id());
     store.put(&probe, Body::Bytes(b"pgkeep check\n".to_vec())).await.fault()?;
     let read = store.get_small(&probe).await.fault()?;
-    store.delete(&probe).await.fault()?;
+    let deleted = store.delete(&probe).await;
     if read.as_deref() != Some(b"pgkeep check\n") {
         let message = format!("what was written to {} is not what was read back", store.locate(&probe));
         return Fault::new(Kind::Store, message).hint("Do not trust this store; look at its disk.").err();
     }
-    Ok(Some(identity))
+    match deleted {
+        Err(error) if error.kind == StoreErrorKind::Denied => Ok(Some((identity, false))),
+        deleted => deleted.fault().map(|()| Some((identity, true))),
+    }
 }
 
 async fn server(

@@ -185,7 +185,9 @@ impl Context {
             self.progress.note(&format!("warning: {error:#}"));
         }
         // One that is not in its place yet, and never will be, is nobody's history.
-        if result.is_ok() || self.catalog.path() == catalog_path(&self.settings) {
+        // And what was refused may concern a place that is another's.
+        let is_refused = exit_code == Kind::Refused.exit_code();
+        if !is_refused && (result.is_ok() || self.catalog.path() == catalog_path(&self.settings)) {
             saved::save(&self, result.is_err()).await;
         }
         drop(self.lock);

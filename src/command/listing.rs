@@ -23,9 +23,11 @@ pub(super) struct Listings {
 }
 
 impl Listings {
-    /// Whether the copy was found good, or written, after the listings were begun.
+    /// Whether the copy was found good, or written, after the listings were begun. What is said to have happened in the
+    /// time to come was written with a clock that was wrong, and says nothing.
     pub(super) fn is_older_than(&self, copy: &CopyRow) -> bool {
-        copy.state == CopyState::Good && copy.seen_at.max(copy.proven_at) >= Some(self.begun)
+        let seen = copy.seen_at.max(copy.proven_at);
+        copy.state == CopyState::Good && seen >= Some(self.begun) && seen <= Some(Utc::now())
     }
 
     /// Learns that a store does not have an object although it listed it.
@@ -140,8 +142,12 @@ fn note_places(context: &Context, rows: &[CopyRow]) -> anyhow::Result<()> {
     for row in rows {
         *whole.entry((&row.backup_id, row.store)).or_insert(true) &= row.state == CopyState::Good;
     }
+    // One that was recorded meanwhile is not among the rows.
+    let known: HashSet<&BackupId> = rows.iter().map(|row| &row.backup_id).collect();
     let mut changed = Vec::new();
-    for backup in context.catalog.backups().list(&BackupFilter::default())? {
+    let mut backups = context.catalog.backups().list(&BackupFilter::default())?;
+    backups.retain(|backup| known.contains(&backup.id));
+    for backup in backups {
         for store in context.reading().each() {
             let was = match store.name() {
                 StoreName::Local => &backup.local_path,

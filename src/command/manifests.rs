@@ -66,6 +66,11 @@ impl Held {
     }
 }
 
+/// Whether every volume is in at least one store.
+pub(super) fn is_covered(manifest: &Manifest, held: &[Held]) -> bool {
+    manifest.volumes.iter().all(|volume| held.iter().any(|held| held.objects.contains(&volume.name)))
+}
+
 /// Fails when there is nothing at all where the stores should be, not even the cluster's identity: a disk that is not
 /// mounted must look neither like lost backups nor like none. One store that is there is enough.
 pub(super) async fn refuse_absent_stores(context: &Context) -> anyhow::Result<()> {

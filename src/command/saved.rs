@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 use futures_util::future::join_all;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -19,13 +19,15 @@ use super::context::staging_of;
 use crate::catalog::Taken;
 use crate::format::keyring::Keyring;
 use crate::format::names;
-use crate::model::{Codec, Fault, Kind, Stage, StoreName};
+use crate::model::{BackupId, Codec, Fault, Kind, Stage, StoreName};
 use crate::pipeline::{SealAlone, open_alone, read_hashed, seal_alone};
 use crate::store::{Body, ObjectInfo, ReadStore, Store, StoreError, StoreErrorKind};
 use crate::system::durable;
 
 /// How many copies of one catalog a store keeps: one may be being read while the next is written.
 const KEPT: usize = 2;
+/// With so many nothing seems to be deleted there.
+const PILED_UP: usize = 4;
 /// How long a run that has done its work waits for a store to take its catalog.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Fast, and rows of text shrink to a fifth.
@@ -39,15 +41,24 @@ pub(super) async fn save(context: &Context, has_failed: bool) {
         return;
     }
     let staging = staging(context);
-    let result = try_save(context, &staging).await;
+    let result = context.stop.or(try_save(context, &staging)).await;
     let tidied = durable::remove_dir_if_there(&staging);
-    let failed: Vec<anyhow::Error> = match result {
-        Ok(failed) => failed.into_iter().map(|error| anyhow::anyhow!("{error}")).collect(),
-        Err(error) => vec![error],
-    };
-    for error in failed.into_iter().chain(tidied.err()) {
-        let text = format!("warning: save the catalog in the stores: {error:#}");
-        if has_failed {
+    let mut said = Vec::new();
+    match result {
+        _ if context.stop.is_requested() => {}
+        Ok(failed) => {
+            // What needs somebody to do something is said by `pgkeep check`, and not every hour.
+            let lasting = |kind| {
+                matches!(kind, StoreErrorKind::Denied | StoreErrorKind::ReadOnly | StoreErrorKind::Full)
+            };
+            said.extend(failed.iter().map(|error| (lasting(error.kind), error.to_string())));
+        }
+        Err(error) => said.push((false, format!("{error:#}"))),
+    }
+    said.extend(tidied.err().map(|error| (false, format!("{error:#}"))));
+    for (is_lasting, text) in said {
+        let text = format!("warning: save the catalog in the stores: {text}");
+        if has_failed || is_lasting {
             context.progress.detail(&text);
         } else {
             context.progress.note(&text);
@@ -119,20 +130,17 @@ impl Saving<'_> {
         if store.get_small(&names::identity(cluster)).await?.is_none() {
             return Ok(());
         }
-        let body = if store.name() == StoreName::Local {
-            // The local store would take the file away from the others.
-            let bytes = std::fs::read(self.path);
-            Body::Bytes(
-                bytes.map_err(|error| self.failure(&**store, StoreErrorKind::Failed, error.to_string()))?,
-            )
-        } else {
-            Body::File { path: self.path.to_owned(), size: self.size }
-        };
-        store.put(self.key, body).await?;
         let mut older = store.list(&names::saved_of(cluster, self.lineage)).await?;
         // Names begin with the time. What another run saved meanwhile is not this one's to remove.
         older.retain(|object| object.key.as_str() < self.key);
         older.sort_by(|left, right| right.key.cmp(&left.key));
+        // Where nothing can be deleted, once a day is enough.
+        let is_young =
+            |object: &ObjectInfo| object.modified.is_some_and(|it| Utc::now() - it < TimeDelta::days(1));
+        if older.len() >= PILED_UP && older.first().is_some_and(is_young) {
+            return Ok(());
+        }
+        store.put(self.key, Body::File { path: self.path.to_owned(), size: self.size }).await?;
         for object in older.iter().skip(KEPT - 1) {
             match store.delete(&object.key).await {
                 // A key that may only add, so that nobody who steals it can delete, is a good one.
@@ -144,17 +152,24 @@ impl Saving<'_> {
     }
 }
 
-/// Takes over the history out of the newest copy that opens of every catalog but this one. Returns what it was, and
-/// what could not be read.
-pub(super) async fn take_history(
-    context: &Context,
-    keyring: &Keyring,
-) -> anyhow::Result<(Taken, Vec<String>)> {
-    let own = context.catalog.lineage()?;
+/// What was learned from saved catalogs.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    /// What was taken over.
+    pub(super) taken: Taken,
+    /// Backups that they know as complete, newer than all that the stores have.
+    pub(super) missing: BTreeSet<BackupId>,
+    /// What could not be read.
+    pub(super) warnings: Vec<String>,
+}
+
+/// Takes over the history out of the newest copy that opens of every catalog, this one included: its state directory may
+/// have been put back to an earlier day.
+pub(super) async fn take_history(context: &Context, keyring: &Keyring) -> anyhow::Result<History> {
     let cluster = &context.settings.cluster;
     // By lineage and owner, newest last: the same copy in several stores.
     let mut saved: BTreeMap<String, BTreeMap<String, Vec<Copy>>> = BTreeMap::new();
-    let mut warnings = Vec::new();
+    let mut history = History::default();
     let stores = context.reading().by_preference();
     let prefix = names::saved_catalogs(cluster);
     let listed =
@@ -163,41 +178,53 @@ pub(super) async fn take_history(
         match objects {
             Err(error) => {
                 context.reading().failed(&error);
-                warnings.push(error.to_string());
+                history.warnings.push(error.to_string());
             }
             Ok(objects) => {
                 for info in objects {
                     let Some((lineage, owner)) = names::parse_saved(cluster, &info.key) else { continue };
-                    if lineage != own {
-                        let copies = saved.entry(lineage.to_owned()).or_default();
-                        copies.entry(owner.to_owned()).or_default().push((Arc::clone(store), info));
+                    let copies = saved.entry(lineage.to_owned()).or_default();
+                    copies.entry(owner.to_owned()).or_default().push((Arc::clone(store), info));
+                }
+            }
+        }
+    }
+    let all = async {
+        for copies in saved.into_values() {
+            // The newest first; an older one only if it does not open.
+            for (owner, places) in copies.into_iter().rev() {
+                match open(context, keyring, &owner, &places).await {
+                    Ok((taken, missing)) => {
+                        history.taken = history.taken.and(taken);
+                        history.missing.extend(missing);
+                        break;
                     }
+                    Err(error) if super::judge(&error).exit_code == Kind::Key.exit_code() => {
+                        context.progress.detail(&format!("the saved catalog {owner}: {error:#}"));
+                        break;
+                    }
+                    Err(error) => history.warnings.push(format!("the saved catalog {owner}: {error:#}")),
                 }
             }
         }
+        Ok(())
+    };
+    // Nobody's restore waits for a diary.
+    if timeout(PATIENCE, context.stop.or(all)).await.map_or_else(|_| Ok(true), |done| done.map(|()| false))? {
+        let why =
+            format!("the history in saved catalogs took longer than {} seconds to read", PATIENCE.as_secs());
+        history.warnings.push(why);
     }
-    let mut taken = Taken::default();
-    let copies = saved.into_values().map(|copies| copies.into_iter().rev());
-    for copies in copies {
-        for (owner, places) in copies {
-            let opened = context.stop.or(open(context, keyring, &owner, &places)).await;
-            match opened {
-                Ok(more) => {
-                    taken = taken.and(more);
-                    break;
-                }
-                Err(error) => {
-                    context.stop.check()?;
-                    warnings.push(format!("the saved catalog {owner}: {error:#}"));
-                }
-            }
-        }
-    }
-    Ok((taken, warnings))
+    Ok(history)
 }
 
 /// Reads one saved catalog from the first place where it is good, and takes its history over.
-async fn open(context: &Context, keyring: &Keyring, owner: &str, places: &[Copy]) -> anyhow::Result<Taken> {
+async fn open(
+    context: &Context,
+    keyring: &Keyring,
+    owner: &str,
+    places: &[Copy],
+) -> anyhow::Result<(Taken, Vec<BackupId>)> {
     let staging = staging(context);
     let mut failed = None;
     for place in places {
@@ -218,7 +245,7 @@ async fn open_one(
     owner: &str,
     (store, info): &Copy,
     staging: &Path,
-) -> anyhow::Result<Taken> {
+) -> anyhow::Result<(Taken, Vec<BackupId>)> {
     let (sealed, plain) = (staging.join("catalog.sealed"), staging.join("catalog.sqlite"));
     let get = async |offset, length| store.get(&info.key, offset, length).await;
     let read = read_hashed(info.size, Some(&sealed), &Stage::new(info.size), get).await?;

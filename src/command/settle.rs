@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use chrono::Utc;
 
 use super::Context;
@@ -12,7 +13,7 @@ use super::manifests::{self, Fetched, Stored};
 use super::stores::{self, Absent};
 use crate::catalog::{Restore, RestoreEnd, RestoreState, Run};
 use crate::format::names;
-use crate::model::{BackupId, Fault, Kind};
+use crate::model::{BackupId, Fault, Kind, RunId};
 use crate::postgres::{Server, facts};
 use crate::system::lock::{Attempt, FileLock};
 use crate::system::{Stop, durable};
@@ -34,9 +35,11 @@ async fn try_dead_runs(context: &Context) -> anyhow::Result<()> {
     // One at a time: two would get into each other's way.
     let path = super::context::locks(&context.settings).join("settle.lock");
     let Attempt::Taken(_lock) = FileLock::attempt(&path, context.run.as_str())? else { return Ok(()) };
-    for run in context.catalog.runs().unfinished()? {
+    for run in context.catalog.runs().unsettled()? {
         let lock = run_lock(&context.settings, &run.id);
-        if run.id == context.run || FileLock::is_held(&lock)? {
+        // Locks say nothing of another machine of which this state directory may be a copy.
+        let elsewhere = run.host != context.caller.host && Utc::now() - run.started_at < super::verify::GRACE;
+        if run.id == context.run || elsewhere || FileLock::is_held(&lock)? {
             continue;
         }
         if let Err(error) = settle(context, &run).await {
@@ -51,6 +54,7 @@ async fn try_dead_runs(context: &Context) -> anyhow::Result<()> {
     // A run that was killed between making its lock and writing its row has no row that leads to it.
     let own = run_lock(&context.settings, &context.run);
     FileLock::remove_free(&super::context::locks(&context.settings), "run-", |lock| lock == own)?;
+    clear_spool(context)?;
     let restores = context.catalog.restores();
     let mut dead = restores.unsettled()?;
     dead.retain(|restore| {
@@ -63,6 +67,24 @@ async fn try_dead_runs(context: &Context) -> anyhow::Result<()> {
         if let Err(error) = settle_restore(context, &restore).await {
             let target = restore.target_database.unwrap_or_default();
             context.progress.note(&format!("warning: clear up after a restore of \"{target}\": {error:#}"));
+        }
+    }
+    Ok(())
+}
+
+/// What runs that had ended in the catalog, but not yet for good, left in the spool: it is this state directory's own.
+fn clear_spool(context: &Context) -> anyhow::Result<()> {
+    let Some(spool) = context.replicas.staging().last() else { return Ok(()) };
+    let entries = match std::fs::read_dir(spool) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.with_context(|| format!("look into {}", spool.display()))?,
+    };
+    for entry in entries {
+        let entry = entry.with_context(|| format!("look into {}", spool.display()))?;
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let Some(run) = name.strip_prefix("run-").map(RunId::from_catalog) else { continue };
+        if run != context.run && !FileLock::is_held(&run_lock(&context.settings, &run))? {
+            durable::remove_dir_if_there(&entry.path())?;
         }
     }
     Ok(())
@@ -85,29 +107,35 @@ async fn settle(context: &Context, run: &Run) -> anyhow::Result<()> {
     }
     let key = names::object(&context.settings.cluster, &id, names::MANIFEST);
     if context.reading().get_small(&key).await?.is_none() {
-        // A store that is not mounted has no manifest either; what is left there would be forgotten.
-        let presence = stores::presence(context).await?;
-        if let Some(Absent { store, why }) = presence.absent.first() {
-            let message =
-                format!("whether {id} is whole or garbage can't be told while store {store} is away");
-            return Fault::new(Kind::Store, format!("{message}: {why}")).err();
-        }
-        let prefix = names::backup(&context.settings.cluster, &id);
-        let removed = context.replicas.delete_all(&presence.names(), &prefix).await?;
-        if removed > 0 {
-            context
-                .progress
-                .note(&format!("removed the {removed} objects of {id}, which died before its end"));
-        }
-        return Ok(());
+        return clear_away(context, &id).await;
     }
     // It died between the manifest and the catalog: the backup is whole.
     let keyring = context.keyring()?;
     let Fetched { manifest, object, .. } =
         manifests::fetch(&context.settings, context.reading(), &id, &keyring).await?;
     let held = manifests::holders(context, &manifest, object.len() as u64).await;
+    if !manifests::is_covered(&manifest, &held) {
+        return clear_away(context, &id).await;
+    }
     manifests::record(context, &Stored { manifest: &manifest, object: &object, held: &held }, Some(&run.id))?;
     context.progress.note(&format!("took in {id}, which was complete when its run died"));
+    Ok(())
+}
+
+/// Removes what is left of a backup that did not come to be.
+async fn clear_away(context: &Context, id: &BackupId) -> anyhow::Result<()> {
+    // A store that is not mounted has no manifest either; what is left there would be forgotten.
+    let presence = stores::presence(context).await?;
+    if let Some(Absent { store, why }) = presence.absent.first() {
+        let message = format!("whether {id} is whole or garbage can't be told while store {store} is away");
+        return Fault::new(Kind::Store, format!("{message}: {why}")).err();
+    }
+    let prefix = names::backup(&context.settings.cluster, id);
+    let removed = context.replicas.delete_all(&presence.names(), &prefix).await?;
+    if removed > 0 {
+        let text = format!("removed the {removed} objects of {id}, which died before its end");
+        context.progress.note(&text);
+    }
     Ok(())
 }
 

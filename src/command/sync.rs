@@ -113,6 +113,14 @@ pub async fn run(context: &Context, request: SyncRequest) -> anyhow::Result<Sync
     let mut listings = context.stop.or(async { Ok(listing::take(context, None).await) }).await?;
     // An empty directory in which a disk should be mounted lists nothing, and says nothing about what is on the disk.
     listings.listed.retain(|store, _| presence.names().contains(store));
+    let local = presence.present.iter().find(|store| store.name() == StoreName::Local);
+    if let Some(local) = local
+        && let Err(away) = stores::still_there(&context.settings.cluster, &**local).await
+    {
+        // Unmounted while it was listed.
+        listings.listed.remove(&StoreName::Local);
+        report.warnings.push(away.to_string());
+    }
     report.warnings.extend(unknown(context, &listings)?);
     for _ in 0..PASSES {
         let rows = listing::reconcile(context, &listings)?;
@@ -375,7 +383,16 @@ impl Syncing<'_> {
             })),
             Err(error) => {
                 self.context.reading().failed(&error);
-                Err(BadCopy::of(&object.name, &error))
+                let bad = BadCopy::of(&object.name, &error);
+                let cluster = &self.context.settings.cluster;
+                // A disk that was unmounted meanwhile says nothing of its copies.
+                if bad.is_some()
+                    && let Err(away) = stores::still_there(cluster, store).await
+                {
+                    self.context.reading().failed(&away);
+                    return Ok(Err(None));
+                }
+                Err(bad)
             }
         })
     }

@@ -22,7 +22,7 @@ use crate::system::{Step, step};
 
 /// How long volumes without a manifest may be those of a backup that somebody else is making: another host, or another
 /// state directory, of which this catalog knows nothing. Longer than any one volume takes.
-const GRACE: TimeDelta = TimeDelta::hours(24);
+pub(super) const GRACE: TimeDelta = TimeDelta::hours(24);
 
 /// What to verify.
 #[derive(Debug, Clone)]

@@ -817,3 +817,101 @@ fn a_local_store_that_was_deleted_is_done_without_and_filled_again() {
     }
     clouds.place.pgkeep(&["verify", "--deep"]).ok();
 }
+
+#[test]
+fn a_newer_backup_that_only_a_lost_place_had_is_missed_before_an_older_one_is_restored() {
+    let mut clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    let older = clouds.place.backup(&database);
+    // B2 takes the diary of this run, and not the backup.
+    let denied = Fault::Status { status: 403, code: "AccessDenied", retry_after: None };
+    clouds.b2.proxy.fail(Rule::new(denied).on("PUT", "backups"));
+    std::thread::sleep(Duration::from_millis(1100));
+    let (newest, _) = clouds.backup_owing(&database);
+    clouds.b2.proxy.heal();
+    clouds.place.pgkeep(&["verify"]).ended_with(3);
+    clouds.r2.proxy.go_away();
+    fs::remove_dir_all(clouds.place.state()).unwrap();
+    fs::remove_dir_all(clouds.place.store()).unwrap();
+    let other = Place::new();
+    clouds.settings_of_b2(&other);
+    other.unset("BACKUP_LOCAL_DIR");
+    let beside = format!("{database}_older");
+    let run = other.pgkeep(&["restore", "latest", "--to-database", &beside, "--yes"]).fails_with(40);
+    assert!(run.stderr.contains(&newest) && run.stderr.contains(&older), "{}", run.stderr);
+    other.pgkeep(&["restore", &older, "--to-database", &beside, "--yes"]).ok();
+    cluster().psql("postgres", &format!("DROP DATABASE \"{beside}\""));
+}
+
+#[test]
+fn what_a_failed_run_could_not_clear_away_the_next_one_does() {
+    let clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    clouds.place.unset("BACKUP_LOCAL_DIR");
+    clouds.b2.s3.change(|options| options.deny_deletes = true);
+    for cloud in [&clouds.r2, &clouds.b2] {
+        let denied = Fault::Status { status: 403, code: "AccessDenied", retry_after: None };
+        cloud.proxy.fail(Rule::new(denied).on("PUT", "manifest"));
+    }
+    clouds.place.pgkeep(&["backup", "database", &database]).fails_with(40);
+    let left = || clouds.b2.bucket().keys().into_iter().filter(|key| key.contains("/backups/")).count();
+    assert_ne!(left(), 0);
+    clouds.b2.s3.change(|options| options.deny_deletes = false);
+    clouds.b2.proxy.heal();
+    let run = clouds.place.pgkeep(&["verify"]).ok();
+    assert!(run.stderr.contains("which died before its end"), "{}", run.stderr);
+    assert_eq!(left(), 0);
+}
+
+#[test]
+fn when_every_copy_of_the_manifest_is_damaged_it_says_so() {
+    let clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    let id = clouds.place.backup(&database);
+    let key = format!("test/backups/{id}/manifest");
+    clouds.r2.bucket().damage(&key);
+    clouds.b2.bucket().damage(&key);
+    fs::write(clouds.place.store().join(&key), "nothing").unwrap();
+    let run = clouds.place.pgkeep(&["restore", "latest", "--to-database", "never", "--yes"]).fails_with(4);
+    assert!(run.stderr.contains(&id), "{}", run.stderr);
+    clouds.place.pgkeep(&["sync"]).ended_with(4);
+    clouds.place.pgkeep(&["verify", "--deep"]).ended_with(4);
+}
+
+#[test]
+fn a_rebuild_knows_archived_wal_by_its_names() {
+    let clouds = Clouds::ready();
+    let digest = "ab".repeat(32);
+    for file in ["000000010000000A000000FE", "000000010000000A000000FF", "00000002.history"] {
+        clouds.r2.bucket().write(&format!("test/wal/{}/{file}-{digest}", &file[..8]), b"sealed");
+    }
+    clouds.b2.bucket().write(&format!("test/wal/00000001/000000010000000A000000FE-{digest}"), b"sealed");
+    clouds.b2.bucket().write("test/wal/00000001/notes.txt", b"somebody's");
+    fs::remove_dir_all(clouds.place.state()).unwrap();
+    let before = clouds.r2.s3.requests_of("GetObject");
+    let run = clouds.place.pgkeep(&["--output", "json", "catalog", "rebuild"]).ok();
+    assert_eq!(run.json()["wal_files"], 3);
+    let rows =
+        "SELECT timeline, segment, group_concat(store) FROM wal_segments GROUP BY segment ORDER BY segment";
+    assert_eq!(
+        clouds.place.catalog(rows),
+        [
+            ["1", "000000010000000A000000FE", "b2,r2"],
+            ["1", "000000010000000A000000FF", "r2"],
+            ["2", "00000002.history", "r2"]
+        ]
+    );
+    // Identity and saved catalogs are read, no payload is.
+    assert!(clouds.r2.s3.requests_of("GetObject") - before < 6, "{:?}", clouds.r2.s3.requests());
+}
+
+#[test]
+fn a_store_of_another_server_gets_no_copy_of_this_ones_catalog() {
+    let clouds = Clouds::ready();
+    let other = crate::support::Cluster::own(&[]);
+    let place = Place::on(&other);
+    clouds.settings_of_r2(&place);
+    let before = clouds.r2.bucket().keys();
+    place.pgkeep(&["init"]).fails_with(5);
+    assert_eq!(clouds.r2.bucket().keys(), before);
+}

@@ -265,6 +265,7 @@ fn a_catalog_of_the_first_schema_is_settled_as_before() {
         .execute_batch(
             "ALTER TABLE restore_log DROP COLUMN database_oid; ALTER TABLE restore_log DROP COLUMN system_identifier;
              ALTER TABLE runs DROP COLUMN scratch_directory; ALTER TABLE runs DROP COLUMN staging_directory;
+             ALTER TABLE runs DROP COLUMN unsettled;
              DROP TABLE cluster; PRAGMA user_version = 1",
         )
         .unwrap();
