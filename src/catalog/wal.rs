@@ -4,15 +4,13 @@ use rusqlite::named_params;
 
 use super::Catalog;
 use super::values::integer;
-use crate::model::{Digest, StoreName, Timestamp, timestamp_text};
+use crate::model::{Digest, StoreName, Timestamp, WalName, timestamp_text};
 
 /// An archived WAL file that a store lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedWal {
-    /// Its timeline.
-    pub timeline: u32,
-    /// The file's name as PostgreSQL has it.
-    pub file: String,
+    /// The file.
+    pub file: WalName,
     /// SHA-256 of its plain bytes.
     pub content_sha256: Digest,
     /// The store.
@@ -49,8 +47,8 @@ impl<'a> Wal<'a> {
             let mut added = 0;
             for file in files {
                 added += statement.execute(named_params! {
-                    ":timeline": file.timeline,
-                    ":segment": file.file,
+                    ":timeline": file.file.timeline(),
+                    ":segment": file.file.as_str(),
                     ":content_sha256": file.content_sha256.to_string(),
                     ":store": file.store.as_str(),
                     ":size_bytes": integer(file.size_bytes),

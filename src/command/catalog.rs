@@ -17,7 +17,7 @@ use super::{Context, Environment, Report, Shelf, saved, stores};
 use crate::catalog::{Catalog, ListedWal, Taken};
 use crate::config::Settings;
 use crate::format::keyring::Keyring;
-use crate::format::names::{self, WalObject};
+use crate::format::names;
 use crate::model::{BackupId, BackupKind, Fault, FaultContext, Kind, StoreName};
 use crate::store::ObjectInfo;
 use crate::system::lock::{Attempt, FileLock};
@@ -300,9 +300,9 @@ async fn take_in_wal(context: &Context, report: &mut RebuildReport) -> anyhow::R
             }
         };
         let file = |info: ObjectInfo| {
-            let WalObject { timeline, file, sha256 } = names::parse_wal(cluster, &info.key)?;
+            let (file, content_sha256) = names::parse_wal(cluster, &info.key)?;
             let (store, size_bytes, stored_at) = (store.name(), info.size, info.modified);
-            Some(ListedWal { timeline, file, content_sha256: sha256, store, size_bytes, stored_at })
+            Some(ListedWal { file, content_sha256, store, size_bytes, stored_at })
         };
         let files: Vec<ListedWal> = objects.into_iter().filter_map(file).collect();
         context.catalog.wal().record_listed(&files, Utc::now())?;

@@ -22,7 +22,7 @@ use crate::format::names;
 use crate::model::{BackupId, Codec, Fault, Kind, Stage, StoreName};
 use crate::pipeline::{SealAlone, open_alone, read_hashed, seal_alone};
 use crate::store::{Body, ObjectInfo, ReadStore, Store, StoreError, StoreErrorKind};
-use crate::system::durable;
+use crate::system::{Step, durable, step};
 
 /// How many copies of one catalog a store keeps: one may be being read while the next is written.
 const KEPT: usize = 2;
@@ -79,6 +79,7 @@ async fn try_save(context: &Context, staging: &Path) -> anyhow::Result<Vec<Store
     durable::create_private_dir(staging)?;
     let (plain, sealed) = (staging.join("catalog.sqlite"), staging.join("catalog.sealed"));
     context.catalog.copy_to(&plain)?;
+    step::reached(Step::RunSaving)?;
     let plan_owner = owner.clone();
     let (size, sealed) = spawn_blocking(move || -> anyhow::Result<(u64, PathBuf)> {
         let source = File::open(&plain)?;

@@ -1,6 +1,6 @@
 //! Where things lie in a store: keys are paths with `/`, relative to the store's root.
 
-use crate::model::{BackupId, ClusterName, Digest, RunId, Timestamp};
+use crate::model::{BackupId, ClusterName, Digest, RunId, Timestamp, WalName};
 
 /// The name of a backup's manifest within its directory.
 pub const MANIFEST: &str = "manifest";
@@ -55,37 +55,13 @@ pub fn wal(cluster: &ClusterName) -> String {
     format!("{cluster}/wal/")
 }
 
-/// An archived WAL file, as its key names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WalObject {
-    /// Its timeline.
-    pub timeline: u32,
-    /// The file's name as PostgreSQL has it: a segment, or a history, backup or partial file.
-    pub file: String,
-    /// SHA-256 of its plain bytes.
-    pub sha256: Digest,
-}
-
-/// Takes `<cluster>/wal/<timeline>/<file>-<sha256>` apart; `None` for keys of anything else.
-pub fn parse_wal(cluster: &ClusterName, key: &str) -> Option<WalObject> {
+/// Takes `<cluster>/wal/<timeline>/<file>-<sha256>` apart into the file and the SHA-256 of its plain bytes; `None` for
+/// keys of anything else.
+pub fn parse_wal(cluster: &ClusterName, key: &str) -> Option<(WalName, Digest)> {
     let (timeline, name) = key.strip_prefix(&wal(cluster))?.split_once('/')?;
     let (file, sha256) = name.rsplit_once('-')?;
-    let is_hex = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'));
-    // PostgreSQL: XLogFromFileName, IsTLHistoryFileName, IsBackupHistoryFileName, IsPartialXLogFileName.
-    let is_wal = match file.split_once('.') {
-        None => file.len() == 24 && is_hex(file),
-        Some((timeline, "history")) => timeline.len() == 8 && is_hex(timeline),
-        Some((segment, "partial")) => segment.len() == 24 && is_hex(segment),
-        Some((segment, rest)) => {
-            let offset = rest.strip_suffix(".backup")?;
-            segment.len() == 24 && is_hex(segment) && offset.len() == 8 && is_hex(offset)
-        }
-    };
-    if !is_wal || timeline.len() != 8 || !file.starts_with(timeline) {
-        return None;
-    }
-    let timeline = u32::from_str_radix(timeline, 16).ok().filter(|timeline| *timeline > 0)?;
-    Some(WalObject { timeline, file: file.to_owned(), sha256: sha256.parse().ok()? })
+    let file: WalName = file.parse().ok()?;
+    (timeline == format!("{:08X}", file.timeline())).then_some((file, sha256.parse().ok()?))
 }
 
 /// The name of a volume within its backup's directory: `data.00000`.
@@ -117,12 +93,9 @@ mod tests {
             ("00000001", "000000010000000A000000FE.00000028.backup"),
             ("00000001", "000000010000000A000000FE.partial"),
         ] {
-            let found = parse_wal(&cluster, &format!("main/wal/{timeline}/{file}-{digest}")).unwrap();
-            assert_eq!(
-                (format!("{:08X}", found.timeline), found.file),
-                (timeline.to_owned(), file.to_owned())
-            );
-            assert_eq!(found.sha256.to_string(), digest);
+            let key = format!("main/wal/{timeline}/{file}-{digest}");
+            let (found, sha256) = parse_wal(&cluster, &key).unwrap();
+            assert_eq!((found.as_str(), sha256.to_string()), (file, digest.clone()));
         }
         for other in [
             format!("main/wal/00000002/000000010000000A000000FE-{digest}"),

@@ -11,6 +11,7 @@ mod id;
 mod measure;
 mod progress;
 mod time;
+mod wal;
 
 pub use codec::Codec;
 pub use connection::{ConnectionSettings, SslMode};
@@ -20,3 +21,4 @@ pub use id::{BackupId, BackupKind, ClusterName, RunId, StoreName};
 pub use measure::{Bytes, Elapsed, Thousands, ratio};
 pub use progress::{Counter, Progress, Silent, Stage};
 pub use time::{Timestamp, parse_timestamp, timestamp_text};
+pub use wal::{NotAWalName, WalKind, WalName};

@@ -55,13 +55,15 @@ pub enum Step {
     VerifyRead,
     /// `sync`: copies are made, the catalog does not know.
     SyncCopied,
+    /// Every command: the run has ended, and a plain copy of the catalog waits to be sealed and saved.
+    RunSaving,
     /// `catalog rebuild`: a new catalog is filled, and not in its place.
     RebuildFilled,
 }
 
 impl Step {
     /// Every step.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::RunLocked,
         Self::InitStateDirectory,
         Self::InitCatalog,
@@ -86,6 +88,7 @@ impl Step {
         Self::RestoreRecorded,
         Self::VerifyRead,
         Self::SyncCopied,
+        Self::RunSaving,
         Self::RebuildFilled,
     ];
 }

@@ -13,6 +13,7 @@ mod damage;
 mod docs;
 mod fault_proxy;
 mod golden;
+mod hosts;
 mod house;
 mod init;
 mod key;
