@@ -69,6 +69,7 @@ fi
 need postgresql compgen -G '/usr/lib/postgresql/*/bin/postgres'
 need build-essential command -v cc
 need bzip2 command -v bzip2
+[[ ! -e .git ]] || need git command -v git
 need curl command -v curl
 need strace command -v strace
 need cron command -v cron
