@@ -5,14 +5,17 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::thread;
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesOrdered, FuturesUnordered, StreamExt};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 
 use super::{
-    Body, ObjectInfo, Part, PartStore, PartTag, ReadStore, Store, StoreError, StoreErrorKind, Upload,
+    Body, ObjectInfo, Part, PartBuffers, PartStore, PartTag, ReadStore, Store, StoreError, StoreErrorKind,
+    Upload,
 };
 
 /// What one request reads at most, in bytes.
@@ -86,7 +89,7 @@ pub(super) async fn put(
         .map_err(|error| failure(store, "write", key, format!("open the file to be sent: {error}")))?;
     let upload = parts.begin_upload(key).await?;
     let result = async {
-        let tags = put_parts(store, parts, &upload, &source, size).await?;
+        let tags = put_parts(store, parts, &upload, source, size).await?;
         parts.complete_upload(&upload, &tags, size).await
     }
     .await;
@@ -101,45 +104,64 @@ async fn put_parts(
     store: &dyn ReadStore,
     parts: &dyn PartStore,
     upload: &Upload,
-    source: &Source,
+    source: Source,
     size: u64,
 ) -> Result<Vec<PartTag>, StoreError> {
     let part_size = parts.part_size(size);
-    let mut offsets = (0..size.div_ceil(part_size)).map(|n| n * part_size);
-    // One part is read and summed up while those before it are under way, so that the line never waits for it.
-    let mut prepare = || offsets.next().map(|offset| source.part(offset, part_size.min(size - offset)));
-    let mut ready = prepare();
-    let (mut begun, mut tags, mut running) = (0, Vec::new(), FuturesUnordered::new());
+    let mut ready = prepare(source, size, part_size, parts.buffers())
+        .map_err(|error| failure(store, "write", &upload.key, format!("start a thread: {error}")))?;
+    let (mut begun, mut are_more, mut tags) = (0, true, Vec::new());
+    let mut running = FuturesUnordered::new();
     loop {
-        while running.len() < parts.parts_at_once()
-            && let Some(preparing) = ready.take()
-        {
-            begun += 1;
-            let number = begun;
-            ready = prepare();
-            running.push(async move {
-                let part =
-                    prepared(preparing).await.map_err(|error| unreadable(store, &upload.key, &error))?;
-                parts.put_part(upload, number, &part).await
-            });
+        tokio::select! {
+            part = ready.recv(), if are_more && running.len() < parts.parts_at_once() => {
+                let Some(part) = part else {
+                    are_more = false;
+                    continue;
+                };
+                let part = part.map_err(|error| unreadable(store, &upload.key, &error))?;
+                begun += 1;
+                let number = begun;
+                running.push(async move { parts.put_part(upload, number, &part).await });
+            }
+            Some(tag) = running.next(), if !running.is_empty() => tags.push(tag?),
+            else => break,
         }
-        match running.next().await {
-            Some(tag) => tags.push(tag?),
-            None => break,
-        }
+    }
+    if tags.len() as u64 != size.div_ceil(part_size) {
+        return Err(failure(store, "write", &upload.key, "not every part was read".to_owned()));
     }
     tags.sort_by_key(|tag| tag.number);
     Ok(tags)
 }
 
-async fn prepared(preparing: JoinHandle<io::Result<Part>>) -> io::Result<Part> {
-    preparing.await.map_err(io::Error::other)?
+/// Reads the parts in their order and sums them up, one ahead of what is under way, so that the line never waits for it.
+///
+/// A thread of its own does it. Among the threads that compress, which the runtime hands work to by turns, it would
+/// make more of them take part, and each keeps memory of its own.
+fn prepare(
+    source: Source,
+    size: u64,
+    part_size: u64,
+    buffers: PartBuffers,
+) -> io::Result<mpsc::Receiver<io::Result<Part>>> {
+    let (sender, receiver) = mpsc::channel(1);
+    let runtime = Handle::current();
+    let work = move || {
+        for offset in (0..size.div_ceil(part_size)).map(|n| n * part_size) {
+            // Before the part is made: what waits there is one part, not two. Nobody waits for more after a failure.
+            let Ok(room) = runtime.block_on(sender.reserve()) else { return };
+            room.send(source.part(offset, part_size.min(size - offset), &buffers));
+        }
+    };
+    thread::Builder::new().name("parts".to_owned()).spawn(work)?;
+    Ok(receiver)
 }
 
 /// What is sent: read again for each part, never held as a whole unless it already is.
 enum Source {
     Bytes(Bytes),
-    File(Arc<File>),
+    File(File),
 }
 
 impl Source {
@@ -148,25 +170,19 @@ impl Source {
             Body::Bytes(bytes) => Ok(Self::Bytes(bytes.into())),
             Body::File { path, .. } => {
                 let file = spawn_blocking(move || File::open(path)).await.map_err(io::Error::other)??;
-                Ok(Self::File(Arc::new(file)))
+                Ok(Self::File(file))
             }
         }
     }
 
-    /// Begins to read a part and to sum it up.
-    fn part(&self, offset: u64, length: u64) -> JoinHandle<io::Result<Part>> {
+    /// Reads a part and sums it up.
+    fn part(&self, offset: u64, length: u64, buffers: &PartBuffers) -> io::Result<Part> {
         match self {
-            Self::Bytes(bytes) => {
-                let bytes = bytes.slice(offset as usize..(offset + length) as usize);
-                spawn_blocking(move || Ok(Part::new(bytes)))
-            }
+            Self::Bytes(bytes) => Ok(Part::new(bytes.slice(offset as usize..(offset + length) as usize))),
             Self::File(file) => {
-                let file = Arc::clone(file);
-                spawn_blocking(move || {
-                    let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
-                    file.read_exact_at(&mut bytes, offset)?;
-                    Ok(Part::new(bytes.into()))
-                })
+                let mut buffer = buffers.take(usize::try_from(length).map_err(io::Error::other)?);
+                file.read_exact_at(&mut buffer, offset)?;
+                Ok(Part::new(buffers.lend(buffer)))
             }
         }
     }
@@ -175,7 +191,11 @@ impl Source {
 /// The whole of a body that fits into one request.
 pub(super) async fn load(store: &dyn ReadStore, key: &str, body: Body) -> Result<Part, StoreError> {
     let size = body.size();
-    let read = async { prepared(Source::open(body).await?.part(0, size)).await };
+    let read = async {
+        let source = Source::open(body).await?;
+        let read = spawn_blocking(move || source.part(0, size, &PartBuffers::default()));
+        read.await.map_err(io::Error::other)?
+    };
     read.await.map_err(|error| unreadable(store, key, &error))
 }
 

@@ -29,7 +29,7 @@ pub use clock::{Clock, MachineClock};
 pub use cloud::cloud;
 pub use failure::{StoreError, StoreErrorKind, StoreResult};
 pub use local::LocalStore;
-pub use part::Part;
+pub use part::{Part, PartBuffers};
 pub use placing::{Placed, Placing};
 pub use reading::ReadReplicas;
 pub use replicas::Replicas;
@@ -173,6 +173,9 @@ pub trait PartStore: Send + Sync {
 
     /// How many parts may be under way at once. One more is held in memory, ready to follow.
     fn parts_at_once(&self) -> usize;
+
+    /// What parts are read into.
+    fn buffers(&self) -> PartBuffers;
 
     /// Begins an upload.
     async fn begin_upload(&self, key: &str) -> Result<Upload, StoreError>;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    Body, Clock, ObjectInfo, Page, Part, PartStore, PartTag, ReadStore, Store, StoreError, StoreErrorKind,
-    Upload, bounded,
+    Body, Clock, ObjectInfo, Page, Part, PartBuffers, PartStore, PartTag, ReadStore, Store, StoreError,
+    StoreErrorKind, Upload, bounded,
 };
 use crate::model::{StoreName, Timestamp};
 use crate::system::random_u32;
@@ -188,6 +188,10 @@ impl<S: Store> PartStore for Retried<S> {
 
     fn parts_at_once(&self) -> usize {
         self.inner.parts().map_or(1, PartStore::parts_at_once)
+    }
+
+    fn buffers(&self) -> PartBuffers {
+        self.inner.parts().map(PartStore::buffers).unwrap_or_default()
     }
 
     async fn begin_upload(&self, key: &str) -> Result<Upload, StoreError> {

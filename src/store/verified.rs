@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 
 use super::{
-    Body, ObjectInfo, Page, Part, PartStore, PartTag, ReadStore, Store, StoreError, StoreErrorKind, Upload,
-    bounded,
+    Body, ObjectInfo, Page, Part, PartBuffers, PartStore, PartTag, ReadStore, Store, StoreError,
+    StoreErrorKind, Upload, bounded,
 };
 use crate::model::{StoreName, Timestamp};
 
@@ -105,6 +105,10 @@ impl<S: Store> PartStore for Verified<S> {
 
     fn parts_at_once(&self) -> usize {
         self.0.parts().map_or(1, PartStore::parts_at_once)
+    }
+
+    fn buffers(&self) -> PartBuffers {
+        self.0.parts().map(PartStore::buffers).unwrap_or_default()
     }
 
     async fn begin_upload(&self, key: &str) -> Result<Upload, StoreError> {

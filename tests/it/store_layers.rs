@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use pgkeep::model::StoreName;
 use pgkeep::store::{
-    Body, Clock, ObjectInfo, Part, PartStore, PartTag, Patience, Rate, ReadStore, Retried, Store, StoreError,
-    StoreErrorKind, Throttled, Upload, Verified,
+    Body, Clock, ObjectInfo, Part, PartBuffers, PartStore, PartTag, Patience, Rate, ReadStore, Retried,
+    Store, StoreError, StoreErrorKind, Throttled, Upload, Verified,
 };
 
 use crate::store_conformance::{bytes, file};
@@ -155,6 +155,10 @@ impl PartStore for Fake {
 
     fn parts_at_once(&self) -> usize {
         3
+    }
+
+    fn buffers(&self) -> PartBuffers {
+        PartBuffers::default()
     }
 
     async fn begin_upload(&self, key: &str) -> Result<Upload, StoreError> {

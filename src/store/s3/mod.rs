@@ -14,7 +14,7 @@ mod xml;
 use std::time::Duration;
 
 use crate::model::StoreName;
-use crate::store::{StoreError, StoreErrorKind};
+use crate::store::{PartBuffers, StoreError, StoreErrorKind};
 use crate::system::Secret;
 use answer::Trouble;
 use client::Client;
@@ -70,6 +70,7 @@ pub struct S3Store {
     name: StoreName,
     keeps_versions: bool,
     client: Client,
+    buffers: PartBuffers,
 }
 
 impl S3Store {
@@ -83,7 +84,7 @@ impl S3Store {
         let (name, keeps_versions) = (place.name, place.keeps_versions);
         let bucket = place.bucket.clone();
         match Client::new(place, limits) {
-            Ok(client) => Ok(Self { name, keeps_versions, client }),
+            Ok(client) => Ok(Self { name, keeps_versions, client, buffers: PartBuffers::default() }),
             Err(cause) => Err(StoreError {
                 store: name,
                 operation: "use",

@@ -12,18 +12,17 @@ use super::answer::Trouble;
 use super::client::Request;
 use super::xml::{self, Element};
 use crate::model::{StoreName, Timestamp};
-use crate::store::{Part, PartStore, PartTag, StoreError, StoreErrorKind, Upload};
+use crate::store::{Part, PartBuffers, PartStore, PartTag, StoreError, StoreErrorKind, Upload};
 
 /// The smallest part. S3 wants 5 MiB at least; larger ones are fewer requests, smaller ones less to repeat and to hold.
 const PART: u64 = 8 * 1024 * 1024;
-const PART_R2: u64 = 16 * 1024 * 1024;
 
 /// S3 takes 10,000 parts; some room is left.
 const PARTS: u64 = 9_000;
 
 /// Parts under way at once; each is held in memory, and one more. R2 refuses more than two or three of one upload at a
-/// time (litestream's pull request 951; Cloudflare's documentation said three), so it gets larger ones.
-const PARTS_AT_ONCE: usize = 6;
+/// time (litestream's pull request 951; Cloudflare's documentation said three).
+const PARTS_AT_ONCE: usize = 4;
 const PARTS_AT_ONCE_R2: usize = 3;
 
 /// Pages of unfinished uploads after which something must be wrong with the store.
@@ -33,12 +32,15 @@ const PAGES: usize = 10_000;
 impl PartStore for S3Store {
     /// All parts but the last are of one size, which R2 insists on.
     fn part_size(&self, size: u64) -> u64 {
-        let least = if self.name == StoreName::R2 { PART_R2 } else { PART };
-        least.max(size.div_ceil(PARTS))
+        PART.max(size.div_ceil(PARTS))
     }
 
     fn parts_at_once(&self) -> usize {
         if self.name == StoreName::R2 { PARTS_AT_ONCE_R2 } else { PARTS_AT_ONCE }
+    }
+
+    fn buffers(&self) -> PartBuffers {
+        self.buffers.clone()
     }
 
     async fn begin_upload(&self, key: &str) -> Result<Upload, StoreError> {
