@@ -7,6 +7,7 @@
 //!
 //! People read it with `sqlite3`, so names are plain and times are text. `migrations/` holds the schema.
 
+mod alerts;
 mod backups;
 mod cluster;
 mod copies;
@@ -32,13 +33,14 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 use crate::model::{Fault, FaultContext, Kind};
 use crate::system::durable;
 
+pub use alerts::{Alerts, Severity};
 pub use backups::{BackupFilter, BackupRow, BackupStatus, Backups};
 pub use copies::{Copies, CopyKey, CopyRow, CopyState, Proof};
 pub use history::Taken;
 pub use restores::{NewRestore, Restore, RestoreEnd, RestoreMode, RestorePlaces, RestoreState, Restores};
 pub use runs::{NewRun, Run, RunOutcome, Runs};
 
-pub use wal::{ListedWal, Wal};
+pub use wal::{ListedWal, Wal, WalRow};
 
 use migrations::Standing;
 
@@ -47,12 +49,14 @@ use migrations::Standing;
 pub struct Options {
     /// How long to wait for other writers before it is a fault of kind [`Kind::Locked`].
     pub busy_timeout: Duration,
+    /// Whether what is written survives a power failure; else only a crash of pgkeep. For rows that can be made again.
+    pub durable: bool,
 }
 
 impl Default for Options {
     /// 30 seconds: with 8 writers at once the slowest of a hundred waits for 3.
     fn default() -> Self {
-        Self { busy_timeout: Duration::from_secs(30) }
+        Self { busy_timeout: Duration::from_secs(30), durable: true }
     }
 }
 
@@ -147,6 +151,11 @@ impl Catalog {
         Restores::new(self)
     }
 
+    /// The table of alerts.
+    pub fn alerts(&self) -> Alerts<'_> {
+        Alerts::new(self)
+    }
+
     /// The table of archived WAL files.
     pub fn wal(&self) -> Wal<'_> {
         Wal::new(self)
@@ -188,7 +197,8 @@ impl Catalog {
             connection.busy_timeout(options.busy_timeout)?;
             connection.pragma_update(None, "foreign_keys", true)?;
             // A row that was written must survive a power failure, not only a crash of pgkeep.
-            connection.pragma_update(None, "synchronous", "FULL")?;
+            let synchronous = if options.durable { "FULL" } else { "NORMAL" };
+            connection.pragma_update(None, "synchronous", synchronous)?;
             Ok(connection)
         };
         let connection = connect().map_err(|error| failure::describe(path, doing, error))?;

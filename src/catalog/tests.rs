@@ -18,7 +18,7 @@ use crate::model::{
 };
 use crate::system::caller::Caller;
 
-const IMPATIENT: Options = Options { busy_timeout: Duration::from_millis(100) };
+const IMPATIENT: Options = Options { busy_timeout: Duration::from_millis(100), durable: true };
 
 fn place() -> (TempDir, PathBuf) {
     let place = tempfile::tempdir().unwrap();

@@ -1,10 +1,30 @@
 //! The table `wal_segments`: every archived WAL file in every store in which it should be.
 
-use rusqlite::named_params;
+use rusqlite::{Row, named_params};
+use serde::{Deserialize, Serialize};
 
-use super::Catalog;
-use super::values::integer;
-use crate::model::{Digest, StoreName, Timestamp, WalName, timestamp_text};
+use super::values::{count, integer, parsed, time_or_null};
+use super::{Catalog, CopyState, failure};
+use crate::model::{Digest, Fault, Kind, StoreName, Timestamp, WalName, timestamp_text};
+
+/// A WAL file in a store as the catalog has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalRow {
+    /// The file.
+    pub file: WalName,
+    /// SHA-256 of its plain bytes.
+    pub content_sha256: Digest,
+    /// The store.
+    pub store: StoreName,
+    /// Its size as stored, in bytes.
+    pub size_bytes: u64,
+    /// What is known of the copy.
+    pub state: CopyState,
+    /// When it was stored, if that is known.
+    pub stored_at: Option<Timestamp>,
+    /// Why it is not there.
+    pub note: Option<String>,
+}
 
 /// An archived WAL file that a store lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +50,88 @@ pub struct Wal<'a> {
 impl<'a> Wal<'a> {
     pub(super) fn new(catalog: &'a Catalog) -> Self {
         Self { catalog }
+    }
+
+    /// Writes down where WAL files are, all at once. May run again; a copy that is good stays so.
+    pub fn record(self, rows: &[WalRow]) -> anyhow::Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.catalog.write("write down archived WAL", |transaction| {
+            let mut statement = transaction.prepare(
+                "INSERT INTO wal_segments (timeline, segment, content_sha256, store, size_bytes, state, stored_at, \
+                 proven_at, proven_how, note) VALUES (:timeline, :segment, :content_sha256, :store, :size_bytes, \
+                 :state, :stored_at, :proven_at, :proven_how, :note) \
+                 ON CONFLICT (segment, content_sha256, store) DO UPDATE SET state = excluded.state, \
+                 size_bytes = excluded.size_bytes, stored_at = excluded.stored_at, proven_at = excluded.proven_at, \
+                 proven_how = excluded.proven_how, note = excluded.note WHERE wal_segments.state <> 'good'",
+            )?;
+            for row in rows {
+                let good = row.state == CopyState::Good;
+                let stored_at = row.stored_at.map(timestamp_text);
+                let proven_at = stored_at.as_ref().filter(|_| good);
+                statement.execute(named_params! {
+                    ":timeline": row.file.timeline(),
+                    ":segment": row.file.as_str(),
+                    ":content_sha256": row.content_sha256.to_string(),
+                    ":store": row.store.as_str(),
+                    ":size_bytes": integer(row.size_bytes),
+                    ":state": row.state.as_str(),
+                    ":stored_at": stored_at,
+                    ":proven_at": proven_at,
+                    ":proven_how": proven_at.map(|_| "written"),
+                    ":note": row.note,
+                })?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The files of which a store lacks a copy that it should have, oldest first, at most so many.
+    pub fn not_good(self, limit: usize) -> anyhow::Result<Vec<WalRow>> {
+        self.catalog.read("list the WAL that stores lack", |connection| {
+            let mut statement = connection.prepare(
+                "SELECT * FROM wal_segments WHERE state IN ('owed', 'missing', 'damaged') \
+                 ORDER BY segment, content_sha256, store LIMIT :limit",
+            )?;
+            statement.query_map(named_params! { ":limit": integer(limit as u64) }, row)?.collect()
+        })
+    }
+
+    /// What the catalog knows of the file of this name.
+    pub fn of(self, file: &WalName) -> anyhow::Result<Vec<WalRow>> {
+        self.catalog.read("look for a WAL file", |connection| {
+            let mut statement = connection
+                .prepare("SELECT * FROM wal_segments WHERE segment = :segment ORDER BY content_sha256, store")?;
+            statement.query_map(named_params! { ":segment": file.as_str() }, row)?.collect()
+        })
+    }
+
+    /// Everything that is known of WAL files, by name.
+    pub fn all(self) -> anyhow::Result<Vec<WalRow>> {
+        self.catalog.read("list the archived WAL", |connection| {
+            let mut statement =
+                connection.prepare("SELECT * FROM wal_segments ORDER BY segment, content_sha256, store")?;
+            statement.query_map([], row)?.collect()
+        })
+    }
+
+    /// Writes down what was found out about a copy; the note replaces an older one.
+    pub fn set_state(self, file: &WalRow, state: CopyState, note: Option<&str>) -> anyhow::Result<()> {
+        let changed = self.catalog.write("write down the state of a WAL file", |transaction| {
+            transaction.execute(
+                "UPDATE wal_segments SET state = :state, note = :note \
+                 WHERE segment = :segment AND content_sha256 = :content_sha256 AND store = :store",
+                named_params! {
+                    ":state": state.as_str(),
+                    ":note": note,
+                    ":segment": file.file.as_str(),
+                    ":content_sha256": file.content_sha256.to_string(),
+                    ":store": file.store.as_str(),
+                },
+            )
+        })?;
+        failure::require_one(changed, || format!("no WAL file {} in store {}", file.file, file.store))
     }
 
     /// Takes in what the stores list, all at once, and returns how many were not known.
@@ -67,4 +169,21 @@ impl<'a> Wal<'a> {
             connection.query_row(sql, [], |row| row.get::<_, u32>(0)).map(u64::from)
         })
     }
+}
+
+fn row(row: &Row<'_>) -> rusqlite::Result<WalRow> {
+    let name: String = row.get("segment")?;
+    let file = name.parse().map_err(|_| {
+        let fault = Fault::new(Kind::Damaged, format!("\"{name}\" is not the name of a WAL file"));
+        rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, Box::new(fault))
+    })?;
+    Ok(WalRow {
+        file,
+        content_sha256: parsed(row, "content_sha256")?,
+        store: parsed(row, "store")?,
+        size_bytes: count(row, "size_bytes")?,
+        state: parsed(row, "state")?,
+        stored_at: time_or_null(row, "stored_at")?,
+        note: row.get("note")?,
+    })
 }

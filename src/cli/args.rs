@@ -54,6 +54,26 @@ pub enum Command {
     Verify(Verify),
     /// Make the copies that a store missed, lost or damaged
     Sync(Sync),
+    /// Archive a WAL file: `archive_command = 'pgkeep wal-push %p'`
+    WalPush {
+        /// The file as the server names it (%p)
+        path: PathBuf,
+    },
+    /// Get a WAL file out of the archive: `restore_command = 'pgkeep wal-fetch %f "%p"'`
+    WalFetch {
+        /// The file's name (%f)
+        name: String,
+        /// Where it is wanted (%p)
+        destination: PathBuf,
+    },
+    /// Gets segments beforehand; started by `wal-fetch`
+    #[command(hide = true)]
+    WalPrefetch {
+        /// The first segment
+        first: String,
+        /// The size of segments in bytes
+        segment_size: u32,
+    },
     /// List the backups
     List(List),
     /// Show everything about one backup
@@ -198,6 +218,9 @@ impl Command {
             Self::Restore(_) => "restore",
             Self::Verify(_) => "verify",
             Self::Sync(_) => "sync",
+            Self::WalPush { .. } => "wal-push",
+            Self::WalFetch { .. } => "wal-fetch",
+            Self::WalPrefetch { .. } => "wal-prefetch",
             Self::List(_) => "list",
             Self::Show(_) => "show",
             Self::Catalog(Catalog::Rebuild) => "catalog rebuild",

@@ -14,6 +14,8 @@ use crate::command::list::ListRequest;
 use crate::command::restore::RestoreRequest;
 use crate::command::sync::SyncRequest;
 use crate::command::verify::VerifyRequest;
+use crate::command::wal_fetch::WalFetchRequest;
+use crate::command::wal_push::WalPushRequest;
 use crate::command::{self, Context, Environment, Report, Shelf};
 
 /// A result, ready to be written.
@@ -75,6 +77,18 @@ pub(super) async fn run(
             progress.announce(words);
             let result = command::sync::run(&context, SyncRequest { dry_run: sync.dry_run }).await;
             done(&context.conclude(result).await?, text::sync)
+        }
+        Command::WalPush { path } => {
+            let request = WalPushRequest { path: path.clone() };
+            done(&command::wal_push::run(environment, &request).await?, text::wal_push)
+        }
+        Command::WalFetch { name, destination } => {
+            let request = WalFetchRequest { name: name.clone(), destination: destination.clone() };
+            done(&command::wal_fetch::run(environment, &request).await?, text::wal_fetch)
+        }
+        Command::WalPrefetch { first, segment_size } => {
+            command::wal_fetch::prefetch(environment, first, *segment_size).await?;
+            Ok(printed(""))
         }
         Command::List(list) => {
             let request = ListRequest { database: list.database.clone() };

@@ -13,10 +13,10 @@ use std::sync::Arc;
 use clap::{CommandFactory, FromArgMatches};
 use serde_json::json;
 
-use crate::command::{Environment, Stop, Verdict, judge};
+use crate::command::{Environment, Stop, Verdict, judge, wal_fetch, wal_push};
 use crate::config::Inputs;
 use crate::model::Kind;
-use args::{Arguments, Output};
+use args::{Arguments, Command, Output};
 
 /// Runs pgkeep with the process's arguments.
 pub fn main() -> ExitCode {
@@ -34,14 +34,25 @@ pub fn main() -> ExitCode {
         match Arguments::command().try_get_matches().and_then(|found| Arguments::from_arg_matches(&found)) {
             Ok(arguments) => arguments,
             Err(error) => {
-                let code = if error.use_stderr() { Kind::Usage.exit_code() } else { 0 };
                 let _ = error.print();
-                return ExitCode::from(code);
+                let is_fetch = std::env::args_os().any(|word| word == "wal-fetch");
+                // PostgreSQL would take an ordinary failure for "not in the archive".
+                let wrong = if is_fetch { Kind::CannotTell } else { Kind::Usage };
+                return ExitCode::from(if error.use_stderr() { wrong.exit_code() } else { 0 });
             }
         };
     // A panic is a bug like any other: said in one line, with its own exit code.
     let outcome = std::panic::catch_unwind(|| run(&arguments));
-    ExitCode::from(outcome.unwrap_or(Kind::Bug.exit_code()))
+    ExitCode::from(heard(&arguments.command, outcome.unwrap_or(Kind::Bug.exit_code())))
+}
+
+/// The exit code as whoever has called understands it: PostgreSQL reads meanings of its own into some.
+fn heard(command: &Command, code: u8) -> u8 {
+    match command {
+        Command::WalPush { .. } => wal_push::exit_code(code),
+        Command::WalFetch { .. } => wal_fetch::exit_code(code),
+        _ => code,
+    }
 }
 
 fn run(arguments: &Arguments) -> u8 {
@@ -83,7 +94,11 @@ fn run(arguments: &Arguments) -> u8 {
             let _ = std::io::stdout().write_all(shown.as_bytes());
             done.code
         }
-        Err(error) => fail(output, &judge(&error)),
+        Err(error) => {
+            let verdict = judge(&error);
+            let exit_code = heard(&arguments.command, verdict.exit_code);
+            fail(output, &Verdict { exit_code, ..verdict })
+        }
     }
 }
 

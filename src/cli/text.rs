@@ -12,6 +12,8 @@ use crate::command::restore::{RestorePlan, RestoreReport};
 use crate::command::show::ShowReport;
 use crate::command::sync::{SyncReport, Unmade};
 use crate::command::verify::VerifyReport;
+use crate::command::wal_fetch::WalFetchReport;
+use crate::command::wal_push::WalPushReport;
 use crate::model::{Bytes, Elapsed, Thousands};
 
 /// Writes a line; writing into a string cannot fail.
@@ -47,6 +49,20 @@ pub(super) fn init(report: &InitReport) -> String {
         line!(text, "identity {}: {how}", store.place);
     }
     text
+}
+
+/// Nothing when all is well: what is written here ends up in the server's log, for every segment.
+pub(super) fn wal_push(report: &WalPushReport) -> String {
+    let mut text = String::new();
+    for store in &report.owed {
+        line!(text, "pgkeep: store {store} is owed {}, `pgkeep sync` copies it", report.file);
+    }
+    text
+}
+
+/// Nothing either.
+pub(super) fn wal_fetch(_: &WalFetchReport) -> String {
+    String::new()
 }
 
 pub(super) fn check(report: &CheckReport) -> String {

@@ -1,8 +1,12 @@
 //! `pgkeep init`: state directory, catalog, and the cluster's identity in every store. May be run again.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use chrono::Utc;
 use serde::Serialize;
 
+use super::archive::registration::{Registration, resolved};
 use super::context::catalog_path;
 use super::stores::replicas;
 use super::{Context, Environment, Report, manifests};
@@ -52,6 +56,7 @@ pub async fn run(environment: &Environment) -> anyhow::Result<InitReport> {
     replicas(&settings)?;
     let server = connect_beside(&settings.postgres, &[], &environment.stop).await?;
     let system_identifier = facts::system_identifier(&server).await?;
+    let data_directory = facts::data_directory(&server).await?;
     server.close().await;
     durable::create_private_dir(&settings.state_dir).or_fault(|| {
         Fault::new(Kind::Store, "make the state directory").hint(
@@ -63,18 +68,23 @@ pub async fn run(environment: &Environment) -> anyhow::Result<InitReport> {
     let catalog = Catalog::create(&catalog_path(&settings))?;
     step::reached(Step::InitCatalog)?;
     let context = Context::with(environment, "init", settings, catalog)?;
-    let result = identify(&context, system_identifier).await;
+    let result = identify(&context, system_identifier, data_directory).await;
     context.conclude(result).await
 }
 
-async fn identify(context: &Context, system_identifier: u64) -> anyhow::Result<InitReport> {
+async fn identify(
+    context: &Context,
+    system_identifier: u64,
+    data_directory: Option<PathBuf>,
+) -> anyhow::Result<InitReport> {
     let cluster = &context.settings.cluster;
     let key = names::identity(cluster);
-    let mut stores = Vec::new();
+    let (mut stores, mut places) = (Vec::new(), BTreeMap::new());
     for store in context.replicas.each() {
         let place = store.locate(&key);
         if let Some(bytes) = store.get_small(&key).await.fault()? {
             manifests::refuse_another_server(&Identity::from_bytes(&bytes)?, system_identifier)?;
+            places.insert(store.name(), place.clone());
             stores.push(InitStore { place, written: false });
             continue;
         }
@@ -85,8 +95,13 @@ async fn identify(context: &Context, system_identifier: u64) -> anyhow::Result<I
             created_at: timestamp_text(Utc::now()),
         };
         store.put(&key, Body::Bytes(identity.to_bytes()?)).await.fault()?;
+        places.insert(store.name(), place.clone());
         stores.push(InitStore { place, written: true });
     }
+    // Last: from now on this server may archive here. Of another machine's data directory nothing can be said.
+    let data_directory = data_directory.as_deref().and_then(resolved);
+    let registration = Registration { cluster: cluster.clone(), system_identifier, data_directory, places };
+    registration.save(&context.settings)?;
     let catalog = context.catalog.path().display().to_string();
     let system_identifier = system_identifier.to_string();
     Ok(InitReport { cluster: cluster.to_string(), system_identifier, catalog, stores })

@@ -1,5 +1,6 @@
 //! One file per subcommand, each a short chain; and [`Context`], all that a command may touch.
 
+mod archive;
 pub mod backup;
 pub mod catalog;
 pub mod check;
@@ -18,6 +19,8 @@ mod stores;
 pub mod sync;
 pub mod verify;
 mod volumes;
+pub mod wal_fetch;
+pub mod wal_push;
 
 pub use context::{Context, Environment, Shelf};
 pub use outcome::{Report, Verdict, judge};

@@ -21,7 +21,7 @@ const fn secret(name: &'static str, default: &'static str, meaning: &'static str
     Documented { name, default, meaning, secret: true }
 }
 
-const TABLE: [Documented; 39] = [
+const TABLE: [Documented; 40] = [
     setting("BACKUP_CLUSTER", "main", "name of this cluster, first part of every object's key"),
     setting("BACKUP_STATE_DIR", "/var/lib/pgkeep", "catalog and locks"),
     secret("BACKUP_ENCRYPTION_KEY", "", "one or more Fernet keys, comma separated; the first one seals"),
@@ -55,6 +55,7 @@ const TABLE: [Documented; 39] = [
         "stores that must hold a backup before it counts",
     ),
     setting("BACKUP_COMPRESSION", "zstd:5", "zstd:1 to zstd:19, or gzip:1 to gzip:9"),
+    setting("BACKUP_WAL_COMPRESSION", "zstd:1", "the same for WAL"),
     setting(
         "BACKUP_VOLUME_SIZE",
         "128M",

@@ -35,6 +35,9 @@ pub use values::{Source, Variable};
 /// than gzip level 9 would, by the table in the README.
 pub const DEFAULT_COMPRESSION: Codec = Codec::Zstd(5);
 
+/// How WAL is compressed unless `BACKUP_WAL_COMPRESSION` says otherwise: the server waits for it, and it shrinks well.
+pub const DEFAULT_WAL_COMPRESSION: Codec = Codec::Zstd(1);
+
 /// The settings of one run, valid each for itself and together.
 ///
 /// Neither a key nor a store has to be set, because not every command needs them: [`Settings::keys`] and
@@ -60,6 +63,8 @@ pub struct Settings {
     pub min_copies: usize,
     /// `BACKUP_COMPRESSION`.
     pub compression: Codec,
+    /// `BACKUP_WAL_COMPRESSION`.
+    pub wal_compression: Codec,
     /// `BACKUP_VOLUME_SIZE` in bytes: a volume is closed when it has reached it.
     pub volume_bytes: u64,
     /// `BACKUP_JOBS`: 1 to 64.

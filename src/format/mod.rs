@@ -4,6 +4,7 @@
 //! in and go out. Version 1 is readable for ever; a change is a new version beside it.
 
 pub mod block;
+pub mod cluster;
 pub mod database;
 pub mod identity;
 pub mod keyring;

@@ -55,13 +55,33 @@ pub fn wal(cluster: &ClusterName) -> String {
     format!("{cluster}/wal/")
 }
 
-/// Takes `<cluster>/wal/<timeline>/<file>-<sha256>` apart into the file and the SHA-256 of its plain bytes; `None` for
-/// keys of anything else.
+/// `<cluster>/wal/<timeline>/`: what the keys of a timeline's WAL files begin with.
+pub fn wal_timeline(cluster: &ClusterName, timeline: u32) -> String {
+    format!("{cluster}/wal/{timeline:08X}/")
+}
+
+/// `<cluster>/wal/<timeline>/<group>/`: what the keys of the WAL files around this one begin with, 4 GiB of WAL as a
+/// rule, so that a listing is short however large the archive is.
+pub fn wal_group(cluster: &ClusterName, file: &WalName) -> String {
+    format!("{cluster}/wal/{:08X}/{}/", file.timeline(), file.group())
+}
+
+/// `wal/<timeline>/<group>/<file>-<sha256>`: the owner of a WAL file's object, which is its key without the cluster's
+/// name. The digest is of the plain bytes: other bytes under the same name never overwrite.
+pub fn wal_owner(file: &WalName, sha256: &Digest) -> String {
+    format!("wal/{:08X}/{}/{file}-{sha256}", file.timeline(), file.group())
+}
+
+/// `<cluster>/wal/<timeline>/<group>/<file>-<sha256>`
+pub fn wal_file(cluster: &ClusterName, file: &WalName, sha256: &Digest) -> String {
+    format!("{cluster}/{}", wal_owner(file, sha256))
+}
+
+/// Takes a key that [`wal_file`] made apart; `None` for keys of anything else.
 pub fn parse_wal(cluster: &ClusterName, key: &str) -> Option<(WalName, Digest)> {
-    let (timeline, name) = key.strip_prefix(&wal(cluster))?.split_once('/')?;
-    let (file, sha256) = name.rsplit_once('-')?;
-    let file: WalName = file.parse().ok()?;
-    (timeline == format!("{:08X}", file.timeline())).then_some((file, sha256.parse().ok()?))
+    let (file, sha256) = key.rsplit_once('/')?.1.rsplit_once('-')?;
+    let (file, sha256) = (file.parse().ok()?, sha256.parse().ok()?);
+    (wal_file(cluster, &file, &sha256) == key).then_some((file, sha256))
 }
 
 /// The name of a volume within its backup's directory: `data.00000`.
@@ -87,23 +107,28 @@ mod tests {
     fn wal_files_of_every_sort_are_known_by_their_keys() {
         let cluster: ClusterName = "main".parse().unwrap();
         let digest = "ab".repeat(32);
-        for (timeline, file) in [
-            ("00000001", "000000010000000A000000FE"),
-            ("00000002", "00000002.history"),
-            ("00000001", "000000010000000A000000FE.00000028.backup"),
-            ("00000001", "000000010000000A000000FE.partial"),
+        for (directory, file) in [
+            ("00000001/0000000A", "000000010000000A000000FE"),
+            ("00000002/history", "00000002.history"),
+            ("00000001/0000000A", "000000010000000A000000FE.00000028.backup"),
+            ("00000001/0000000A", "000000010000000A000000FE.partial"),
         ] {
-            let key = format!("main/wal/{timeline}/{file}-{digest}");
+            let key = format!("main/wal/{directory}/{file}-{digest}");
             let (found, sha256) = parse_wal(&cluster, &key).unwrap();
             assert_eq!((found.as_str(), sha256.to_string()), (file, digest.clone()));
+            assert_eq!(wal_file(&cluster, &found, &sha256), key);
+            assert!(key.starts_with(&wal_group(&cluster, &found)));
+            assert!(key.starts_with(&wal_timeline(&cluster, found.timeline())));
         }
         for other in [
-            format!("main/wal/00000002/000000010000000A000000FE-{digest}"),
-            format!("main/wal/00000001/000000010000000a000000fe-{digest}"),
-            format!("main/wal/00000001/000000010000000A000000FE.backup-{digest}"),
-            format!("main/wal/00000000/000000000000000A000000FE-{digest}"),
-            "main/wal/00000001/000000010000000A000000FE-abcd".to_owned(),
-            format!("other/wal/00000001/000000010000000A000000FE-{digest}"),
+            format!("main/wal/00000002/0000000A/000000010000000A000000FE-{digest}"),
+            format!("main/wal/00000001/0000000B/000000010000000A000000FE-{digest}"),
+            format!("main/wal/00000001/000000010000000A000000FE-{digest}"),
+            format!("main/wal/00000001/0000000a/000000010000000a000000fe-{digest}"),
+            format!("main/wal/00000001/0000000A/000000010000000A000000FE.backup-{digest}"),
+            format!("main/wal/00000000/0000000A/000000000000000A000000FE-{digest}"),
+            "main/wal/00000001/0000000A/000000010000000A000000FE-abcd".to_owned(),
+            format!("other/wal/00000001/0000000A/000000010000000A000000FE-{digest}"),
         ] {
             assert_eq!(parse_wal(&cluster, &other), None, "{other}");
         }

@@ -34,11 +34,13 @@ pub enum Kind {
     Bug,
     /// A signal asked for the end.
     Interrupted,
+    /// `wal-fetch` only: whether the file is in the archive can't be told now.
+    CannotTell,
 }
 
 impl Kind {
     /// Every kind, in the order of the table in `--help`.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::NotThere,
         Self::Usage,
         Self::Incomplete,
@@ -52,6 +54,7 @@ impl Kind {
         Self::Store,
         Self::Bug,
         Self::Interrupted,
+        Self::CannotTell,
     ];
 
     /// The process's exit code.
@@ -70,6 +73,7 @@ impl Kind {
             Self::Store => 40,
             Self::Bug => 70,
             Self::Interrupted => 130,
+            Self::CannotTell => 200,
         }
     }
 
@@ -89,6 +93,7 @@ impl Kind {
             Self::Store => "store or disk",
             Self::Bug => "a bug in pgkeep",
             Self::Interrupted => "interrupted",
+            Self::CannotTell => "wal-fetch only: can't tell whether the file is in the archive",
         }
     }
 }
@@ -164,6 +169,6 @@ mod tests {
     #[test]
     fn exit_codes_are_frozen() {
         let codes: Vec<u8> = Kind::ALL.iter().map(|kind| kind.exit_code()).collect();
-        assert_eq!(codes, [1, 2, 3, 4, 5, 10, 11, 12, 20, 30, 40, 70, 130]);
+        assert_eq!(codes, [1, 2, 3, 4, 5, 10, 11, 12, 20, 30, 40, 70, 130, 200]);
     }
 }

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::Lsn;
 
 /// What sort of file the archiver offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,6 +56,29 @@ impl WalName {
         self.kind
     }
 
+    /// The segment of this timeline that holds this position, given the size of segments in bytes (a power of two).
+    pub fn segment(timeline: u32, position: Lsn, segment_size: u32) -> Self {
+        let number = (position.0 & 0xFFFF_FFFF) / u64::from(segment_size);
+        let text = format!("{timeline:08X}{:08X}{number:08X}", position.0 >> 32);
+        Self { text, timeline, kind: WalKind::Segment }
+    }
+
+    /// The history file of this timeline.
+    pub fn history(timeline: u32) -> Self {
+        Self { text: format!("{timeline:08X}.history"), timeline, kind: WalKind::History }
+    }
+
+    /// The segment behind this one on the same timeline; `None` for what is no segment of this size.
+    pub fn following(&self, segment_size: u32) -> Option<Self> {
+        let next = self.start(segment_size)?.checked_add(u64::from(segment_size))?;
+        (self.kind == WalKind::Segment).then(|| Self::segment(self.timeline, Lsn(next), segment_size))
+    }
+
+    /// What keeps directories of WAL files short: [`WalName::log`], or for a history file the word `history`.
+    pub fn group(&self) -> &str {
+        self.log().unwrap_or("history")
+    }
+
     /// The middle eight digits, which count 4 GiB of WAL each; a history file has none.
     pub fn log(&self) -> Option<&str> {
         if self.kind == WalKind::History { None } else { self.text.get(8..16) }
@@ -79,6 +104,12 @@ impl fmt::Display for WalName {
 impl Serialize for WalName {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.text)
+    }
+}
+
+impl<'de> Deserialize<'de> for WalName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -152,5 +183,17 @@ mod tests {
         assert_eq!(name.start(64 << 20), None, "segments of that size end at 3F");
         assert_eq!(name.start(3 << 20), None, "no size");
         assert_eq!("00000002.history".parse::<WalName>().unwrap().start(16 << 20), None);
+    }
+
+    #[test]
+    fn segments_follow_each_other_across_the_bounds_of_their_groups() {
+        let last: WalName = "000000010000000A000000FF".parse().unwrap();
+        let next = last.following(16 << 20).unwrap();
+        assert_eq!(next.as_str(), "000000010000000B00000000");
+        assert_eq!(next, WalName::segment(1, Lsn(0xB << 32), 16 << 20));
+        assert_eq!((next.group(), WalName::history(42).group()), ("0000000B", "history"));
+        assert_eq!(WalName::history(42).as_str(), "0000002A.history");
+        assert_eq!(WalName::segment(1, Lsn(0xA_FFFF_FFFF), 16 << 20), last);
+        assert_eq!(WalName::history(2).following(16 << 20), None);
     }
 }

@@ -11,7 +11,7 @@ mod hashed;
 mod pack;
 mod unpack;
 
-pub use alone::{SealAlone, open_alone, seal_alone};
+pub use alone::{SealAlone, SealFile, open_alone, seal_alone, seal_file, sha256_of};
 pub use buffers::Buffers;
 pub use fetch::{Fetched, RangeReader, Refusal};
 pub use frames::{FinishedEntry, Framer, OpenEntry, PlainFrame};

@@ -1,3 +1,4 @@
 //! Pure decisions: from facts to a plan that can be shown, tested and carried out. Nothing here reads or writes.
 
 pub mod copies;
+pub mod data_directory;

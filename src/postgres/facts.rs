@@ -2,6 +2,7 @@
 //! drops a database).
 
 use std::fmt;
+use std::path::PathBuf;
 
 use tokio_postgres::Row;
 
@@ -46,6 +47,15 @@ pub async fn system_identifier(server: &Server) -> anyhow::Result<u64> {
         .map(i64::cast_unsigned)
         .or_else(|_| text.parse())
         .or_fault(|| Fault::new(Kind::Postgres, format!("read the system identifier \"{text}\"")))
+}
+
+/// Where the server's data lies on its machine; `None` where the user may not know (`pg_read_all_settings`).
+pub async fn data_directory(server: &Server) -> anyhow::Result<Option<PathBuf>> {
+    // Not SHOW, which is an error for those who may not see it.
+    let sql = "SELECT setting FROM pg_settings WHERE name = 'data_directory'";
+    let rows = server.query("ask for the data directory", sql, &[]).await?;
+    let setting = rows.first().and_then(|row| row.get::<_, Option<String>>(0));
+    Ok(setting.filter(|path| !path.is_empty()).map(PathBuf::from))
 }
 
 /// What the user that is logged in may do.

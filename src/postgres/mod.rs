@@ -17,6 +17,7 @@ mod text;
 mod tls;
 pub mod tools;
 pub mod waiting;
+pub mod wal;
 
 pub use connection::{NEWEST_SERVER, OLDEST_SERVER, Server};
 pub use endpoint::{Endpoint, Host, child_environment};

@@ -1,4 +1,5 @@
-//! What is read: a database through `pg_dump`.
+//! What is read: a database through `pg_dump`, and files of WAL.
 
 pub mod database;
 mod tail;
+pub mod wal;

@@ -106,9 +106,12 @@ impl ReadStore for LocalStore {
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
         let name = prefix.to_owned();
         self.settled().await;
-        self.blocking("list", prefix, move |path| {
+        // What a prefix that does not end in `/` begins is in the directory above it.
+        let directory = prefix.rfind('/').map_or("", |end| &prefix[..=end]).to_owned();
+        let beginning = name[directory.len()..].to_owned();
+        self.blocking("list", &directory.clone(), move |path| {
             let mut objects = Vec::new();
-            collect(path, &name, &mut objects)?;
+            collect(path, &directory, &beginning, &mut objects)?;
             objects.sort_by(|left, right| left.key.cmp(&right.key));
             Ok(objects)
         })
@@ -177,7 +180,12 @@ fn make_dirs(root: &Path, directory: &Path) -> anyhow::Result<()> {
     durable::sync_parent(directory)
 }
 
-fn collect(directory: &Path, prefix: &str, objects: &mut Vec<ObjectInfo>) -> anyhow::Result<()> {
+fn collect(
+    directory: &Path,
+    prefix: &str,
+    beginning: &str,
+    objects: &mut Vec<ObjectInfo>,
+) -> anyhow::Result<()> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
@@ -186,12 +194,12 @@ fn collect(directory: &Path, prefix: &str, objects: &mut Vec<ObjectInfo>) -> any
         let entry = entry?;
         // Names that are not UTF-8, unfinished files and the staging directory are none of the store's objects.
         let Ok(name) = entry.file_name().into_string() else { continue };
-        if name.starts_with('.') || name.ends_with(durable::UNFINISHED) {
+        if !name.starts_with(beginning) || name.starts_with('.') || name.ends_with(durable::UNFINISHED) {
             continue;
         }
         let metadata = entry.metadata()?;
         if metadata.is_dir() {
-            collect(&entry.path(), &format!("{prefix}{name}/"), objects)?;
+            collect(&entry.path(), &format!("{prefix}{name}/"), "", objects)?;
         } else {
             let modified = metadata.modified().ok().map(Into::into);
             objects.push(ObjectInfo { key: format!("{prefix}{name}"), size: metadata.len(), modified });

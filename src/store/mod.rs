@@ -98,7 +98,7 @@ pub trait ReadStore: fmt::Debug + Send + Sync {
     /// The object's size, `None` when it is certain that there is none.
     async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, StoreError>;
 
-    /// All objects whose key begins with `prefix`, which ends in `/` or is empty; sorted by key.
+    /// All objects whose key begins with `prefix`; sorted by key. Cheap when only few do.
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError>;
 
     /// One page of that list, from where the page before said. For layers that treat each request on its own; what

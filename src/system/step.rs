@@ -55,6 +55,14 @@ pub enum Step {
     VerifyRead,
     /// `sync`: copies are made, the catalog does not know.
     SyncCopied,
+    /// `wal-push`: the file is sealed and flushed, no store has it.
+    WalSealed,
+    /// `wal-push`: the local store has it or has failed, the clouds have not been asked.
+    WalStoredHere,
+    /// `wal-push`: enough stores have it, those that are waiting have not been looked at.
+    WalPushed,
+    /// `wal-push`: those archived ahead are written down, the catalog does not know.
+    WalAcknowledged,
     /// Every command: the run has ended, and a plain copy of the catalog waits to be sealed and saved.
     RunSaving,
     /// `catalog rebuild`: a new catalog is filled, and not in its place.
@@ -63,7 +71,7 @@ pub enum Step {
 
 impl Step {
     /// Every step.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 30] = [
         Self::RunLocked,
         Self::InitStateDirectory,
         Self::InitCatalog,
@@ -88,6 +96,10 @@ impl Step {
         Self::RestoreRecorded,
         Self::VerifyRead,
         Self::SyncCopied,
+        Self::WalSealed,
+        Self::WalStoredHere,
+        Self::WalPushed,
+        Self::WalAcknowledged,
         Self::RunSaving,
         Self::RebuildFilled,
     ];

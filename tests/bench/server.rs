@@ -198,6 +198,6 @@ fn wal(cluster: &str, count: usize) -> impl Iterator<Item = String> {
     (0..count).map(move |n| {
         // 256 segments of 16 MiB make one "log file" of 4 GiB in their names.
         let name = format!("00000001{:08X}{:08X}", n / 256, n % 256);
-        format!("{cluster}/wal/00000001/{name}-{n:064x}")
+        format!("{cluster}/wal/00000001/{:08X}/{name}-{n:064x}", n / 256)
     })
 }

@@ -883,9 +883,11 @@ fn a_rebuild_knows_archived_wal_by_its_names() {
     let clouds = Clouds::ready();
     let digest = "ab".repeat(32);
     for file in ["000000010000000A000000FE", "000000010000000A000000FF", "00000002.history"] {
-        clouds.r2.bucket().write(&format!("test/wal/{}/{file}-{digest}", &file[..8]), b"sealed");
+        let group = file.get(8..16).filter(|_| file.len() == 24).unwrap_or("history");
+        clouds.r2.bucket().write(&format!("test/wal/{}/{group}/{file}-{digest}", &file[..8]), b"sealed");
     }
-    clouds.b2.bucket().write(&format!("test/wal/00000001/000000010000000A000000FE-{digest}"), b"sealed");
+    let key = format!("test/wal/00000001/0000000A/000000010000000A000000FE-{digest}");
+    clouds.b2.bucket().write(&key, b"sealed");
     clouds.b2.bucket().write("test/wal/00000001/notes.txt", b"somebody's");
     fs::remove_dir_all(clouds.place.state()).unwrap();
     let before = clouds.r2.s3.requests_of("GetObject");

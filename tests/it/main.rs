@@ -39,3 +39,4 @@ mod store_line;
 mod support;
 mod verify;
 mod versions;
+mod wal;

@@ -49,14 +49,19 @@ impl Cluster {
 
     /// The same with other programs than the newest of Debian's.
     pub(crate) fn of(bindir: PathBuf, options: &[(&str, &str)]) -> Self {
-        Self::start_with(bindir, options, true)
+        Self::start_with(bindir, &[], options, true)
+    }
+
+    /// One of a test's own that `initdb` makes with these arguments besides.
+    pub(crate) fn made_with(arguments: &[&str], options: &[(&str, &str)]) -> Self {
+        Self::start_with(newest_bindir(), arguments, options, true)
     }
 
     fn start(options: &[(&str, &str)], private: bool) -> Self {
-        Self::start_with(newest_bindir(), options, private)
+        Self::start_with(newest_bindir(), &[], options, private)
     }
 
-    fn start_with(bindir: PathBuf, options: &[(&str, &str)], private: bool) -> Self {
+    fn start_with(bindir: PathBuf, arguments: &[&str], options: &[(&str, &str)], private: bool) -> Self {
         let socket_dir = base().join(format!("pg{}", unique()));
         assert!(
             socket_dir.as_os_str().len() < 80,
@@ -69,6 +74,7 @@ impl Cluster {
         let data = socket_dir.join("data");
         let made = run(ordinary(bindir.join("initdb"))
             .args(["--locale=C.UTF-8", "--encoding=UTF8", "--auth=trust", "--username=postgres", "--no-sync"])
+            .args(arguments)
             .arg("--pgdata")
             .arg(&data));
         assert_eq!(made.code, 0, "initdb: {}{}", made.stdout, made.stderr);
@@ -91,6 +97,43 @@ impl Cluster {
         cluster.start_again();
         cluster.psql("postgres", "CREATE ROLE with_password NOLOGIN");
         cluster
+    }
+
+    /// A server around a data directory that lies in a directory of its own, such as a restored one, with a socket there.
+    /// It is not started.
+    pub(crate) fn around(socket_dir: PathBuf, bindir: PathBuf) -> Self {
+        let data = socket_dir.join("data");
+        let socket = format!("unix_socket_directories = '{}'\n", socket_dir.display());
+        let file = data.join("postgresql.auto.conf");
+        let mut text = std::fs::read_to_string(&file).expect("read the server's settings");
+        text.push_str(&socket);
+        std::fs::write(&file, text).expect("write the server's settings");
+        Self { socket_dir, port: 5432, bindir, data, private: true }
+    }
+
+    /// The data directory.
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Starts it; whether it came up.
+    pub(crate) fn try_start(&self) -> bool {
+        let log = self.socket_dir.join("log");
+        let started = run(self.pg_ctl().args(["start", "-w", "-s", "-t", "120", "-l"]).arg(&log));
+        started.code == 0
+    }
+
+    /// Stops it in good order.
+    pub(crate) fn shut_down(&self) {
+        let stopped = run(self.pg_ctl().args(["stop", "-s", "-w", "-m", "fast"]));
+        assert_eq!(stopped.code, 0, "pg_ctl: {}{}", stopped.stderr, self.log());
+    }
+
+    /// Changes a setting and lets the server know.
+    pub(crate) fn set(&self, name: &str, value: &str) {
+        let value = value.replace('\'', "''");
+        self.psql("postgres", &format!("ALTER SYSTEM SET {name} = '{value}'"));
+        self.psql("postgres", "SELECT pg_reload_conf()");
     }
 
     /// Starts it after it was stopped.

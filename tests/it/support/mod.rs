@@ -6,6 +6,7 @@
 
 #![allow(dead_code, unused_imports, reason = "the tests and the benchmarks use each a part of it")]
 
+pub(crate) mod archiving;
 mod cluster;
 pub(crate) mod faults;
 pub(crate) mod many;
@@ -20,6 +21,7 @@ use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+pub(crate) use archiving::Archiving;
 pub(crate) use cluster::{Cluster, cluster, quoted};
 pub(crate) use place::Place;
 pub(crate) use run::{Run, Running, run};

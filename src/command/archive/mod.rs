@@ -1,0 +1,40 @@
+//! What `wal-push` and `wal-fetch` share: the archive as the settings and the state directory describe it.
+//!
+//! The archiver waits for nobody, so nothing here takes a lock that others hold for long, and nothing depends on the
+//! catalog: what is lost of the small files in `archive/` is learned again.
+
+pub(super) mod acknowledged;
+pub(super) mod archiver;
+pub(super) mod away;
+pub(super) mod fetch;
+pub(super) mod look;
+pub(super) mod prefetch;
+pub(super) mod registration;
+mod staged;
+pub(super) mod unrecorded;
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::config::Settings;
+use crate::system::durable;
+
+/// Where the archive's own small files lie.
+pub(super) fn directory(settings: &Settings) -> PathBuf {
+    settings.state_dir.join("archive")
+}
+
+/// Reads a small file of JSON; one that is not there, or is torn, is as good as none.
+fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+/// Writes a small file of JSON, whole or not at all, and survives a crash.
+fn write<T: Serialize>(path: &Path, value: &T) -> anyhow::Result<()> {
+    if let Some(directory) = path.parent() {
+        durable::create_private_dir(directory)?;
+    }
+    durable::write_file(path, &serde_json::to_vec_pretty(value)?)
+}

@@ -1,0 +1,206 @@
+//! Segments that will be wanted next, got beforehand by a child that lives as long as they are being taken.
+//!
+//! They lie in the state directory, never in `pg_wal`, under the identifier of this boot of the machine: what a power
+//! failure may have torn is not looked at again. One file is either not there or whole and checked.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesOrdered;
+
+use super::fetch::{Fetcher, Outcome};
+use crate::config::Settings;
+use crate::model::WalName;
+use crate::postgres::wal::{HEADER_BYTES, SegmentHeader};
+use crate::system::durable;
+use crate::system::lock::{Attempt, FileLock};
+
+/// The word by which pgkeep calls itself as that child; no operator needs it.
+pub(in crate::command) const WORD: &str = "wal-prefetch";
+/// How many segments may lie there, and how many bytes at most.
+const AHEAD: usize = 16;
+const AHEAD_BYTES: u64 = 512 << 20;
+/// How many are got at the same time.
+const AT_ONCE: usize = 2;
+/// The child ends when none was taken for so long.
+const IDLE: Duration = Duration::from_secs(3);
+/// How long one that is being got is waited for.
+const PATIENCE: Duration = Duration::from_mins(5);
+const LOOK: Duration = Duration::from_millis(4);
+
+/// The directory of this boot; `None` where the machine doesn't say which one it is.
+fn directory(settings: &Settings) -> Option<PathBuf> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(settings.state_dir.join("prefetch").join(boot.trim()))
+}
+
+fn lock_of(directory: &Path) -> PathBuf {
+    directory.join("lock")
+}
+
+/// Puts a segment that was got beforehand where it is wanted; false when there is none. One that is just being got is
+/// waited for.
+pub(in crate::command) async fn take(settings: &Settings, name: &WalName, destination: &Path) -> bool {
+    let Some(directory) = directory(settings) else { return false };
+    let (whole, begun) = (directory.join(name.as_str()), Instant::now());
+    let unfinished = directory.join(format!("{name}{}", durable::UNFINISHED));
+    loop {
+        if whole.exists() {
+            return put(&whole, name, destination).unwrap_or(false);
+        }
+        let is_coming = unfinished.exists() && matches!(FileLock::is_held(&lock_of(&directory)), Ok(true));
+        if !is_coming || begun.elapsed() > PATIENCE {
+            // It may have got its name between the two looks.
+            return whole.exists() && put(&whole, name, destination).unwrap_or(false);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Into a file beside the destination first: what is there under its name is whole.
+fn put(whole: &Path, name: &WalName, destination: &Path) -> anyhow::Result<bool> {
+    let beside = beside(destination);
+    durable::remove_file_if_there(&beside)?;
+    match fs::rename(whole, &beside) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+            fs::copy(whole, &beside)?;
+            durable::remove_file_if_there(whole)?;
+        }
+        renamed => renamed?,
+    }
+    let mut head = [0; HEADER_BYTES];
+    let file = fs::File::open(&beside)?;
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut head, 0)?;
+    if SegmentHeader::of(name, file.metadata()?.len(), &head).is_err() {
+        durable::remove_file_if_there(&beside)?;
+        return Ok(false);
+    }
+    fs::rename(&beside, destination)?;
+    Ok(true)
+}
+
+/// The temporary file beside a destination.
+pub(in crate::command) fn beside(destination: &Path) -> PathBuf {
+    let mut name = destination.as_os_str().to_owned();
+    name.push(".pgkeep");
+    name.into()
+}
+
+/// Sees to it that those after this segment are being got. What fails here only makes the next ones slower.
+pub(in crate::command) fn begin(settings: &Settings, after: &WalName, segment_size: u64) {
+    let Some(next) = u32::try_from(segment_size).ok().and_then(|size| after.following(size)) else { return };
+    let Some(directory) = directory(settings) else { return };
+    if matches!(FileLock::is_held(&lock_of(&directory)), Ok(true)) {
+        return;
+    }
+    let mut arguments: Vec<OsString> = Vec::new();
+    if let Some(file) = &settings.env_file {
+        arguments.extend(["--env-file".into(), file.into()]);
+    }
+    arguments.extend([WORD.into(), next.as_str().into(), segment_size.to_string().into()]);
+    let Ok(program) = std::env::current_exe() else { return };
+    // In a group of its own and with nothing of the server's open: it must neither be ended with the server nor keep
+    // it from ending.
+    let spawned = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn();
+    drop(spawned);
+}
+
+/// Gets this segment and those after it as long as somebody takes them.
+pub(in crate::command) async fn run(fetcher: &Fetcher, first: WalName, segment_size: u32) -> anyhow::Result<()> {
+    let Some(directory) = directory(&fetcher.settings) else { return Ok(()) };
+    let parent = directory.parent().unwrap_or(&directory);
+    durable::create_private_dir(parent)?;
+    for entry in fs::read_dir(parent)?.flatten().filter(|entry| entry.path() != directory) {
+        // Of an earlier boot.
+        durable::remove_dir_if_there(&entry.path())?;
+    }
+    durable::create_private_dir(&directory)?;
+    let Attempt::Taken(_lock) = FileLock::attempt(&lock_of(&directory), "prefetch")? else { return Ok(()) };
+    clear(&directory, &first)?;
+    let ahead = AHEAD.min(usize::try_from(AHEAD_BYTES / u64::from(segment_size))?).max(1);
+    let (mut next, mut taken_at, mut there) = (Some(first), Instant::now(), usize::MAX);
+    let mut running = FuturesOrdered::new();
+    loop {
+        let lying = lying(&directory)?.len();
+        if lying < there {
+            taken_at = Instant::now();
+        }
+        there = lying;
+        while running.len() < AT_ONCE && lying + running.len() < ahead {
+            let Some(name) = next.take() else { break };
+            next = name.following(segment_size);
+            running.push_back(get(fetcher, &directory, name));
+        }
+        if running.is_empty() {
+            if next.is_none() || taken_at.elapsed() > IDLE {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK).await;
+        } else if let Some(got) = running.next().await {
+            if got? {
+                // Counted as lying there, not as taken.
+                there = there.saturating_add(1);
+            } else {
+                // It is not there, or can't be told: that is for who wants it to find out.
+                next = None;
+            }
+        }
+    }
+}
+
+/// True when it lies there.
+async fn get(fetcher: &Fetcher, directory: &Path, name: WalName) -> anyhow::Result<bool> {
+    let whole = directory.join(name.as_str());
+    let unfinished = directory.join(format!("{name}{}", durable::UNFINISHED));
+    let outcome = fetcher.get(&name, &unfinished).await;
+    match outcome {
+        Ok(Outcome::Fetched(_)) => {
+            fs::rename(&unfinished, &whole)?;
+            Ok(true)
+        }
+        other => {
+            durable::remove_file_if_there(&unfinished)?;
+            other.map(|_| false)
+        }
+    }
+}
+
+/// The segments that lie there whole.
+fn lying(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(|name| name.parse::<WalName>().is_ok()) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// Removes what an earlier child left that nobody will ask for any more: all but the segments from this one on.
+fn clear(directory: &Path, first: &WalName) -> anyhow::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let wanted = name
+            .to_str()
+            .and_then(|name| name.parse::<WalName>().ok())
+            .is_some_and(|name| name.timeline() == first.timeline() && name >= *first);
+        if name != "lock" && !wanted {
+            durable::remove_file_if_there(&entry.path())?;
+        }
+    }
+    Ok(())
+}

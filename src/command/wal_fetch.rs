@@ -1,0 +1,154 @@
+//! `pgkeep wal-fetch`: what `restore_command` calls for each file of WAL that recovery wants.
+//!
+//! PostgreSQL takes an ordinary failure for "not in the archive", ends recovery there and opens for writes. So 1 is
+//! returned only when every store has answered that it has no such file; whatever else goes wrong is
+//! [`Kind::CannotTell`], on which recovery breaks off and can be begun again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use super::archive::fetch::{Fetcher, Outcome};
+use super::archive::prefetch;
+use super::context::catalog_path;
+use super::{Environment, Report};
+use crate::catalog::{Catalog, Options};
+use crate::config::Settings;
+use crate::model::{Fault, Kind, StoreName, WalKind, WalName};
+use crate::system::durable;
+
+/// A hole may be a file that the archiver is just sending, several at once: how long it is waited for.
+const HOLE: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What is wanted.
+#[derive(Debug, Clone)]
+pub struct WalFetchRequest {
+    /// The file's name (%f).
+    pub name: String,
+    /// Where it is wanted (%p).
+    pub destination: PathBuf,
+}
+
+/// A file that was fetched.
+#[derive(Debug, Clone, Serialize)]
+pub struct WalFetchReport {
+    /// The file.
+    pub file: WalName,
+    /// Where it is now.
+    pub destination: String,
+    /// The store that it came from; nothing when it had been got beforehand.
+    pub store: Option<StoreName>,
+    /// Its length in bytes.
+    pub size_bytes: u64,
+    /// Duration in seconds.
+    pub seconds: f64,
+}
+
+impl Report for WalFetchReport {
+    fn shortfall(&self) -> Option<Kind> {
+        None
+    }
+}
+
+/// Fetches a file.
+pub async fn run(environment: &Environment, request: &WalFetchRequest) -> anyhow::Result<WalFetchReport> {
+    let clock = Instant::now();
+    let name: WalName = request.name.parse().map_err(|_| {
+        Fault::new(Kind::CannotTell, format!("\"{}\" is not the name of a WAL file", request.name))
+            .hint("restore_command must be given %f and %p: `restore_command = 'pgkeep wal-fetch %f \"%p\"'`.")
+    })?;
+    let settings = Settings::load(&environment.inputs)?;
+    let destination = &request.destination;
+    let mut store = None;
+    if name.kind() != WalKind::Segment || !prefetch::take(&settings, &name, destination).await {
+        let fetcher = Fetcher::open(settings.clone())?;
+        store = Some(environment.stop.or(fetch(&fetcher, &name, destination)).await?);
+    }
+    let size_bytes =
+        fs::metadata(destination).with_context(|| format!("look at {}", destination.display()))?.len();
+    if name.kind() == WalKind::Segment {
+        prefetch::begin(&settings, &name, size_bytes);
+    }
+    let seconds = clock.elapsed().as_secs_f64();
+    let destination = destination.display().to_string();
+    Ok(WalFetchReport { file: name, destination, store, size_bytes, seconds })
+}
+
+/// What PostgreSQL is told: 1 for "not in the archive", else a code above 125, on which recovery breaks off
+/// (`RestoreArchivedFile` in `xlogarchive.c`); for an end that was asked for, that of SIGTERM.
+///
+/// A standby never ends its recovery by itself: it asks again, or streams. There an ordinary failure loses nothing, and
+/// the other one would end the server.
+pub fn exit_code(code: u8) -> u8 {
+    const TERMINATED: u8 = 128 + 15;
+    match code {
+        0 | 1 => code,
+        _ if code == Kind::Interrupted.exit_code() => TERMINATED,
+        _ if Path::new("standby.signal").exists() => Kind::Store.exit_code(),
+        _ => Kind::CannotTell.exit_code(),
+    }
+}
+
+/// The child that gets segments beforehand.
+pub async fn prefetch(environment: &Environment, first: &str, segment_size: u32) -> anyhow::Result<()> {
+    let first: WalName =
+        first.parse().map_err(|_| Fault::new(Kind::Usage, format!("\"{first}\" is no segment")))?;
+    let fetcher = Fetcher::open(Settings::load(&environment.inputs)?)?;
+    environment.stop.or(prefetch::run(&fetcher, first, segment_size)).await
+}
+
+async fn fetch(fetcher: &Fetcher, name: &WalName, destination: &Path) -> anyhow::Result<StoreName> {
+    let beside = prefetch::beside(destination);
+    let begun = Instant::now();
+    let outcome = loop {
+        let outcome = fetcher.get(name, &beside).await;
+        match outcome {
+            Ok(Outcome::Absent { later }) if !later.is_empty() && begun.elapsed() < HOLE => {
+                tokio::time::sleep(LOOK).await;
+            }
+            outcome => break outcome,
+        }
+    };
+    if !matches!(outcome, Ok(Outcome::Fetched(_))) {
+        durable::remove_file_if_there(&beside)?;
+    }
+    match outcome? {
+        Outcome::Fetched(store) => {
+            let renamed = fs::rename(&beside, destination);
+            renamed.with_context(|| format!("rename to {}", destination.display()))?;
+            Ok(store)
+        }
+        Outcome::Absent { later } => Err(absent(fetcher, name, later.into_iter().next())?.into()),
+        Outcome::Unsure(why) => {
+            let message = format!("can't tell whether {name} is in the archive: {}", why.join("; "));
+            Fault::new(Kind::CannotTell, message)
+                .hint("See what is the matter with the stores (`pgkeep check`), then start the recovery again.")
+                .err()
+        }
+    }
+}
+
+/// What it means that no store has the file.
+fn absent(fetcher: &Fetcher, name: &WalName, later: Option<WalName>) -> anyhow::Result<Fault> {
+    let hint = "Recovery can't go on across it: see `pgkeep list --recoverable` for the times that can be reached.";
+    if let Some(later) = later {
+        let message = format!("there is a hole in the archive: {name} is in no store, and {later} is");
+        return Ok(Fault::new(Kind::CannotTell, message).hint(hint));
+    }
+    let path = catalog_path(&fetcher.settings);
+    if matches!(path.try_exists(), Ok(true)) {
+        // A catalog that can't be asked now says nothing against what the stores have said.
+        let options = Options { busy_timeout: Duration::from_secs(2), durable: false };
+        let known = Catalog::open_with(&path, options).and_then(|catalog| catalog.wal().of(name));
+        if known.is_ok_and(|rows| rows.iter().any(|row| row.stored_at.is_some())) {
+            let message = format!("{name} was archived and is in no store any more");
+            return Ok(Fault::new(Kind::CannotTell, message).hint(hint));
+        }
+    }
+    Ok(Fault::new(Kind::NotThere, format!("{name} is not in the archive"))
+        .hint("At the end of the archive this is as it should be."))
+}
