@@ -3,10 +3,10 @@
 use rusqlite::{Connection, Row, Transaction, named_params};
 use serde::Serialize;
 
-use super::values::{count, count_or_null, integer, parsed, parsed_or_null, time};
+use super::values::{count, count_or_null, integer, parsed, parsed_or_null, time, time_or_null};
 use super::words::words;
 use super::{Catalog, CopyRow, copies, failure};
-use crate::model::{BackupId, BackupKind, Codec, Digest, RunId, StoreName, Timestamp, timestamp_text};
+use crate::model::{BackupId, BackupKind, Codec, Digest, Lsn, RunId, StoreName, Timestamp, timestamp_text};
 
 words! {
     /// What a backup's row says of it.
@@ -77,6 +77,26 @@ pub struct BackupRow {
     pub finished_at: Timestamp,
     /// How long it took.
     pub seconds: f64,
+    /// The instant whose data it holds; of a cluster, from when on it is consistent.
+    #[serde(serialize_with = "super::values::time_or_null_as_text")]
+    pub consistent_at: Option<Timestamp>,
+    /// Where a cluster's backup lies in the stream of WAL.
+    pub wal: Option<WalPlace>,
+}
+
+/// Where a cluster's backup lies in the stream of WAL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct WalPlace {
+    /// The timeline on which it was made.
+    pub timeline: u32,
+    /// Where replay begins.
+    pub start_lsn: Lsn,
+    /// Where it is consistent.
+    pub stop_lsn: Lsn,
+    /// Bytes of a segment.
+    pub wal_segment_size: u32,
+    /// Pages whose checksum was wrong.
+    pub damaged_pages: u64,
 }
 
 /// Which backups to list; what is `None` does not matter.
@@ -196,10 +216,11 @@ fn insert(transaction: &Transaction<'_>, backup: &BackupRow) -> rusqlite::Result
         "INSERT INTO backups (id, type, database, tenant_id, filename, status, size_bytes, original_size_bytes, \
          compressed_size_bytes, checksum, local_path, r2_path, b2_path, parent, codec, rows, entries, \
          postgres_version, system_identifier, format_version, pgkeep_version, run_id, started_at, finished_at, \
-         seconds) VALUES (:id, :type, :database, :tenant_id, :filename, :status, :size_bytes, \
+         seconds, consistent_at, timeline, start_lsn, stop_lsn, wal_segment_size, damaged_pages) VALUES (:id, :type, :database, :tenant_id, :filename, :status, :size_bytes, \
          :original_size_bytes, :compressed_size_bytes, :checksum, :local_path, :r2_path, :b2_path, :parent, \
          :codec, :rows, :entries, :postgres_version, :system_identifier, :format_version, :pgkeep_version, \
-         :run_id, :started_at, :finished_at, :seconds) ON CONFLICT (id) DO NOTHING",
+         :run_id, :started_at, :finished_at, :seconds, :consistent_at, :timeline, :start_lsn, :stop_lsn, \
+         :wal_segment_size, :damaged_pages) ON CONFLICT (id) DO NOTHING",
         named_params! {
             ":id": backup.id.as_str(),
             ":type": backup.kind.as_str(),
@@ -226,6 +247,12 @@ fn insert(transaction: &Transaction<'_>, backup: &BackupRow) -> rusqlite::Result
             ":started_at": timestamp_text(backup.started_at),
             ":finished_at": timestamp_text(backup.finished_at),
             ":seconds": backup.seconds,
+            ":consistent_at": backup.consistent_at.map(timestamp_text),
+            ":timeline": backup.wal.map(|wal| wal.timeline),
+            ":start_lsn": backup.wal.map(|wal| wal.start_lsn.to_string()),
+            ":stop_lsn": backup.wal.map(|wal| wal.stop_lsn.to_string()),
+            ":wal_segment_size": backup.wal.map(|wal| wal.wal_segment_size),
+            ":damaged_pages": backup.wal.map(|wal| integer(wal.damaged_pages)),
         },
     )?;
     Ok(())
@@ -258,5 +285,18 @@ fn backup(row: &Row<'_>) -> rusqlite::Result<BackupRow> {
         started_at: time(row, "started_at")?,
         finished_at: time(row, "finished_at")?,
         seconds: row.get("seconds")?,
+        consistent_at: time_or_null(row, "consistent_at")?,
+        wal: wal_place(row)?,
     })
+}
+
+fn wal_place(row: &Row<'_>) -> rusqlite::Result<Option<WalPlace>> {
+    let Some(timeline) = row.get("timeline")? else { return Ok(None) };
+    Ok(Some(WalPlace {
+        timeline,
+        start_lsn: parsed(row, "start_lsn")?,
+        stop_lsn: parsed(row, "stop_lsn")?,
+        wal_segment_size: row.get("wal_segment_size")?,
+        damaged_pages: count_or_null(row, "damaged_pages")?.unwrap_or(0),
+    }))
 }

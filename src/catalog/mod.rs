@@ -34,7 +34,7 @@ use crate::model::{Fault, FaultContext, Kind};
 use crate::system::durable;
 
 pub use alerts::{Alerts, Severity};
-pub use backups::{BackupFilter, BackupRow, BackupStatus, Backups};
+pub use backups::{BackupFilter, BackupRow, BackupStatus, Backups, WalPlace};
 pub use copies::{Copies, CopyKey, CopyRow, CopyState, Proof};
 pub use history::Taken;
 pub use restores::{NewRestore, Restore, RestoreEnd, RestoreMode, RestorePlaces, RestoreState, Restores};

@@ -57,6 +57,8 @@ pub struct NewRestore {
     pub source_database: Option<String>,
     /// The name that the restored database is to have.
     pub target_database: Option<String>,
+    /// The directory into which a cluster is restored.
+    pub target_directory: Option<String>,
     /// When it began.
     pub started_at: Timestamp,
 }
@@ -111,6 +113,8 @@ pub struct Restore {
     pub source_database: Option<String>,
     /// The name that the restored database was to have.
     pub target_database: Option<String>,
+    /// The directory into which a cluster was restored.
+    pub target_directory: Option<String>,
     /// The database that was filled and checked before it was swapped in.
     pub staging_database: Option<String>,
     /// The name under which the replaced database is kept.
@@ -154,9 +158,9 @@ impl<'a> Restores<'a> {
         self.catalog.write("write down that the restore has begun", |transaction| {
             transaction.execute(
                 "INSERT INTO restore_log (run_id, backup_id, initiated_by, tenant_ids, restore_mode, \
-                 target_timestamp, source_database, target_database, started_at) VALUES (:run_id, :backup_id, \
+                 target_timestamp, source_database, target_database, target_directory, started_at) VALUES (:run_id, :backup_id, \
                  :initiated_by, :tenant_ids, :restore_mode, :target_timestamp, :source_database, \
-                 :target_database, :started_at)",
+                 :target_database, :target_directory, :started_at)",
                 named_params! {
                     ":run_id": restore.run_id.as_ref().map(RunId::as_str),
                     ":backup_id": restore.backup_id.as_str(),
@@ -166,6 +170,7 @@ impl<'a> Restores<'a> {
                     ":target_timestamp": restore.target_timestamp.map(timestamp_text),
                     ":source_database": restore.source_database,
                     ":target_database": restore.target_database,
+                    ":target_directory": restore.target_directory,
                     ":started_at": timestamp_text(restore.started_at),
                 },
             )?;
@@ -271,6 +276,7 @@ fn restore(row: &Row<'_>) -> rusqlite::Result<Restore> {
         target_timestamp: time_or_null(row, "target_timestamp")?,
         source_database: row.get("source_database")?,
         target_database: row.get("target_database")?,
+        target_directory: row.get("target_directory")?,
         staging_database: row.get("staging_database")?,
         previous_database: row.get("previous_database")?,
         system_identifier: row.get("system_identifier")?,

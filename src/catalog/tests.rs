@@ -98,6 +98,8 @@ fn backup(number: u32, database: &str) -> BackupRow {
         started_at: at(i64::from(number)),
         finished_at: at(i64::from(number) + 5),
         seconds: 5.0,
+        consistent_at: None,
+        wal: None,
     }
 }
 
@@ -130,6 +132,7 @@ fn new_restore() -> NewRestore {
         target_timestamp: Some(at(7)),
         source_database: Some("shop".to_owned()),
         target_database: Some("shop2".to_owned()),
+        target_directory: None,
         started_at: at(0),
     }
 }

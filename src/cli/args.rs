@@ -96,6 +96,15 @@ pub enum Command {
 /// What to back up.
 #[derive(Debug, Subcommand)]
 pub enum Backup {
+    /// The whole cluster, physically: the base of point-in-time recovery; needs WAL to be archived (`wal-push`)
+    Cluster {
+        /// Let the server make its checkpoint at once, instead of sparing its disk
+        #[arg(long)]
+        fast: bool,
+        /// How many files to read at the same time [default: `BACKUP_JOBS`]
+        #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=64))]
+        jobs: Option<u16>,
+    },
     /// One database: `pg_dump` under one snapshot, compressed, encrypted, stored
     Database {
         /// The database [default: PGDATABASE]
@@ -214,6 +223,7 @@ impl Command {
         match self {
             Self::Init => "init",
             Self::Check => "check",
+            Self::Backup(Backup::Cluster { .. }) => "backup cluster",
             Self::Backup(Backup::Database { .. }) => "backup database",
             Self::Restore(_) => "restore",
             Self::Verify(_) => "verify",

@@ -9,7 +9,8 @@ use clap::CommandFactory;
 use super::args::{Arguments, Backup, Catalog, Command, Key, Restore};
 use super::progress::Console;
 use super::{confirm, text};
-use crate::command::backup::BackupDatabase;
+use crate::command::backup::cluster::BackupCluster;
+use crate::command::backup::database::BackupDatabase;
 use crate::command::list::ListRequest;
 use crate::command::restore::RestoreRequest;
 use crate::command::sync::SyncRequest;
@@ -52,7 +53,14 @@ pub(super) async fn run(
             let context = Context::open(environment, words).await?;
             progress.announce(&format!("{words} {}", name.as_deref().unwrap_or_default()));
             let request = BackupDatabase { database: name.clone(), jobs: jobs.map(usize::from) };
-            let result = command::backup::database(&context, &request).await;
+            let result = command::backup::database::run(&context, &request).await;
+            done(&context.conclude(result).await?, text::backup)
+        }
+        Command::Backup(Backup::Cluster { fast, jobs }) => {
+            let context = Context::open(environment, words).await?;
+            progress.announce(words);
+            let request = BackupCluster { jobs: jobs.map(usize::from), fast: *fast };
+            let result = command::backup::cluster::run(&context, &request).await;
             done(&context.conclude(result).await?, text::backup)
         }
         Command::Restore(restore) => {

@@ -95,8 +95,16 @@ pub(super) fn check(report: &CheckReport) -> String {
 
 pub(super) fn backup(report: &BackupReport) -> String {
     let mut text = format!("backup {}\n", report.id);
-    line!(text, "database {}, as it was at {}", report.database, report.consistent_at);
-    line!(text, "{} rows in {} tables", Thousands(report.rows), Thousands(report.tables));
+    if let Some(database) = &report.database {
+        line!(text, "database {database}, as it was at {}", report.consistent_at);
+    }
+    if let (Some(rows), Some(tables)) = (report.rows, report.tables) {
+        line!(text, "{} rows in {} tables", Thousands(rows), Thousands(tables));
+    }
+    if let (Some(wal), Some(files)) = (&report.wal, report.files) {
+        line!(text, "the cluster, consistent from {} on ({})", report.consistent_at, wal.stop_lsn);
+        line!(text, "{} files, WAL from {} to {}", Thousands(files), wal.first_segment, wal.last_segment);
+    }
     line!(
         text,
         "{} read, {} stored ({:.1} times smaller), {} ({}/s)",

@@ -8,7 +8,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::Context;
 use super::volumes::BadCopy;
-use crate::catalog::{BackupFilter, BackupRow, BackupStatus, Catalog, CopyKey, CopyRow, CopyState, Proof};
+use crate::catalog::{
+    BackupFilter, BackupRow, BackupStatus, Catalog, CopyKey, CopyRow, CopyState, Proof, WalPlace,
+};
 use crate::config::Settings;
 use crate::format::identity::Identity;
 use crate::format::keyring::Keyring;
@@ -209,7 +211,7 @@ pub(super) fn record(context: &Context, stored: &Stored<'_>, run: Option<&RunId>
         b2_path: place(StoreName::B2),
         parent: None,
         codec: manifest.codec,
-        rows: Some(manifest.rows()),
+        rows: manifest.database.as_ref().map(|_| manifest.rows()),
         entries: manifest.entries.len() as u64,
         postgres_version: Some(version_text(manifest.postgres_version_num)),
         system_identifier: Some(manifest.system_identifier.to_string()),
@@ -219,6 +221,14 @@ pub(super) fn record(context: &Context, stored: &Stored<'_>, run: Option<&RunId>
         started_at,
         finished_at,
         seconds: (finished_at - started_at).as_seconds_f64().max(0.0),
+        consistent_at: Some(time(&manifest.consistent_at)?),
+        wal: manifest.physical.as_ref().map(|cluster| WalPlace {
+            timeline: cluster.timeline,
+            start_lsn: cluster.start_lsn,
+            stop_lsn: cluster.stop_lsn,
+            wal_segment_size: cluster.wal_segment_size,
+            damaged_pages: cluster.damaged_pages.iter().map(|file| file.blocks.len() as u64).sum(),
+        }),
     };
     let objects = manifest.volumes.iter().map(|volume| (volume.name.as_str(), volume.size, volume.sha256));
     let objects = objects.chain([(names::MANIFEST, object.len() as u64, checksum)]);

@@ -21,7 +21,7 @@ const fn secret(name: &'static str, default: &'static str, meaning: &'static str
     Documented { name, default, meaning, secret: true }
 }
 
-const TABLE: [Documented; 40] = [
+const TABLE: [Documented; 43] = [
     setting("BACKUP_CLUSTER", "main", "name of this cluster, first part of every object's key"),
     setting("BACKUP_STATE_DIR", "/var/lib/pgkeep", "catalog and locks"),
     secret("BACKUP_ENCRYPTION_KEY", "", "one or more Fernet keys, comma separated; the first one seals"),
@@ -65,6 +65,13 @@ const TABLE: [Documented; 40] = [
     setting("BACKUP_SCRATCH_DIR", "scratch in BACKUP_STATE_DIR", "where a dump waits to be packed"),
     setting("BACKUP_SCRATCH_LIMIT", "1G", "how much of a dump may wait there: bytes, or with K, M, G, T"),
     setting("BACKUP_PG_BINDIR", "found by the server's version", "directory with pg_dump and pg_restore"),
+    setting(
+        "BACKUP_ARCHIVE_TIMEOUT",
+        "5m",
+        "how long a cluster backup waits for its WAL to be archived: s, m, h, d",
+    ),
+    setting("RPO_TARGET", "15m", "how much of the newest data may be lost at most: s, m, h, d"),
+    setting("PGDATA", "asked of the server", "where the server's data directory is seen from here"),
     setting("PGHOST", "libpq's default", "the server: a name, an address, or the directory of its socket"),
     setting("PGPORT", "5432", "its port"),
     setting("PGUSER", "the operating system's user", "user to connect as"),

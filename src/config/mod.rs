@@ -6,6 +6,7 @@
 
 mod clouds;
 mod documented;
+mod duration;
 mod env_file;
 mod faults;
 mod inputs;
@@ -21,6 +22,7 @@ mod values;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::model::{ClusterName, Codec, ConnectionSettings, Fault, Kind, StoreName};
 use crate::system::Secret;
@@ -73,6 +75,12 @@ pub struct Settings {
     pub scratch_dir: PathBuf,
     /// `BACKUP_SCRATCH_LIMIT` in bytes: how much of a dump may wait there.
     pub scratch_limit: u64,
+    /// `PGDATA`: where the server's data directory is seen from here, if not where the server says. Absolute.
+    pub data_directory: Option<PathBuf>,
+    /// `BACKUP_ARCHIVE_TIMEOUT`: how long a cluster backup waits for its WAL to be archived.
+    pub archive_timeout: Duration,
+    /// `RPO_TARGET`: how much of the newest data may be lost at most.
+    pub rpo_target: Duration,
     /// `BACKUP_PG_BINDIR`: the directory with `pg_dump` and `pg_restore`. Absolute.
     pub pg_bindir: Option<PathBuf>,
     /// `PGHOST` and its like.

@@ -1,7 +1,9 @@
 //! From inputs to settings: find the file, put the environment over it, check everything, then fail or not.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use super::duration::parse_duration;
 use super::faults::Faults;
 use super::inputs::Inputs;
 use super::size::parse_size;
@@ -16,6 +18,9 @@ const DEFAULT_JOBS: usize = 4;
 const DEFAULT_VOLUME: u64 = 128 << 20;
 /// Of what waits in scratch.
 const DEFAULT_SCRATCH: u64 = 1 << 30;
+/// As long as two attempts of an archiver that has failed three times are apart, several times over.
+const DEFAULT_ARCHIVE_TIMEOUT: Duration = Duration::from_mins(5);
+const DEFAULT_RPO_TARGET: Duration = Duration::from_mins(15);
 /// Less scratch would make `pg_dump` stop and go all the time, and smaller volumes would be one frame each.
 const LEAST_SIZE: u64 = 1 << 20;
 /// A volume is sent again as a whole or in large parts, so it must stay of a size that can be.
@@ -47,6 +52,7 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
     let local_dir = directory("BACKUP_LOCAL_DIR");
     let scratch_dir = directory("BACKUP_SCRATCH_DIR").unwrap_or_else(|| state_dir.join("scratch"));
     let pg_bindir = directory("BACKUP_PG_BINDIR");
+    let data_directory = directory("PGDATA");
     if let Some(value) = values.get("BACKUP_LOCAL_DIR")
         && local_dir.as_deref().is_some_and(|local| paths::overlap(local, &scratch_dir))
     {
@@ -69,6 +75,8 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
     let min_copies = min_copies(&values, read_order.len(), &mut faults);
     let scratch_limit = size(&values, "BACKUP_SCRATCH_LIMIT", (LEAST_SIZE, u64::MAX), &mut faults);
     let volume_bytes = size(&values, "BACKUP_VOLUME_SIZE", (LEAST_SIZE, LARGEST_VOLUME), &mut faults);
+    let archive_timeout = duration(&values, "BACKUP_ARCHIVE_TIMEOUT", &mut faults);
+    let rpo_target = duration(&values, "RPO_TARGET", &mut faults);
     let postgres = postgres::read(&values, &inputs.current_dir, &mut faults);
 
     faults.into_result()?;
@@ -89,6 +97,9 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
         scratch_limit: scratch_limit.unwrap_or(DEFAULT_SCRATCH),
         volume_bytes: volume_bytes.unwrap_or(DEFAULT_VOLUME),
         pg_bindir,
+        data_directory,
+        archive_timeout: archive_timeout.unwrap_or(DEFAULT_ARCHIVE_TIMEOUT),
+        rpo_target: rpo_target.unwrap_or(DEFAULT_RPO_TARGET),
         postgres,
         home: inputs.home.clone(),
         search_path: inputs.variable("PATH").map(ToOwned::to_owned),
@@ -145,6 +156,17 @@ fn min_copies(values: &Values, stores: usize, faults: &mut Faults) -> usize {
         );
     }
     copies
+}
+
+/// Reads a duration.
+fn duration(values: &Values, name: &'static str, faults: &mut Faults) -> Option<Duration> {
+    let value = values.get(name)?;
+    let duration = parse_duration(&value.text);
+    if duration.is_none() {
+        let what = format!("\"{}\" is not a duration", *value.text);
+        faults.add(value.fault(what).hint("Write a whole number with s, m, h or d, such as 15m."));
+    }
+    duration
 }
 
 /// Reads a size within these bounds.

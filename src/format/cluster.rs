@@ -27,6 +27,11 @@ pub struct Cluster {
     pub from_standby: bool,
     /// Permission bits of the data directory itself.
     pub mode: u32,
+    /// The user and the group that it belonged to, by name.
+    pub owner: (String, String),
+    /// Where `postgresql.conf` was, if not in the data directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_file: Option<String>,
     /// Every directory below it, parents first.
     pub directories: Vec<Directory>,
     /// Where tablespaces were, those that lie outside of the data directory.

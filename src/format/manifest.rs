@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::block;
+use super::cluster::Cluster;
 use super::database::DatabaseProperties;
 use super::keyring::Keyring;
 use crate::model::{BackupId, BackupKind, ClusterName, Codec, Digest, Fault, Kind};
@@ -66,6 +67,9 @@ pub struct Manifest {
     /// The database, in backups of that kind.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub database: Option<Database>,
+    /// The data directory and its place in the stream of WAL, in backups of a cluster.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub physical: Option<Cluster>,
 }
 
 /// What the manifest of a database backup knows beyond its files.
@@ -399,6 +403,7 @@ mod tests {
             compressed_size: 284,
             stored_size: 500,
             database: None,
+            physical: None,
         }
     }
 

@@ -3,6 +3,7 @@
 //! `SPEC.md` beside this file is the law; golden files hold it. Nothing here reads or writes anything: bytes come
 //! in and go out. Version 1 is readable for ever; a change is a new version beside it.
 
+pub mod backup_manifest;
 pub mod block;
 pub mod cluster;
 pub mod database;

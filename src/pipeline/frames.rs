@@ -1,6 +1,8 @@
 //! The first stage: entries become frames. Full frames hold one entry; the ends of entries share frames.
 
 use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
@@ -69,13 +71,20 @@ pub struct Framer {
     out: mpsc::Sender<PlainFrame>,
     buffers: Buffers,
     shared: Option<PlainFrame>,
-    next_entry: u32,
+    next_entry: Arc<AtomicU32>,
 }
 
 impl Framer {
     /// Sends frames into `out`, in buffers of the pool.
     pub fn new(out: mpsc::Sender<PlainFrame>, buffers: Buffers) -> Self {
-        Self { out, buffers, shared: None, next_entry: 0 }
+        Self { out, buffers, shared: None, next_entry: Arc::default() }
+    }
+
+    /// Another one for the same stages, which numbers entries together with this one: for a reader that works beside.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        let (out, buffers) = (self.out.clone(), self.buffers.clone());
+        Self { out, buffers, shared: None, next_entry: Arc::clone(&self.next_entry) }
     }
 
     /// Whether the next [`Framer::read`] goes without waiting. Also when the stages behind have ended: it then fails.
@@ -90,8 +99,7 @@ impl Framer {
 
     /// Begins an entry. Several may be open at once.
     pub fn begin(&mut self, name: String, mode: u32) -> OpenEntry {
-        let number = self.next_entry;
-        self.next_entry += 1;
+        let number = self.next_entry.fetch_add(1, Ordering::Relaxed);
         OpenEntry { number, name, mode, size: 0, hasher: Sha256::new() }
     }
 
@@ -107,6 +115,20 @@ impl Framer {
         length: usize,
         look: impl FnOnce(&[u8]),
     ) -> io::Result<()> {
+        if self.read_up_to(entry, reader, length, look)? < length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(())
+    }
+
+    /// The same for a file that may have become shorter: reads as much of `length` as there is, and says how much.
+    pub fn read_up_to(
+        &mut self,
+        entry: &mut OpenEntry,
+        reader: &mut impl Read,
+        length: usize,
+        look: impl FnOnce(&[u8]),
+    ) -> io::Result<usize> {
         debug_assert!(length <= FRAME_BYTES);
         let own = length == FRAME_BYTES;
         if !own && self.shared.as_ref().is_some_and(|frame| frame.used + length > FRAME_BYTES) {
@@ -120,20 +142,32 @@ impl Framer {
             }
         };
         let offset = frame.used;
-        let bytes = &mut frame.bytes[offset..offset + length];
-        reader.read_exact(bytes)?;
-        entry.hasher.update(&*bytes);
+        let length = match fill(reader, &mut frame.bytes[offset..offset + length]) {
+            Ok(length) => length,
+            Err(error) => {
+                // What others have put there is still to be sent.
+                if !own {
+                    self.shared = Some(frame);
+                }
+                return Err(error);
+            }
+        };
+        let bytes = &frame.bytes[offset..offset + length];
+        entry.hasher.update(bytes);
         entry.size += length as u64;
         look(bytes);
         frame.used += length;
         if length > 0 {
             frame.pieces.push(Piece { entry: entry.number, offset: offset as u32, length: length as u32 });
         }
-        if own {
-            self.send(frame)
+        if !own {
+            self.shared = Some(frame);
+        } else if length > 0 {
+            self.send(frame)?;
         } else {
-            self.shared.replace(frame).map_or(Ok(()), |frame| self.send(frame))
+            self.buffers.give_plain(frame.bytes);
         }
+        Ok(length)
     }
 
     /// Ends an entry.
@@ -165,4 +199,18 @@ impl Framer {
             .blocking_send(frame)
             .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the stages behind have ended"))
     }
+}
+
+/// Reads until the buffer is full or there is no more; how much there was.
+fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match reader.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(length) => filled += length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }

@@ -4,11 +4,13 @@
 //! every statement says what it is for, so that an error reads "list the databases: ERROR: permission denied".
 //! What the server answered stands in the error's chain as a [`ServerError`] below the fault.
 
+pub mod base_backup;
 mod connection;
 pub mod database;
 mod endpoint;
 mod error;
 pub mod facts;
+pub mod page;
 mod passfile;
 pub mod quote;
 pub mod snapshot;

@@ -1,5 +1,6 @@
-//! What is read: a database through `pg_dump`, and files of WAL.
+//! What is read: a database through `pg_dump`, a cluster's data directory, files of WAL.
 
+pub mod cluster;
 pub mod database;
 mod tail;
 pub mod wal;

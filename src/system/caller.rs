@@ -31,10 +31,27 @@ impl Caller {
 
 /// The name of a user in `/etc/passwd`; users known elsewhere only (LDAP) are shown by their number.
 pub fn user_name(uid: u32) -> Option<String> {
-    let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
-    passwd.lines().find_map(|line| {
+    named("/etc/passwd", |_, number| number == uid).map(|(name, _)| name)
+}
+
+/// The name of a group in `/etc/group`.
+pub fn group_name(gid: u32) -> Option<String> {
+    named("/etc/group", |_, number| number == gid).map(|(name, _)| name)
+}
+
+/// The number of the user of this name, and that of the group.
+pub fn numbers(user: &str, group: &str) -> (Option<u32>, Option<u32>) {
+    let number = |file, wanted: &str| named(file, |name, _| name == wanted).map(|(_, number)| number);
+    (number("/etc/passwd", user), number("/etc/group", group))
+}
+
+/// The first line of a file with names and numbers (`passwd(5)`, `group(5)`) that is the wanted one.
+fn named(file: &str, wanted: impl Fn(&str, u32) -> bool) -> Option<(String, u32)> {
+    let text = std::fs::read_to_string(file).ok()?;
+    text.lines().find_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+        let number = fields.nth(1)?.parse().ok()?;
+        wanted(name, number).then(|| (name.to_owned(), number))
     })
 }

@@ -19,6 +19,12 @@ pub enum Step {
     BackupSnapshot,
     /// `backup`: `pg_dump` is running.
     BackupDumping,
+    /// `backup cluster`: the server is in backup mode, nothing is read.
+    ClusterModeBegun,
+    /// `backup cluster`: all files are read, the server is still in backup mode.
+    ClusterFilesRead,
+    /// `backup cluster`: the WAL that it needs is archived, there is no manifest.
+    ClusterArchived,
     /// `backup`: frames are being written into an unfinished volume.
     BackupFrames,
     /// `backup`: a volume is closed and flushed, but not under its name.
@@ -71,13 +77,16 @@ pub enum Step {
 
 impl Step {
     /// Every step.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 33] = [
         Self::RunLocked,
         Self::InitStateDirectory,
         Self::InitCatalog,
         Self::BackupBegun,
         Self::BackupSnapshot,
         Self::BackupDumping,
+        Self::ClusterModeBegun,
+        Self::ClusterFilesRead,
+        Self::ClusterArchived,
         Self::BackupFrames,
         Self::BackupVolumeClosed,
         Self::BackupVolumeStored,

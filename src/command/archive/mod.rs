@@ -12,6 +12,7 @@ pub(super) mod prefetch;
 pub(super) mod registration;
 mod staged;
 pub(super) mod unrecorded;
+pub(super) mod wait;
 
 use std::path::{Path, PathBuf};
 

@@ -197,6 +197,7 @@ fn begin(context: &Context, restore: &Restore<'_>) -> anyhow::Result<i64> {
         target_timestamp: None,
         source_database: Some(restore.source().properties.name.clone()),
         target_database: Some(restore.target.clone()),
+        target_directory: None,
         started_at: Utc::now(),
     })
 }

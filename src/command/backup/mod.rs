@@ -1,5 +1,8 @@
-//! `pgkeep backup database`: source → frames → compress → seal → digest → volumes → stores, then the manifest,
-//! then the catalog.
+//! `pgkeep backup`: source → frames → compress → seal → digest → volumes → stores, then the manifest, then the catalog.
+//! The chain is the same for every kind; [`Source`] is what a kind adds.
+
+pub mod cluster;
+pub mod database;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -15,25 +18,50 @@ use tokio::task::spawn_blocking;
 use super::context::staging_of;
 use super::manifests::{self, Held, Stored};
 use super::stores::{self, Absent, Presence};
-use super::{Context, Report};
+use super::{Context, Report, archive};
 use crate::catalog::Proof;
-use crate::format::manifest::{Entry, EntryKind, Manifest, SealedKey, Table};
+use crate::format::cluster::{Cluster, DamagedPages};
+use crate::format::manifest::{Database, Entry, EntryKind, Manifest, SealedKey, Table};
 use crate::format::{self, names};
 use crate::model::{
-    BackupId, BackupKind, Bytes, Fault, FaultContext, Kind, StoreName, Timestamp, ratio, timestamp_text,
+    BackupId, BackupKind, Bytes, Fault, FaultContext, Kind, Lsn, Stage, StoreName, Timestamp, ratio,
+    timestamp_text,
 };
 use crate::pipeline::{self, Buffers, ClosedVolume, FinishedEntry, Framer, PackPlan, Packed};
-use crate::source::database::{DatabaseContents, DatabaseSource, DumpPlan};
+use crate::postgres::Server;
 use crate::store::{Placed, Placing, StoreResult};
 use crate::system::{Step, durable, fill_random, random_u32, step};
 
-/// What to back up.
-#[derive(Debug, Clone)]
-pub struct BackupDatabase {
-    /// The database; without a name that of the settings.
-    pub database: Option<String>,
-    /// How many tables are read at the same time; without it that of the settings.
-    pub jobs: Option<usize>,
+/// What a kind of backup reads, opened: nothing is read yet.
+trait Source: Sized {
+    /// The server's system identifier.
+    fn system_identifier(&self) -> u64;
+
+    /// What is going to be read, for those who want to see it.
+    fn details(&self) -> String;
+
+    /// About how many bytes.
+    fn estimate(&self) -> u64;
+
+    /// Reads everything into the pipeline; succeeds only when all of it was read.
+    fn read(
+        self,
+        framer: Framer,
+        stage: Stage,
+        context: &Context,
+    ) -> impl Future<Output = anyhow::Result<Contents>>;
+}
+
+/// What was read, as the manifest keeps it.
+struct Contents {
+    entries: Vec<(FinishedEntry, Option<Box<Table>>)>,
+    consistent_at: Timestamp,
+    tool_version: String,
+    postgres_version_num: u32,
+    warnings: Vec<String>,
+    database: Option<Database>,
+    /// With the connection on which the backup was made: who is late with the WAL is asked there.
+    cluster: Option<(Cluster, Server)>,
 }
 
 /// A backup that was made.
@@ -41,14 +69,28 @@ pub struct BackupDatabase {
 pub struct BackupReport {
     /// Its identifier.
     pub id: BackupId,
-    /// The database.
-    pub database: String,
+    /// What it holds.
+    pub kind: BackupKind,
+    /// The database, where it is of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub database: Option<String>,
     /// The instant whose data it holds.
     pub consistent_at: String,
-    /// Tables.
-    pub tables: u64,
+    /// Tables of a database.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tables: Option<u64>,
     /// Rows of all tables.
-    pub rows: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
+    /// Files of a cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<u64>,
+    /// Where a cluster's backup lies in the stream of WAL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wal: Option<WalRange>,
+    /// Pages of a cluster whose checksum is wrong: the file, and the numbers of the pages in it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub damaged_pages: Vec<DamagedPages>,
     /// Plain bytes.
     pub original_size_bytes: u64,
     /// Stored bytes, manifest included.
@@ -63,19 +105,41 @@ pub struct BackupReport {
     pub warnings: Vec<String>,
 }
 
+/// The WAL that a backup needs.
+#[derive(Debug, Clone, Serialize)]
+pub struct WalRange {
+    /// The timeline.
+    pub timeline: u32,
+    /// Where replay begins.
+    pub start_lsn: Lsn,
+    /// Where it is consistent.
+    pub stop_lsn: Lsn,
+    /// The first segment that replay needs.
+    pub first_segment: String,
+    /// The last one that it needs in order to be consistent.
+    pub last_segment: String,
+}
+
 impl Report for BackupReport {
     fn shortfall(&self) -> Option<Kind> {
+        if !self.damaged_pages.is_empty() {
+            return Some(Kind::Damaged);
+        }
         (!self.warnings.is_empty()).then_some(Kind::Incomplete)
     }
 }
 
-/// Makes the backup.
-pub async fn database(context: &Context, request: &BackupDatabase) -> anyhow::Result<BackupReport> {
-    let _turn = context.turn("backup-database", "back up a database")?;
+/// Makes a backup of what `open` opens when it is told the backup's identifier.
+async fn run<S: Source, F: Future<Output = anyhow::Result<S>>>(
+    context: &Context,
+    kind: BackupKind,
+    open: impl FnOnce(BackupId) -> F,
+) -> anyhow::Result<BackupReport> {
+    let _turn = context.turn(&format!("backup-{kind}"), &format!("back up a {kind}"))?;
     // Before anything is read: without a key nothing could be sealed.
     let keyring = context.keyring()?;
     let begun = Utc::now();
-    let id = BackupId::new(begun, BackupKind::Database, random_u32()?);
+    let id = BackupId::new(begun, kind, random_u32()?);
     context.catalog.runs().set_subject(&context.run, id.as_str())?;
     step::reached(Step::BackupBegun)?;
     let clock = Instant::now();
@@ -85,7 +149,8 @@ pub async fn database(context: &Context, request: &BackupDatabase) -> anyhow::Re
     }
     let staging: Vec<PathBuf> =
         context.replicas.staging().iter().map(|staging| staging_of(staging, &context.run)).collect();
-    let made = make(context, request, &keyring, &id, begun, &staging, &presence).await;
+    let making = Making { context, keyring: &keyring, id: &id, begun, staging: &staging, presence: &presence };
+    let made = making.make(open).await;
     // The volumes of a backup that came to be are under their names; what is left here is of one that did not.
     let tidied: Vec<_> =
         staging.iter().filter_map(|staging| durable::remove_dir_if_there(staging).err()).collect();
@@ -131,12 +196,24 @@ pub async fn database(context: &Context, request: &BackupDatabase) -> anyhow::Re
     let place = |held: &Held| context.replicas.get(held.store).map(|store| store.locate(&prefix));
     let places = whole.filter_map(place).collect();
     let size_bytes = manifest.stored_size + sealed.len() as u64;
+    let database = manifest.database.as_ref().map(|database| database.properties.name.clone());
+    let cluster = manifest.physical.as_ref();
     Ok(BackupReport {
         id,
-        database: manifest.database.as_ref().map_or_else(String::new, |it| it.properties.name.clone()),
+        kind,
         consistent_at: manifest.consistent_at.clone(),
-        tables: manifest.tables().count() as u64,
-        rows: manifest.rows(),
+        tables: database.as_ref().map(|_| manifest.tables().count() as u64),
+        rows: database.as_ref().map(|_| manifest.rows()),
+        files: cluster.map(|_| manifest.entries.len() as u64),
+        wal: cluster.map(|cluster| WalRange {
+            timeline: cluster.timeline,
+            start_lsn: cluster.start_lsn,
+            stop_lsn: cluster.stop_lsn,
+            first_segment: cluster.first_segment.clone(),
+            last_segment: cluster.last_segment.clone(),
+        }),
+        damaged_pages: cluster.map(|cluster| cluster.damaged_pages.clone()).unwrap_or_default(),
+        database,
         original_size_bytes: manifest.original_size,
         size_bytes,
         ratio: ratio(manifest.original_size, size_bytes),
@@ -187,83 +264,95 @@ fn owed(context: &Context, manifest: &Manifest, held: &[Held]) -> anyhow::Result
         .err()
 }
 
-async fn make(
-    context: &Context,
-    request: &BackupDatabase,
-    keyring: &format::keyring::Keyring,
-    id: &BackupId,
+/// What making a backup takes besides its source.
+struct Making<'a> {
+    context: &'a Context,
+    keyring: &'a format::keyring::Keyring,
+    id: &'a BackupId,
     begun: Timestamp,
-    staging: &[PathBuf],
-    presence: &Presence,
-) -> anyhow::Result<Made> {
-    let settings = &context.settings;
-    let name = database_name(context, request)?;
-    let plan = DumpPlan {
-        connection: settings.postgres.clone(),
-        jobs: request.jobs.unwrap_or(settings.jobs),
-        scratch: context.scratch()?,
-        scratch_limit: settings.scratch_limit,
-        bindir: settings.pg_bindir.clone(),
-    };
-    let opening = DatabaseSource::open(&name, plan, &*context.progress, &context.stop);
-    let source = Box::pin(opening).await?;
-    manifests::refuse_another_server(&presence.identity, source.system_identifier)?;
-    context.progress.detail(&source.details());
-    let directories = staging_directories(staging, presence)?;
+    staging: &'a [PathBuf],
+    presence: &'a Presence,
+}
 
-    let mut key = [0; 32];
-    fill_random(&mut key)?;
-    let pack = PackPlan {
-        owner: id.clone(),
-        codec: settings.compression,
-        key,
-        volume_bytes: settings.volume_bytes,
-        directories,
-    };
-    let (consistent_at, system_identifier) = (source.consistent_at, source.system_identifier);
-    let described = source.database.clone();
-    let (mut contents, packed, placing) = pump(context, source, pack, id, presence).await?;
-    let finished = Utc::now();
-    let tool_version = contents.tool_version.clone();
-    let warnings = std::mem::take(&mut contents.warnings);
-    let postgres_version_num = contents.postgres_version_num;
-    let Packed { volumes, extents, compressed_size, stored_size } = packed;
-    let entries = entries(contents, extents);
-    let manifest = Manifest {
-        format: format::VERSION,
-        id: id.clone(),
-        kind: BackupKind::Database,
-        cluster: settings.cluster.clone(),
-        system_identifier,
-        started_at: timestamp_text(begun),
-        consistent_at: timestamp_text(consistent_at),
-        finished_at: timestamp_text(finished),
-        pgkeep_version: env!("CARGO_PKG_VERSION").to_owned(),
-        postgres_version_num,
-        tool_version,
-        codec: settings.compression,
-        key: SealedKey::new(key),
-        backups: vec![id.clone()],
-        original_size: entries.iter().map(|entry| entry.size).sum(),
-        compressed_size,
-        stored_size,
-        volumes,
-        entries,
-        database: Some(described),
-    };
-    let sealed = step::reached(Step::BackupVolumesStored)
-        .and_then(|()| manifest.seal(keyring, u64::try_from(finished.timestamp())?));
-    let sealed = match sealed {
-        Ok(sealed) => sealed,
-        Err(error) => {
+impl Making<'_> {
+    async fn make<S: Source, F: Future<Output = anyhow::Result<S>>>(
+        &self,
+        open: impl FnOnce(BackupId) -> F,
+    ) -> anyhow::Result<Made> {
+        let Self { context, id, presence, .. } = *self;
+        let settings = &context.settings;
+        let source = Box::pin(open(id.clone())).await?;
+        let system_identifier = source.system_identifier();
+        manifests::refuse_another_server(&presence.identity, system_identifier)?;
+        context.progress.detail(&source.details());
+        let directories = staging_directories(self.staging, presence)?;
+        let mut key = [0; 32];
+        fill_random(&mut key)?;
+        let pack = PackPlan {
+            owner: id.clone(),
+            codec: settings.compression,
+            key,
+            volume_bytes: settings.volume_bytes,
+            directories,
+        };
+        let (mut contents, packed, placing) = pump(context, source, pack, id, presence).await?;
+        // A backup that can't be made consistent is none: the WAL comes before the manifest.
+        let wal = async {
+            if let Some((cluster, server)) = contents.cluster.as_ref() {
+                archive::wait::until_archived(context, server, cluster).await?;
+                step::reached(Step::ClusterArchived)?;
+            }
+            Ok(())
+        };
+        if let Err(error) = context.stop.or(wal).await {
             placing.abandon().await;
             return Err(error);
         }
-    };
-    let held = commit(context, &manifest, &sealed, placing, presence).await?;
-    // One that failed says why.
-    let interrupted = held.iter().any(|held| held.why.is_none() && !held.is_whole(&manifest));
-    Ok(Made { manifest, sealed, held, warnings, interrupted })
+        let warnings = std::mem::take(&mut contents.warnings);
+        let manifest = self.manifest(contents, packed, key, system_identifier);
+        let sealed = step::reached(Step::BackupVolumesStored)
+            .and_then(|()| manifest.seal(self.keyring, u64::try_from(Utc::now().timestamp())?));
+        let sealed = match sealed {
+            Ok(sealed) => sealed,
+            Err(error) => {
+                placing.abandon().await;
+                return Err(error);
+            }
+        };
+        let held = commit(context, &manifest, &sealed, placing, presence).await?;
+        // One that failed says why.
+        let interrupted = held.iter().any(|held| held.why.is_none() && !held.is_whole(&manifest));
+        Ok(Made { manifest, sealed, held, warnings, interrupted })
+    }
+
+    fn manifest(&self, contents: Contents, packed: Packed, key: [u8; 32], system_identifier: u64) -> Manifest {
+        let settings = &self.context.settings;
+        let Packed { volumes, extents, compressed_size, stored_size } = packed;
+        let entries = entries(contents.entries, extents);
+        Manifest {
+            format: format::VERSION,
+            id: self.id.clone(),
+            kind: self.id.kind(),
+            cluster: settings.cluster.clone(),
+            system_identifier,
+            started_at: timestamp_text(self.begun),
+            consistent_at: timestamp_text(contents.consistent_at),
+            finished_at: timestamp_text(Utc::now()),
+            pgkeep_version: env!("CARGO_PKG_VERSION").to_owned(),
+            postgres_version_num: contents.postgres_version_num,
+            tool_version: contents.tool_version,
+            codec: settings.compression,
+            key: SealedKey::new(key),
+            backups: vec![self.id.clone()],
+            original_size: entries.iter().map(|entry| entry.size).sum(),
+            compressed_size,
+            stored_size,
+            volumes,
+            entries,
+            database: contents.database,
+            physical: contents.cluster.map(|(cluster, _)| cluster),
+        }
+    }
 }
 
 /// Writes the manifest into each store as soon as it has all volumes, which is the commit point, and waits for all of
@@ -330,13 +419,13 @@ fn staging_directories(staging: &[PathBuf], presence: &Presence) -> anyhow::Resu
 }
 
 /// Runs the source, the packer and the storing of volumes side by side until all are done or one has failed.
-async fn pump(
+async fn pump<S: Source>(
     context: &Context,
-    source: DatabaseSource,
+    source: S,
     plan: PackPlan,
     id: &BackupId,
     presence: &Presence,
-) -> anyhow::Result<(DatabaseContents, Packed, Placing)> {
+) -> anyhow::Result<(Contents, Packed, Placing)> {
     let read = context.progress.bytes("read", source.estimate());
     let stored = Arc::new(context.progress.bytes("stored", 0));
     let buffers = Buffers::default();
@@ -344,7 +433,7 @@ async fn pump(
     let (frames_in, frames) = mpsc::channel(pipeline::in_flight());
     let (closed_in, closed) = mpsc::channel(1);
     let framer = Framer::new(frames_in, buffers.clone());
-    let reading = Box::pin(source.read(framer, read, &*context.progress, &context.stop));
+    let reading = Box::pin(source.read(framer, read, context));
     let packing = pipeline::pack(plan, frames, closed_in, buffers, stored, context.stop.clone());
     let sent = Arc::new(context.progress.bytes("sent", 0));
     let mut placing = Placing::begin(&presence.present, &sent);
@@ -385,7 +474,10 @@ async fn store_volumes(
     Ok(())
 }
 
-fn entries(contents: DatabaseContents, mut extents: Vec<Vec<format::manifest::Extent>>) -> Vec<Entry> {
+fn entries(
+    read: Vec<(FinishedEntry, Option<Box<Table>>)>,
+    mut extents: Vec<Vec<format::manifest::Extent>>,
+) -> Vec<Entry> {
     let entry = |(finished, table): (FinishedEntry, Option<Box<Table>>)| {
         let extents = extents.get_mut(finished.number as usize).map(std::mem::take).unwrap_or_default();
         Entry {
@@ -398,17 +490,5 @@ fn entries(contents: DatabaseContents, mut extents: Vec<Vec<format::manifest::Ex
             extents,
         }
     };
-    contents.entries.into_iter().map(entry).collect()
-}
-
-fn database_name(context: &Context, request: &BackupDatabase) -> anyhow::Result<String> {
-    if let Some(name) = &request.database {
-        return Ok(name.clone());
-    }
-    match &context.settings.postgres.database {
-        Some(name) => Ok(name.clone()),
-        None => Fault::new(Kind::Usage, "no database is named")
-            .hint("Name one (`pgkeep backup database NAME`) or set PGDATABASE.")
-            .err(),
-    }
+    read.into_iter().map(entry).collect()
 }

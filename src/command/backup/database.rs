@@ -1,0 +1,74 @@
+//! `pgkeep backup database`: one database through `pg_dump`, under one snapshot.
+
+use super::{BackupReport, Contents, Source};
+use crate::command::Context;
+use crate::model::{BackupKind, Fault, Kind, Stage};
+use crate::pipeline::Framer;
+use crate::source::database::{DatabaseSource, DumpPlan};
+
+/// What to back up.
+#[derive(Debug, Clone)]
+pub struct BackupDatabase {
+    /// The database; without a name that of the settings.
+    pub database: Option<String>,
+    /// How many tables are read at the same time; without it that of the settings.
+    pub jobs: Option<usize>,
+}
+
+/// Makes the backup.
+pub async fn run(context: &Context, request: &BackupDatabase) -> anyhow::Result<BackupReport> {
+    super::run(context, BackupKind::Database, |_| open(context, request)).await
+}
+
+async fn open(context: &Context, request: &BackupDatabase) -> anyhow::Result<DatabaseSource> {
+    let settings = &context.settings;
+    let name = database_name(context, request)?;
+    let plan = DumpPlan {
+        connection: settings.postgres.clone(),
+        jobs: request.jobs.unwrap_or(settings.jobs),
+        scratch: context.scratch()?,
+        scratch_limit: settings.scratch_limit,
+        bindir: settings.pg_bindir.clone(),
+    };
+    DatabaseSource::open(&name, plan, &*context.progress, &context.stop).await
+}
+
+impl Source for DatabaseSource {
+    fn system_identifier(&self) -> u64 {
+        self.system_identifier
+    }
+
+    fn details(&self) -> String {
+        Self::details(self)
+    }
+
+    fn estimate(&self) -> u64 {
+        Self::estimate(self)
+    }
+
+    async fn read(self, framer: Framer, stage: Stage, context: &Context) -> anyhow::Result<Contents> {
+        let (consistent_at, database) = (self.consistent_at, Some(self.database.clone()));
+        let contents = Self::read(self, framer, stage, &*context.progress, &context.stop).await?;
+        Ok(Contents {
+            entries: contents.entries,
+            consistent_at,
+            tool_version: contents.tool_version,
+            postgres_version_num: contents.postgres_version_num,
+            warnings: contents.warnings,
+            database,
+            cluster: None,
+        })
+    }
+}
+
+fn database_name(context: &Context, request: &BackupDatabase) -> anyhow::Result<String> {
+    if let Some(name) = &request.database {
+        return Ok(name.clone());
+    }
+    match &context.settings.postgres.database {
+        Some(name) => Ok(name.clone()),
+        None => Fault::new(Kind::Usage, "no database is named")
+            .hint("Name one (`pgkeep backup database NAME`) or set PGDATABASE.")
+            .err(),
+    }
+}
