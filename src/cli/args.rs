@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::model::{Kind, StoreName};
+use crate::command::restore_cluster::TimelineWish;
+use crate::model::{Fault, Kind, Lsn, StoreName, Timestamp, parse_timestamp};
 
 /// Backs up a PostgreSQL server, proves the backups, and brings back what was lost.
 #[derive(Debug, Parser)]
@@ -48,7 +49,8 @@ pub enum Command {
     /// Back up
     #[command(subcommand)]
     Backup(Backup),
-    /// Restore a database beside the one in use, check it, and swap it in by renaming
+    /// Restore a database beside the one in use and swap it in by renaming; or, with --to-dir, a cluster to any point in
+    /// time
     Restore(Restore),
     /// Compare what is stored with what should be
     Verify(Verify),
@@ -121,9 +123,9 @@ pub enum Backup {
 pub struct Restore {
     /// The backup: `latest`, an identifier, or the beginning of one
     pub backup: String,
-    /// What becomes of the data that is there
-    #[arg(long, value_enum, default_value_t = Mode::Full)]
-    pub mode: Mode,
+    /// What comes back [default: full; with --to-dir: pitr]
+    #[arg(long, value_enum)]
+    pub mode: Option<Mode>,
     /// With `latest`: the newest backup of this database
     #[arg(long, value_name = "NAME")]
     pub database: Option<String>,
@@ -151,13 +153,75 @@ pub struct Restore {
     /// Do not bring back privileges
     #[arg(long)]
     pub no_privileges: bool,
+    /// Where a cluster goes, and up to which point
+    #[command(flatten)]
+    pub cluster: RestoreCluster,
 }
 
-/// What becomes of the data that is there.
+/// Restoring a cluster backup into a data directory.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Restoring a cluster (--to-dir)")]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
+pub struct RestoreCluster {
+    /// Restore a cluster backup into this directory, which is empty or is made
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["to_database", "database", "terminate", "drop_old"])]
+    pub to_dir: Option<PathBuf>,
+    /// Up to this time, RFC 3339 (2026-11-22T14:02:00Z) [default: the end of the archive]
+    #[arg(long, value_name = "TIME", value_parser = time, requires = "to_dir", group = "target")]
+    pub target_time: Option<Timestamp>,
+    /// Up to this position in WAL
+    #[arg(long, value_name = "LSN", value_parser = lsn, requires = "to_dir", group = "target")]
+    pub target_lsn: Option<Lsn>,
+    /// Up to this transaction
+    #[arg(long, value_name = "XID", value_parser = clap::value_parser!(u64), requires = "to_dir", group = "target")]
+    pub target_xid: Option<u64>,
+    /// Up to this point, named with `pg_create_restore_point()`
+    #[arg(long, value_name = "NAME", requires = "to_dir", group = "target")]
+    pub target_name: Option<String>,
+    /// Along this timeline: latest, current (that of the backup), or a number [default: latest]
+    #[arg(long, value_name = "TIMELINE", value_parser = timeline, requires = "to_dir")]
+    pub target_timeline: Option<TimelineWish>,
+    /// What the server does there [default: promote]
+    #[arg(long, value_enum, requires = "to_dir")]
+    pub target_action: Option<Action>,
+    /// Put a tablespace elsewhere; may be repeated
+    #[arg(long, value_name = "OLD=NEW", value_parser = moved, requires = "to_dir")]
+    pub tablespace: Vec<(PathBuf, PathBuf)>,
+    /// Replace the data directory that is there, if it is of the same cluster and no server runs on it
+    #[arg(long, requires = "to_dir")]
+    pub force: bool,
+    /// Make a standby
+    #[arg(long, requires = "to_dir", conflicts_with = "target")]
+    pub standby: bool,
+    /// Start the server and follow it to the target
+    #[arg(long, requires = "to_dir")]
+    pub start: bool,
+    /// The port for --start
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..), requires = "start")]
+    pub port: Option<u16>,
+    /// Let the copy archive its WAL as the original did
+    #[arg(long, requires = "to_dir")]
+    pub keep_archiving: bool,
+}
+
+/// What comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
-    /// It is replaced as a whole
+    /// The state of the backup itself
     Full,
+    /// The state at a point in time: a cluster backup, and WAL replayed on it
+    Pitr,
+}
+
+/// What a server does when it has reached the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Action {
+    /// Open for writing, on a timeline of its own
+    Promote,
+    /// Wait, open for reading
+    Pause,
+    /// Stop
+    Shutdown,
 }
 
 /// Verifying.
@@ -240,6 +304,40 @@ impl Command {
             Self::Man => "man",
         }
     }
+}
+
+/// A fault of the model as clap shows it.
+fn said(fault: Fault) -> String {
+    match fault.hint {
+        Some(hint) => format!("{}\nhint: {hint}", fault.message),
+        None => fault.message,
+    }
+}
+
+fn time(text: &str) -> Result<Timestamp, String> {
+    parse_timestamp(text).map_err(said)
+}
+
+fn lsn(text: &str) -> Result<Lsn, String> {
+    text.parse().map_err(said)
+}
+
+fn timeline(text: &str) -> Result<TimelineWish, String> {
+    match text {
+        "latest" => Ok(TimelineWish::Latest),
+        "current" => Ok(TimelineWish::Current),
+        _ => match text.parse() {
+            Ok(number) if number > 0 => Ok(TimelineWish::Number(number)),
+            _ => Err("write latest, current, or a number".to_owned()),
+        },
+    }
+}
+
+fn moved(text: &str) -> Result<(PathBuf, PathBuf), String> {
+    let parts = text.split_once('=').filter(|(old, new)| old.starts_with('/') && new.starts_with('/'));
+    parts
+        .map(|(old, new)| (PathBuf::from(old.trim_end_matches('/')), PathBuf::from(new)))
+        .ok_or_else(|| "write OLD=NEW, both of them absolute".to_owned())
 }
 
 fn store_name(text: &str) -> Result<StoreName, String> {

@@ -5,22 +5,28 @@ use std::io::{BufRead, IsTerminal, Write};
 use super::progress::Console;
 use super::text;
 use crate::command::restore::RestorePlan;
+use crate::command::restore_cluster::ClusterPlan;
 use crate::model::{Fault, Kind};
 
 /// Shows the plan and asks for the database's name to be typed; without a terminal and without `--yes` it refuses.
 pub(super) fn restore(plan: &RestorePlan, yes: bool, progress: &Console) -> anyhow::Result<()> {
+    let name = &plan.target_database;
+    let what = format!("restoring over database \"{name}\"");
+    typed(&what, &text::plan(plan), "the name of the database", name, yes, progress)
+}
+
+fn typed(what: &str, plan: &str, which: &str, name: &str, yes: bool, progress: &Console) -> anyhow::Result<()> {
     if yes {
         return Ok(());
     }
-    let name = &plan.target_database;
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        return Fault::new(Kind::Refused, format!("restoring over database \"{name}\" was not confirmed"))
+        return Fault::new(Kind::Refused, format!("{what} was not confirmed"))
             .hint("There is no terminal to ask at: give --yes if this is what you want.")
             .err();
     }
     progress.pause(|| {
         let mut stderr = std::io::stderr();
-        write!(stderr, "{}\nType the name of the database to go on: ", text::plan(plan))?;
+        write!(stderr, "{plan}\nType {which} to go on: ")?;
         stderr.flush()?;
         wait_for_input()?;
         let mut line = String::new();
@@ -28,10 +34,15 @@ pub(super) fn restore(plan: &RestorePlan, yes: bool, progress: &Console) -> anyh
         if line.trim_end_matches(['\r', '\n']) == name {
             return Ok(());
         }
-        Fault::new(Kind::Refused, format!("restoring over database \"{name}\" was not confirmed"))
-            .hint("Nothing was done.")
-            .err()
+        Fault::new(Kind::Refused, format!("{what} was not confirmed")).hint("Nothing was done.").err()
     })
+}
+
+/// Shows the plan and asks for the directory to be typed, which is going to be replaced.
+pub(super) fn replace(plan: &ClusterPlan, yes: bool, progress: &Console) -> anyhow::Result<()> {
+    let name = &plan.to_dir;
+    let what = format!("replacing the data directory {name}");
+    typed(&what, &text::cluster_plan(plan), "the directory", name, yes, progress)
 }
 
 /// Offers to make the catalog out of the stores; without a terminal and without `--yes` it refuses.

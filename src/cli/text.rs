@@ -9,6 +9,7 @@ use crate::command::check::{CheckReport, Standing};
 use crate::command::init::InitReport;
 use crate::command::list::{ListReport, ListedBackup};
 use crate::command::restore::{RestorePlan, RestoreReport};
+use crate::command::restore_cluster::{ClusterPlan, RestoreClusterReport};
 use crate::command::show::ShowReport;
 use crate::command::sync::{SyncReport, Unmade};
 use crate::command::verify::VerifyReport;
@@ -116,6 +117,68 @@ pub(super) fn backup(report: &BackupReport) -> String {
     );
     for place in &report.places {
         line!(text, "in {place}");
+    }
+    warnings(&mut text, &report.warnings);
+    text
+}
+
+pub(super) fn cluster_plan(plan: &ClusterPlan) -> String {
+    let mut text = format!("restore {} (the cluster, consistent from {} on)\n", plan.backup, plan.consistent_at);
+    line!(
+        text,
+        "  fetch {}, write {} in {} into {}",
+        Bytes(plan.fetch_bytes),
+        Bytes(plan.write_bytes),
+        counted(plan.files, "file"),
+        plan.to_dir
+    );
+    if plan.replaces {
+        line!(text, "  the data directory that is there is EMPTIED FIRST");
+    }
+    for (from, to) in &plan.tablespaces {
+        line!(text, "  tablespace {from} goes to {to}");
+    }
+    line!(text, "  replay WAL from {} on, along timeline {}", plan.first_segment, plan.timeline);
+    let time = plan.until_time.as_ref().map_or_else(String::new, |time| format!(", last transaction {time}"));
+    line!(
+        text,
+        "  in the archive without a gap: {} up to {}{time}",
+        counted(plan.segments, "segment"),
+        plan.until_lsn
+    );
+    line!(text, "  stop {}", plan.target);
+    text
+}
+
+pub(super) fn restore_cluster(report: &RestoreClusterReport) -> String {
+    if report.dry_run {
+        let mut text = cluster_plan(&report.plan);
+        warnings(&mut text, &report.warnings);
+        text.push_str("nothing was done (--dry-run)\n");
+        return text;
+    }
+    let plan = &report.plan;
+    let mut text = format!("restored {} into {} in {}\n", plan.backup, plan.to_dir, seconds(report.seconds));
+    for phase in &report.phases {
+        line!(text, "  {}: {}", phase.name, seconds(phase.seconds));
+    }
+    match &report.reached {
+        Some(reached) => {
+            let lsn = reached.lsn.map_or_else(String::new, |lsn| format!(" at {lsn}"));
+            let time = reached.time.as_ref().map_or_else(String::new, |time| format!(", last transaction {time}"));
+            let timeline =
+                reached.timeline.map_or_else(String::new, |timeline| format!(", timeline {timeline}"));
+            line!(text, "the server is {}{lsn}{time}{timeline}", reached.state);
+            for said in &reached.said {
+                line!(text, "  {said}");
+            }
+            if let Some(connect) = &reached.connect {
+                line!(text, "next: {connect}");
+            }
+        }
+        None => {
+            line!(text, "next: start the server on it; it replays WAL and stops {}", plan.target);
+        }
     }
     warnings(&mut text, &report.warnings);
     text

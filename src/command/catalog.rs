@@ -150,13 +150,21 @@ fn remove(catalog: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The backup as the operator named it.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// `latest`, an identifier or the beginning of one.
+    pub backup: &'a str,
+    /// What `latest` means.
+    pub kind: BackupKind,
+}
+
 /// Opens the context of a restore. On a machine without a catalog, such as one that takes the place of another, the
-/// catalog is made out of the stores first, if `agree` does not object. `wanted` is the backup as the operator named
-/// it.
+/// catalog is made out of the stores first, if `agree` does not object.
 pub async fn context_for_restore(
     environment: &Environment,
     words: &str,
-    wanted: &str,
+    wanted: Wanted<'_>,
     agree: impl FnOnce(&str) -> anyhow::Result<()>,
 ) -> anyhow::Result<Context> {
     let settings = Settings::load(&environment.inputs)?;
@@ -178,13 +186,13 @@ pub async fn context_for_restore(
 }
 
 /// `latest` must not become an older backup without a word because the newest can't be read.
-fn refuse_older(report: &RebuildReport, wanted: &str) -> anyhow::Result<()> {
-    let of_databases = |id: &BackupId| id.kind() == BackupKind::Database;
-    let newest = report.added.iter().rfind(|id| of_databases(id));
-    let is_newer = |id: &BackupId| of_databases(id) && newest.is_none_or(|newest| id > newest);
+fn refuse_older(report: &RebuildReport, wanted: Wanted<'_>) -> anyhow::Result<()> {
+    let is_of_this_kind = |id: &BackupId| id.kind() == wanted.kind;
+    let newest = report.added.iter().rfind(|id| is_of_this_kind(id));
+    let is_newer = |id: &BackupId| is_of_this_kind(id) && newest.is_none_or(|newest| id > newest);
     let newer = report.unreadable.iter().rfind(|(id, _)| is_newer(id));
     match newer {
-        Some((id, why)) if wanted == "latest" => {
+        Some((id, why)) if wanted.backup == "latest" => {
             let kind = why.downcast_ref::<Fault>().map_or(Kind::Damaged, |fault| fault.kind);
             let hint = match newest {
                 Some(newest) => format!(

@@ -12,6 +12,7 @@ mod listing;
 mod manifests;
 mod outcome;
 pub mod restore;
+pub mod restore_cluster;
 mod saved;
 mod settle;
 pub mod show;
@@ -25,6 +26,7 @@ pub mod wal_push;
 pub use context::{Context, Environment, Shelf};
 pub use outcome::{Report, Verdict, judge};
 
+pub use crate::plan::recovery::Target;
 pub use crate::system::Stop;
 pub use crate::system::secret::leave_no_core_file;
 pub use crate::system::stop::Interrupted;

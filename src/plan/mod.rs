@@ -2,3 +2,4 @@
 
 pub mod copies;
 pub mod data_directory;
+pub mod recovery;

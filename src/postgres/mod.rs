@@ -15,11 +15,13 @@ mod passfile;
 pub mod quote;
 pub mod snapshot;
 pub mod swap;
+pub mod recovery_settings;
 mod text;
 mod tls;
 pub mod tools;
 pub mod waiting;
 pub mod wal;
+pub mod wal_records;
 
 pub use connection::{NEWEST_SERVER, OLDEST_SERVER, Server};
 pub use endpoint::{Endpoint, Host, child_environment};

@@ -57,6 +57,12 @@ pub enum Step {
     RestoreSwapped,
     /// `restore`: the log knows, the scratch directory is still there.
     RestoreRecorded,
+    /// `restore --to-dir`: the directory is marked, no server can start on it, nothing is removed yet.
+    DirectoryBegun,
+    /// `restore --to-dir`: everything is there but the control file, not flushed.
+    DirectoryFilled,
+    /// `restore --to-dir`: the control file is in its place, the marker is still there.
+    DirectoryWhole,
     /// `verify`: some copies are read, their proofs are not written down.
     VerifyRead,
     /// `sync`: copies are made, the catalog does not know.
@@ -77,7 +83,7 @@ pub enum Step {
 
 impl Step {
     /// Every step.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 36] = [
         Self::RunLocked,
         Self::InitStateDirectory,
         Self::InitCatalog,
@@ -103,6 +109,9 @@ impl Step {
         Self::RestoreSwapPrepared,
         Self::RestoreSwapped,
         Self::RestoreRecorded,
+        Self::DirectoryBegun,
+        Self::DirectoryFilled,
+        Self::DirectoryWhole,
         Self::VerifyRead,
         Self::SyncCopied,
         Self::WalSealed,

@@ -1,4 +1,5 @@
 //! What is written: a directory, and a database through `pg_restore`.
 
+pub mod cluster;
 pub mod database;
 pub mod directory;

@@ -20,6 +20,7 @@ mod key;
 mod kill;
 mod list;
 mod objects;
+mod pitr;
 mod places;
 mod python;
 mod quickstart;

@@ -7,6 +7,7 @@ pub(super) mod acknowledged;
 pub(super) mod archiver;
 pub(super) mod away;
 pub(super) mod fetch;
+pub(super) mod inventory;
 pub(super) mod look;
 pub(super) mod prefetch;
 pub(super) mod registration;

@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 use super::manifests;
 use super::{Context, Report, judge};
 use crate::catalog::{BackupFilter, BackupRow, CopyState, NewRestore, RestoreEnd, RestoreMode, RestoreState};
-use crate::model::{BackupId, Fault, Kind};
+use crate::model::{BackupId, BackupKind, Fault, Kind};
 use crate::system::{Step, step};
 
 use plan::Restore;
@@ -122,6 +122,11 @@ pub async fn run(
 /// operator has in mind, and would replace that.
 fn choose(context: &Context, request: &RestoreRequest) -> anyhow::Result<BackupRow> {
     let row = manifests::find(&context.catalog, &request.backup, request.database.as_deref())?;
+    if row.kind != BackupKind::Database {
+        return Fault::new(Kind::Usage, format!("{} is a backup of a {}", row.id, row.kind))
+            .hint("A cluster is restored into a directory: give --to-dir DIR.")
+            .err();
+    }
     if let Some(wanted) = &request.database
         && row.database.as_ref() != Some(wanted)
     {

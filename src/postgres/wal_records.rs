@@ -1,0 +1,133 @@
+//! The ends of transactions in a WAL segment: what recovery compares a target time with.
+//!
+//! Pages and records as `src/include/access/xlog_internal.h` and `xlogrecord.h` have them, the same in PostgreSQL 13 to
+//! 18: every page begins with a header of 24 bytes (40 in the first page of a segment); records follow each other at
+//! multiples of 8 and go on behind the next page's header where they do not fit.
+
+use chrono::DateTime;
+
+use super::wal::SegmentHeader;
+use crate::model::Timestamp;
+
+const SHORT_HEADER: usize = 24;
+const LONG_HEADER: usize = 40;
+/// `SizeOfXLogRecord`.
+const RECORD_HEADER: usize = 24;
+/// `RM_XACT_ID` in `rmgrlist.h`.
+const TRANSACTIONS: u8 = 1;
+/// The operation in `xl_info` (`XLOG_XACT_OPMASK`), and those that end a transaction: commit, abort, and both of a
+/// prepared one.
+const OPERATION: u8 = 0x70;
+const ENDS: [u8; 4] = [0x00, 0x20, 0x30, 0x40];
+/// PostgreSQL counts microseconds from the year 2000.
+const EPOCH: i64 = 946_684_800;
+
+/// The first and the last time at which a transaction ended in this segment; `None` when none did, or when it is no
+/// segment. Reads on as far as the records are whole.
+pub fn transaction_times(segment: &[u8]) -> Option<(Timestamp, Timestamp)> {
+    SegmentHeader::read(segment)?;
+    let mut found: Option<(Timestamp, Timestamp)> = None;
+    let mut reader = Reader::of(segment)?;
+    while let Some(record) = reader.record() {
+        if let Some(time) = ended_at(&record) {
+            let (first, last) = found.unwrap_or((time, time));
+            found = Some((first.min(time), last.max(time)));
+        }
+    }
+    found
+}
+
+/// A record, as far as it is wanted: its header, and of those that end a transaction all of it.
+struct Record {
+    info: u8,
+    manager: u8,
+    body: Vec<u8>,
+}
+
+struct Reader<'a> {
+    segment: &'a [u8],
+    page: usize,
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    /// Behind the end of a record that began in the segment before.
+    fn of(segment: &'a [u8]) -> Option<Self> {
+        let word = |at: usize| Some(u32::from_ne_bytes(segment.get(at..at + 4)?.try_into().ok()?));
+        let page = word(36)? as usize;
+        let is_size = page.is_power_of_two() && (1024..=65_536).contains(&page);
+        let mut reader = Self { segment, page: if is_size { page } else { return None }, at: LONG_HEADER };
+        let remaining = word(16)? as usize;
+        reader.skip(remaining)?;
+        reader.align();
+        Some(reader)
+    }
+
+    /// Where the bytes at the present place really lie: behind the page's header when the page has just begun.
+    fn enter_page(&mut self) {
+        if self.at.is_multiple_of(self.page) {
+            self.at += if self.at == 0 { LONG_HEADER } else { SHORT_HEADER };
+        }
+    }
+
+    fn take(&mut self, mut length: usize, mut into: Option<&mut Vec<u8>>) -> Option<()> {
+        while length > 0 {
+            self.enter_page();
+            let piece = length.min(self.page - self.at % self.page);
+            let bytes = self.segment.get(self.at..self.at + piece)?;
+            if let Some(into) = into.as_deref_mut() {
+                into.extend_from_slice(bytes);
+            }
+            self.at += piece;
+            length -= piece;
+        }
+        Some(())
+    }
+
+    fn skip(&mut self, length: usize) -> Option<()> {
+        self.take(length, None)
+    }
+
+    fn align(&mut self) {
+        self.at = self.at.next_multiple_of(8);
+    }
+
+    /// The next record; `None` at the end of the segment, and where there is nothing more.
+    fn record(&mut self) -> Option<Record> {
+        let mut header = Vec::with_capacity(RECORD_HEADER);
+        self.take(RECORD_HEADER, Some(&mut header))?;
+        let length = u32::from_ne_bytes(header[..4].try_into().ok()?) as usize;
+        // Zeros behind a switch to the next segment.
+        let rest = length.checked_sub(RECORD_HEADER)?;
+        let (info, manager) = (header[16], header[17]);
+        let mut body = Vec::new();
+        if manager == TRANSACTIONS {
+            self.take(rest, Some(&mut body))?;
+        } else {
+            self.skip(rest)?;
+        }
+        self.align();
+        Some(Record { info, manager, body })
+    }
+}
+
+/// When the transaction ended, if the record ends one: the first field of its data (`xl_xact_commit`, `xl_xact_abort`).
+fn ended_at(record: &Record) -> Option<Timestamp> {
+    if record.manager != TRANSACTIONS || !ENDS.contains(&(record.info & OPERATION)) {
+        return None;
+    }
+    // What stands before the data: an origin (253), the number of the transaction above (252), then how long the data is
+    // (255: in one byte; 254: in four).
+    let mut at = 0;
+    let data = loop {
+        match record.body.get(at)? {
+            253 => at += 3,
+            252 => at += 5,
+            255 => break at + 2,
+            254 => break at + 5,
+            _ => return None,
+        }
+    };
+    let microseconds = i64::from_ne_bytes(record.body.get(data..data + 8)?.try_into().ok()?);
+    DateTime::from_timestamp_micros(microseconds.checked_add(EPOCH * 1_000_000)?)
+}

@@ -1,0 +1,308 @@
+//! A data directory, made out of a cluster backup.
+//!
+//! `global/pg_control` comes last, when everything else is on the disk: a server can't start on what is half restored.
+//! Until then a marker says whose restore it is, so that the same restore can be begun again.
+
+use std::collections::HashMap;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{FileExt, PermissionsExt, chown, symlink};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+use crate::format::cluster::Cluster;
+use crate::format::manifest::Manifest;
+use crate::model::{BackupId, Fault, FaultContext, Kind};
+use crate::pipeline::Sink;
+use crate::system::{Step, caller, durable, step};
+
+/// What is there as long as a restore is not complete.
+const MARKER: &str = "pgkeep.restore";
+const CONTROL: &str = "global/pg_control";
+
+/// What is in the place of a data directory that is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Occupant {
+    /// Nothing, or an empty directory.
+    Nobody,
+    /// A restore of this cluster that did not come to its end.
+    Unfinished {
+        /// Whose.
+        system_identifier: u64,
+    },
+    /// A data directory.
+    Server {
+        /// Whose.
+        system_identifier: u64,
+        /// The process of the server that runs on it.
+        running: Option<u32>,
+    },
+    /// Something else.
+    Stranger,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Marker {
+    backup: BackupId,
+    system_identifier: u64,
+}
+
+/// Looks what is there.
+pub fn look(root: &Path) -> anyhow::Result<Occupant> {
+    let describe = || format!("look into {}", root.display());
+    let mut entries = match fs::read_dir(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Occupant::Nobody),
+        entries => entries.with_context(describe)?,
+    };
+    if entries.next().is_none() {
+        return Ok(Occupant::Nobody);
+    }
+    if let Ok(bytes) = fs::read(root.join(MARKER))
+        && let Ok(marker) = serde_json::from_slice::<Marker>(&bytes)
+    {
+        return Ok(Occupant::Unfinished { system_identifier: marker.system_identifier });
+    }
+    let mut identifier = [0; 8];
+    let control = File::open(root.join(CONTROL)).and_then(|file| file.read_exact_at(&mut identifier, 0));
+    if !root.join("PG_VERSION").is_file() || control.is_err() {
+        return Ok(Occupant::Stranger);
+    }
+    let system_identifier = u64::from_ne_bytes(identifier);
+    Ok(Occupant::Server { system_identifier, running: running(root) })
+}
+
+/// The process in `postmaster.pid`, if it lives and works in this directory, which a server makes its own.
+fn running(root: &Path) -> Option<u32> {
+    let text = fs::read_to_string(root.join("postmaster.pid")).ok()?;
+    let pid: u32 = text.lines().next()?.trim().parse().ok()?;
+    if !Path::new(&format!("/proc/{pid}")).exists() {
+        return None;
+    }
+    match fs::read_link(format!("/proc/{pid}/cwd")) {
+        // Not ours to look at: it counts as running.
+        Err(_) => Some(pid),
+        Ok(directory) => (root.canonicalize().ok()? == directory).then_some(pid),
+    }
+}
+
+/// Where things go.
+#[derive(Debug, Clone)]
+pub struct ClusterPlaces {
+    /// The data directory.
+    pub root: PathBuf,
+    /// Where each tablespace goes, by its number.
+    pub tablespaces: Vec<(u32, PathBuf)>,
+}
+
+/// Writes entries into a data directory.
+#[derive(Debug)]
+pub struct ClusterTarget {
+    places: ClusterPlaces,
+    manifest: Arc<Manifest>,
+    open: HashMap<usize, File>,
+}
+
+impl ClusterTarget {
+    /// Makes all directories, and empties first what is there. From here on no server can start on it until
+    /// [`ClusterTarget::finish`]. Who may be replaced was decided before.
+    pub fn begin(places: ClusterPlaces, manifest: Arc<Manifest>) -> anyhow::Result<Self> {
+        let root = &places.root;
+        let cluster = cluster_of(&manifest)?;
+        make_directory(root, 0o700)?;
+        let marker =
+            Marker { backup: manifest.id.clone(), system_identifier: manifest.system_identifier };
+        durable::write_file(&root.join(MARKER), &serde_json::to_vec(&marker)?)?;
+        // First, and for good: what is emptied below was a server a moment ago.
+        durable::remove_file_if_there(&root.join(CONTROL))?;
+        if root.join("global").is_dir() {
+            durable::sync_dir(&root.join("global"))?;
+        }
+        step::reached(Step::DirectoryBegun)?;
+        empty(root, &|name| name == MARKER)?;
+        for (oid, path) in &places.tablespaces {
+            make_directory(path, 0o700)?;
+            let version = cluster.directories.iter().find_map(|directory| {
+                let rest = directory.path.strip_prefix(&format!("pg_tblspc/{oid}/"))?;
+                (!rest.contains('/')).then(|| rest.to_owned())
+            });
+            // Only what is of this version and number is this cluster's.
+            if let Some(version) = version {
+                durable::remove_dir_if_there(&path.join(version))?;
+            }
+        }
+        for directory in &cluster.directories {
+            let path = inside(root, &directory.path)?;
+            if let Some((oid, rest)) = tablespace_of(&directory.path)
+                && rest.is_empty()
+                && places.tablespaces.iter().any(|(other, _)| *other == oid)
+            {
+                continue;
+            }
+            link_tablespaces(&places, &directory.path)?;
+            make_directory(&path, directory.mode)?;
+        }
+        link_tablespaces(&places, "")?;
+        Ok(Self { places, manifest, open: HashMap::new() })
+    }
+
+    fn file(&mut self, entry: usize) -> anyhow::Result<&File> {
+        let name = &self.manifest.entries[entry].name;
+        // Under another name until all is done.
+        let name = if name == CONTROL { "global/pg_control.pgkeep" } else { name.as_str() };
+        let path = inside(&self.places.root, name)?;
+        match self.open.entry(entry) {
+            std::collections::hash_map::Entry::Occupied(file) => Ok(file.into_mut()),
+            std::collections::hash_map::Entry::Vacant(place) => {
+                let file = durable::create_private_file(&path)?;
+                Ok(place.insert(file))
+            }
+        }
+    }
+
+    /// Adds the settings of the recovery and the file that asks for it, gives everything to its owner, flushes, and puts
+    /// the control file into its place. Returns what is not as it was.
+    pub fn finish(self, settings: &str, signal: Option<&str>) -> anyhow::Result<Vec<String>> {
+        let ClusterPlaces { root, tablespaces } = &self.places;
+        let cluster = cluster_of(&self.manifest)?;
+        let mut auto = fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(root.join("postgresql.auto.conf"))
+            .with_context(|| format!("write the recovery's settings into {}", root.display()))?;
+        auto.write_all(settings.as_bytes())?;
+        durable::make_private(&root.join("postgresql.auto.conf"))?;
+        if let Some(signal) = signal {
+            durable::write_file(&root.join(signal), b"")?;
+        }
+        set_mode(root, cluster.mode)?;
+        let mut warnings = Vec::new();
+        if rustix::process::geteuid().is_root() {
+            warnings.extend(give_away(&self.places, cluster)?);
+        }
+        step::reached(Step::DirectoryFilled)?;
+        for path in tablespaces.iter().map(|(_, path)| path).chain([root]) {
+            // All of the file system at once: thousands of files one by one take longer.
+            rustix::fs::syncfs(File::open(path)?).with_context(|| format!("flush {}", path.display()))?;
+        }
+        let control = root.join(CONTROL);
+        fs::rename(root.join("global/pg_control.pgkeep"), &control)
+            .with_context(|| format!("put {} into its place", control.display()))?;
+        durable::sync_parent(&control)?;
+        step::reached(Step::DirectoryWhole)?;
+        durable::remove_file_if_there(&root.join(MARKER))?;
+        durable::sync_dir(root)?;
+        Ok(warnings)
+    }
+}
+
+impl Sink for ClusterTarget {
+    fn write(&mut self, entry: usize, offset: u64, bytes: &[u8]) -> anyhow::Result<()> {
+        let describe = format!("write {} below {}", self.manifest.entries[entry].name, self.places.root.display());
+        self.file(entry)?.write_all_at(bytes, offset).or_fault(|| {
+            Fault::new(Kind::Store, describe).hint("Make room there, and run the restore again with --force.")
+        })
+    }
+
+    fn complete(&mut self, entry: usize) -> anyhow::Result<()> {
+        // An empty entry had no write that made its file.
+        let mode = self.manifest.entries[entry].mode;
+        let file = self.file(entry).context("make a file")?;
+        file.set_permissions(Permissions::from_mode(mode)).context("set a file's mode")?;
+        self.open.remove(&entry);
+        Ok(())
+    }
+}
+
+fn cluster_of(manifest: &Manifest) -> anyhow::Result<&Cluster> {
+    let cluster = manifest.physical.as_ref();
+    Ok(cluster.ok_or_else(|| Fault::new(Kind::Damaged, format!("{} is no backup of a cluster", manifest.id)))?)
+}
+
+/// A path below the directory. A manifest is sealed, but one that leaves its directory would be a disaster.
+fn inside(root: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    if !Path::new(name).components().all(|part| matches!(part, Component::Normal(_))) || name.is_empty() {
+        return Fault::new(Kind::Damaged, format!("\"{name}\" is not a name within a directory")).err();
+    }
+    Ok(root.join(name))
+}
+
+/// The number in `pg_tblspc/<oid>/...`, and what follows.
+fn tablespace_of(path: &str) -> Option<(u32, &str)> {
+    let rest = path.strip_prefix("pg_tblspc/")?;
+    let (oid, rest) = rest.split_once('/').unwrap_or((rest, ""));
+    Some((oid.parse().ok()?, rest))
+}
+
+/// Makes the links of tablespaces as soon as `pg_tblspc` is there; may run again.
+fn link_tablespaces(places: &ClusterPlaces, before: &str) -> anyhow::Result<()> {
+    let directory = places.root.join("pg_tblspc");
+    if !directory.is_dir() || !(before.is_empty() || before.starts_with("pg_tblspc/")) {
+        return Ok(());
+    }
+    for (oid, path) in &places.tablespaces {
+        let link = directory.join(oid.to_string());
+        if fs::symlink_metadata(&link).is_err() {
+            symlink(path, &link).with_context(|| format!("link {} to {}", link.display(), path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn make_directory(path: &Path, mode: u32) -> anyhow::Result<()> {
+    durable::create_private_dir(path).or_fault(|| {
+        Fault::new(Kind::Store, format!("make the directory {}", path.display()))
+            .hint("Make it as root and give it to the user who restores (`install -d -m 700 -o USER DIRECTORY`).")
+    })?;
+    set_mode(path, mode)
+}
+
+fn set_mode(path: &Path, mode: u32) -> anyhow::Result<()> {
+    let set = fs::set_permissions(path, Permissions::from_mode(mode));
+    set.with_context(|| format!("set the mode of {}", path.display()))
+}
+
+/// Removes what is in a directory, but not where links lead.
+fn empty(directory: &Path, keep: &dyn Fn(&str) -> bool) -> anyhow::Result<()> {
+    let describe = || format!("empty {}", directory.display());
+    for entry in fs::read_dir(directory).with_context(describe)? {
+        let entry = entry.with_context(describe)?;
+        if entry.file_name().to_str().is_some_and(keep) {
+            continue;
+        }
+        let is_directory = entry.file_type().with_context(describe)?.is_dir();
+        let path = entry.path();
+        if is_directory { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }.with_context(describe)?;
+    }
+    Ok(())
+}
+
+/// Root restores for somebody else: a server of root's does not start.
+fn give_away(places: &ClusterPlaces, cluster: &Cluster) -> anyhow::Result<Option<String>> {
+    let (user, group) = &cluster.owner;
+    let (Some(uid), Some(gid)) = caller::numbers(user, group) else {
+        return Ok(Some(format!(
+            "this machine has no user {user} or no group {group}: {} belongs to root; give it to the server's user \
+             (`chown -R`)",
+            places.root.display()
+        )));
+    };
+    let mut waiting: Vec<PathBuf> = places.tablespaces.iter().map(|(_, path)| path.clone()).collect();
+    waiting.push(places.root.clone());
+    while let Some(path) = waiting.pop() {
+        let describe = || format!("give {} to {user}", path.display());
+        let metadata = fs::symlink_metadata(&path).with_context(describe)?;
+        if metadata.is_symlink() {
+            continue;
+        }
+        chown(&path, Some(uid), Some(gid)).with_context(describe)?;
+        if metadata.is_dir() {
+            for entry in fs::read_dir(&path).with_context(describe)? {
+                waiting.push(entry.with_context(describe)?.path());
+            }
+        }
+    }
+    Ok(None)
+}
