@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 use crate::model::{Fault, FaultContext, Kind};
@@ -199,6 +200,10 @@ impl Catalog {
             // A row that was written must survive a power failure, not only a crash of pgkeep.
             let synchronous = if options.durable { "FULL" } else { "NORMAL" };
             connection.pragma_update(None, "synchronous", synchronous)?;
+            if !options.durable {
+                // Who closes last would move all from the log into the file, and flush both; others do that.
+                connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+            }
             Ok(connection)
         };
         let connection = connect().map_err(|error| failure::describe(path, doing, error))?;

@@ -1,11 +1,13 @@
 //! The table `wal_segments`: every archived WAL file in every store in which it should be.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Row, named_params};
 use serde::{Deserialize, Serialize};
 
 use super::values::{count, integer, parsed, time_or_null};
 use super::{Catalog, CopyState, failure};
-use crate::model::{Digest, Fault, Kind, StoreName, Timestamp, WalName, timestamp_text};
+use crate::model::{Digest, Fault, Kind, StoreName, TimelineHistory, Timestamp, WalName, timestamp_text};
 
 /// A WAL file in a store as the catalog has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +115,45 @@ impl<'a> Wal<'a> {
             let mut statement =
                 connection.prepare("SELECT * FROM wal_segments ORDER BY segment, content_sha256, store")?;
             statement.query_map([], row)?.collect()
+        })
+    }
+
+    /// Writes down what a timeline's history file says; may run again.
+    pub fn record_history(self, timeline: u32, history: &str) -> anyhow::Result<()> {
+        self.catalog.write("write down a timeline's history", |transaction| {
+            transaction.execute(
+                "INSERT INTO timelines (timeline, history) VALUES (:timeline, :history) \
+                 ON CONFLICT (timeline) DO UPDATE SET history = excluded.history WHERE history <> excluded.history",
+                named_params! { ":timeline": timeline, ":history": history },
+            )?;
+            Ok(())
+        })
+    }
+
+    /// The histories of timelines, by their number.
+    pub fn histories(self) -> anyhow::Result<BTreeMap<u32, TimelineHistory>> {
+        self.catalog.read("read the timelines' histories", |connection| {
+            let mut statement = connection.prepare("SELECT timeline, history FROM timelines")?;
+            let rows = statement.query_map([], |row| {
+                let (timeline, text): (u32, String) = (row.get(0)?, row.get(1)?);
+                Ok(TimelineHistory::parse(text.as_bytes()).map(|history| (timeline, history)))
+            })?;
+            rows.filter_map(Result::transpose).collect()
+        })
+    }
+
+    /// Writes down that a store should hold every WAL file that another one has: what the catalog has no row of is owed.
+    pub fn expect_in(self, store: StoreName) -> anyhow::Result<usize> {
+        self.catalog.write("write down which WAL is owed", |transaction| {
+            transaction.execute(
+                "INSERT INTO wal_segments (timeline, segment, content_sha256, store, size_bytes, state) \
+                 SELECT min(timeline), segment, content_sha256, :store, min(size_bytes), 'owed' FROM wal_segments AS other \
+                 WHERE state = 'good' AND NOT EXISTS (SELECT 1 FROM wal_segments AS known \
+                 WHERE known.segment = other.segment AND known.content_sha256 = other.content_sha256 \
+                 AND known.store = :store) GROUP BY segment, content_sha256 \
+                 ON CONFLICT (segment, content_sha256, store) DO NOTHING",
+                named_params! { ":store": store.as_str() },
+            )
         })
     }
 

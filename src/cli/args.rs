@@ -251,6 +251,9 @@ pub struct List {
     /// Only backups of this database
     #[arg(long, value_name = "NAME")]
     pub database: Option<String>,
+    /// Which points in time can be reached by restoring a cluster, and where the holes are
+    #[arg(long, conflicts_with = "database")]
+    pub recoverable: bool,
 }
 
 /// Showing.

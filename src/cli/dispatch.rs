@@ -116,6 +116,9 @@ pub(super) async fn run(
             command::wal_fetch::prefetch(environment, first, *segment_size).await?;
             Ok(printed(""))
         }
+        Command::List(list) if list.recoverable => {
+            done(&command::recoverable::run(&Shelf::open(environment)?)?, text::recoverable)
+        }
         Command::List(list) => {
             let request = ListRequest { database: list.database.clone() };
             done(&command::list::run(&Shelf::open(environment)?, &request)?, text::list)

@@ -8,6 +8,7 @@ use crate::command::catalog::{CheckReport as CatalogCheck, RebuildReport};
 use crate::command::check::{CheckReport, Standing};
 use crate::command::init::InitReport;
 use crate::command::list::{ListReport, ListedBackup};
+use crate::command::recoverable::RecoverableReport;
 use crate::command::restore::{RestorePlan, RestoreReport};
 use crate::command::restore_cluster::{ClusterPlan, RestoreClusterReport};
 use crate::command::show::ShowReport;
@@ -33,6 +34,9 @@ fn rate(bytes: u64, seconds: f64) -> Bytes {
 }
 
 fn counted(count: u64, what: &str) -> String {
+    if let (Some(stem), true) = (what.strip_suffix('y'), count != 1) {
+        return format!("{} {stem}ies", Thousands(count));
+    }
     format!("{} {what}{}", Thousands(count), if count == 1 { "" } else { "s" })
 }
 
@@ -297,16 +301,27 @@ pub(super) fn sync(report: &SyncReport) -> String {
             line!(text, "{what}: {object} of {backup}, which {} should have", stores.join(" and "));
         }
     }
+    let wal = &report.wal;
+    if wal.copies > 0 {
+        line!(text, "{verb} {} of WAL files, {}", counted(wal.copies, "copy"), Bytes(wal.bytes));
+    }
+    if wal.waiting > 0 {
+        line!(text, "owed: {} of WAL files", counted(wal.waiting, "copy"));
+    }
+    for name in &wal.lost {
+        line!(text, "lost, no good copy in any store: WAL file {name}");
+    }
     if report.uploads_aborted > 0 {
         line!(text, "gave up {} begun a day ago or more", counted(report.uploads_aborted, "upload"));
     }
     warnings(&mut text, &report.warnings);
-    let all = if report.waiting.is_empty() && report.lost.is_empty() && report.warnings.is_empty() {
+    let is_lacking = !(report.waiting.is_empty() && report.lost.is_empty() && report.warnings.is_empty());
+    let all = if !is_lacking && wal.waiting == 0 && wal.lost.is_empty() {
         "; every store has everything"
     } else {
         ""
     };
-    let all = if report.dry_run && !report.copies.is_empty() { "" } else { all };
+    let all = if report.dry_run && (!report.copies.is_empty() || wal.copies > 0) { "" } else { all };
     line!(
         text,
         "{verb} {}, {}, {}{all}",
@@ -328,6 +343,32 @@ pub(super) fn list(report: &ListReport) -> String {
     ];
     rows.extend(report.backups.iter().map(list_row));
     columns(&rows, &[2, 3, 4, 5, 6, 7])
+}
+
+pub(super) fn recoverable(report: &RecoverableReport) -> String {
+    let mut text = String::new();
+    for window in &report.windows {
+        line!(text, "timeline {}: any second from {} to about {}", window.timeline, window.from, window.until);
+        let backups = counted(window.backups.len() as u64, "cluster backup");
+        let segments = counted(window.segments, "WAL segment");
+        line!(text, "  {backups}, {segments}, from {} to {}", window.from_lsn, window.until_lsn);
+        let whole = if window.whole_in.is_empty() {
+            "no store alone, all of them together".to_owned()
+        } else {
+            window.whole_in.join(", ")
+        };
+        line!(text, "  the WAL is whole in {whole}");
+        if let (Some(missing), Some(next)) = (&window.missing, &window.next) {
+            line!(text, "  HOLE behind it: {missing} is in no store, the next that is there is {next}");
+        }
+    }
+    for id in &report.inconsistent {
+        line!(text, "{id} can't be made consistent: its WAL is not all there");
+    }
+    if report.windows.is_empty() {
+        text.push_str("no point in time can be reached: there is no cluster backup with its WAL\n");
+    }
+    text
 }
 
 fn list_row(backup: &ListedBackup) -> Vec<String> {

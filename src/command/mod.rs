@@ -11,6 +11,7 @@ pub mod list;
 mod listing;
 mod manifests;
 mod outcome;
+pub mod recoverable;
 pub mod restore;
 pub mod restore_cluster;
 mod saved;

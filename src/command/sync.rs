@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use chrono::{Duration, Utc};
 use serde::Serialize;
 
+use super::archive::owed::{self, WalSync};
 use super::context::staging_of;
 use super::listing::{self, Listings};
 use super::manifests;
@@ -72,6 +73,8 @@ pub struct SyncReport {
     pub waiting: Vec<Unmade>,
     /// Objects of which no store holds a good copy.
     pub lost: Vec<Unmade>,
+    /// What became of the WAL.
+    pub wal: WalSync,
     /// Uploads that were begun a day ago or more and are now given up.
     pub uploads_aborted: u64,
     /// What is not as it should be.
@@ -82,9 +85,9 @@ pub struct SyncReport {
 
 impl Report for SyncReport {
     fn shortfall(&self) -> Option<Kind> {
-        if !self.lost.is_empty() {
+        if !self.lost.is_empty() || !self.wal.lost.is_empty() {
             Some(Kind::Damaged)
-        } else if !self.warnings.is_empty() || (!self.dry_run && !self.waiting.is_empty()) {
+        } else if !self.warnings.is_empty() || (!self.dry_run && (!self.waiting.is_empty() || self.wal.waiting > 0)) {
             Some(Kind::Incomplete)
         } else {
             None
@@ -103,6 +106,7 @@ pub async fn run(context: &Context, request: SyncRequest) -> anyhow::Result<Sync
         bytes: 0,
         waiting: Vec::new(),
         lost: Vec::new(),
+        wal: WalSync::default(),
         uploads_aborted: 0,
         warnings: Vec::new(),
         seconds: 0.0,
@@ -137,6 +141,11 @@ pub async fn run(context: &Context, request: SyncRequest) -> anyhow::Result<Sync
             break;
         }
     }
+    let spool = context.replicas.staging().last().context("no staging directory")?;
+    let spool = staging_of(spool, &context.run);
+    report.wal =
+        owed::make_copies(context, &presence, &spool, request.dry_run, &mut report.warnings).await?;
+    durable::remove_dir_if_there(&spool)?;
     if !request.dry_run {
         // What could not be done after all is told as well.
         let CopyPlan { orders, lost, waiting } =

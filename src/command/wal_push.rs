@@ -19,6 +19,7 @@ use super::context::catalog_path;
 use super::{Environment, Report};
 use crate::catalog::{Catalog, Options, Severity, WalRow};
 use crate::config::Settings;
+use crate::format::names;
 use crate::model::{Fault, Kind, StoreName, WalKind, WalName};
 use crate::source::wal::WalFile;
 use crate::system::{Step, step};
@@ -91,18 +92,19 @@ pub async fn run(environment: &Environment, request: &WalPushRequest) -> anyhow:
     let mut rows = pushed.rows(&file);
     let ahead = push_waiting(&archiver, &file, threads).await;
     rows.extend(ahead.iter().flat_map(|(file, pushed)| pushed.rows(file)));
-    if !ahead.is_empty() {
-        let acknowledgement = |(file, pushed): &(Arc<WalFile>, Pushed)| Acknowledgement {
-            file: file.name.to_string(),
-            stamp: file.stamp,
-            sha256: pushed.sha256,
-            stores: pushed.stores.clone(),
-        };
-        // Without it they are only looked at again.
-        let _ = acknowledged.add(&archiver.settings, ahead.iter().map(acknowledgement).collect());
-    }
+    let all = [(&file, &pushed)].into_iter().chain(ahead.iter().map(|(file, pushed)| (file, pushed)));
+    let acknowledgement = |(file, pushed): (&Arc<WalFile>, &Pushed)| Acknowledgement {
+        file: file.name.to_string(),
+        stamp: file.stamp,
+        sha256: pushed.sha256,
+        stores: pushed.stores.clone(),
+    };
+    // Without it they are only looked at again.
+    let _ = acknowledged.add(&archiver.settings, all.map(acknowledgement).collect());
     step::reached(Step::WalAcknowledged)?;
-    tell_the_catalog(environment, &archiver.settings, &rows);
+    let files = ahead.iter().map(|(file, _)| file).chain([&file]);
+    let histories: Vec<(u32, String)> = files.filter_map(|file| history(file)).collect();
+    tell_the_catalog(environment, &archiver.settings, &rows, &histories);
     for (store, why) in &pushed.owed {
         environment.progress.detail(&format!("store {store} is owed {}: {why}", file.name));
     }
@@ -123,10 +125,17 @@ pub const fn exit_code(code: u8) -> u8 {
     if code > 125 { Kind::Store.exit_code() } else { code }
 }
 
-/// Whether enough of the stores that are set now have it.
+/// Whether enough of the stores that are set now have it; the one on this machine is looked at.
 fn is_enough(archiver: &Archiver, known: &Acknowledgement) -> bool {
-    let set = archiver.settings.stores();
-    known.stores.iter().filter(|store| set.contains(store)).count() >= archiver.min_copies()
+    let settings = &archiver.settings;
+    let has = |store: &&StoreName| {
+        let is_there = || {
+            let key = known.file.parse().ok().map(|file| names::wal_file(&settings.cluster, &file, &known.sha256));
+            key.zip(settings.local_dir.as_ref()).is_some_and(|(key, local)| local.join(key).is_file())
+        };
+        settings.stores().contains(store) && (**store != StoreName::Local || is_there())
+    };
+    known.stores.iter().filter(has).count() >= archiver.min_copies()
 }
 
 /// Archives what else is waiting, several at once; those up to the first that failed, in their order. An error is the
@@ -171,11 +180,26 @@ fn waiting(first: &WalFile) -> Vec<PathBuf> {
     names.into_iter().map(|name| directory.join(name.as_str())).collect()
 }
 
+/// What a history file says.
+fn history(file: &WalFile) -> Option<(u32, String)> {
+    if file.name.kind() != WalKind::History {
+        return None;
+    }
+    let text = std::fs::read(&file.path).ok()?;
+    Some((file.name.timeline(), String::from_utf8_lossy(&text).into_owned()))
+}
+
 /// Writes the rows, or keeps them for later: the WAL is safe in the stores either way.
-fn tell_the_catalog(environment: &Environment, settings: &Settings, rows: &[WalRow]) {
+fn tell_the_catalog(
+    environment: &Environment,
+    settings: &Settings,
+    rows: &[WalRow],
+    histories: &[(u32, String)],
+) {
     let told = quick_catalog(settings).and_then(|catalog| {
         unrecorded::take_in(settings, &catalog)?;
-        catalog.wal().record(rows)
+        catalog.wal().record(rows)?;
+        histories.iter().try_for_each(|(timeline, text)| catalog.wal().record_history(*timeline, text))
     });
     if let Err(error) = told {
         environment.progress.detail(&format!("the catalog is told later: {error:#}"));

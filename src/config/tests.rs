@@ -72,7 +72,7 @@ fn a_command_that_needs_a_key_or_a_store_is_told_what_to_do() {
 }
 
 /// Every documented variable with a value that differs from its default.
-const ALL_SET: [(&str, &str); 38] = [
+const ALL_SET: [(&str, &str); 42] = [
     ("BACKUP_CLUSTER", "blue"),
     ("BACKUP_STATE_DIR", "/state"),
     ("BACKUP_ENCRYPTION_KEY", KEY),
@@ -93,11 +93,15 @@ const ALL_SET: [(&str, &str); 38] = [
     ("BACKUP_RATE_LIMIT", "10M"),
     ("BACKUP_MIN_COPIES", "1"),
     ("BACKUP_COMPRESSION", "gzip:9"),
+    ("BACKUP_WAL_COMPRESSION", "zstd:2"),
     ("BACKUP_VOLUME_SIZE", "64M"),
     ("BACKUP_JOBS", "64"),
     ("BACKUP_SCRATCH_DIR", "/scratch"),
     ("BACKUP_SCRATCH_LIMIT", "2G"),
     ("BACKUP_PG_BINDIR", "/usr/lib/postgresql/15/bin"),
+    ("BACKUP_ARCHIVE_TIMEOUT", "90s"),
+    ("RPO_TARGET", "5m"),
+    ("PGDATA", "/data"),
     ("PGHOST", "/run/postgresql"),
     ("PGPORT", "5433"),
     ("PGUSER", "backup"),
@@ -139,6 +143,9 @@ fn every_documented_setting_is_read() {
     assert_eq!((settings.scratch_dir.as_path(), settings.scratch_limit), (Path::new("/scratch"), 2 << 30));
     assert_eq!(settings.volume_bytes, 64 << 20);
     assert_eq!(settings.pg_bindir.as_deref(), Some(Path::new("/usr/lib/postgresql/15/bin")));
+    assert_eq!(settings.wal_compression, Codec::Zstd(2));
+    assert_eq!((settings.archive_timeout.as_secs(), settings.rpo_target.as_secs()), (90, 300));
+    assert_eq!(settings.data_directory.as_deref(), Some(Path::new("/data")));
     let postgres = &settings.postgres;
     assert_eq!((postgres.host.as_deref(), postgres.port), (Some("/run/postgresql"), Some(5433)));
     assert_eq!((postgres.user.as_deref(), postgres.database.as_deref()), (Some("backup"), Some("shop")));

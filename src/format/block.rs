@@ -1,19 +1,22 @@
-//! Compressing and decompressing in memory, through async-compression: one buffer as a whole, or, for manifests, a
-//! little at a time.
+//! Compressing and decompressing in memory: one buffer as a whole, or, for manifests, a little at a time.
 //!
-//! The encoders are asynchronous by type only here: a buffer in memory never makes them wait, so they are driven
-//! to the end on the calling thread. Callers that want several cores call from several threads.
+//! async-compression does it, which is asynchronous by type only here: a buffer in memory never makes it wait, so it is
+//! driven to the end on the calling thread. Whole frames of zstd go through that crate's own zstd directly, with contexts
+//! that are used again: made anew for each frame, and fed through a buffer of their own, they cost a third more of the
+//! processor. Callers that want several cores call from several threads.
 
 use std::io;
 use std::ops::Range;
 use std::pin::pin;
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use async_compression::Level;
-use async_compression::tokio::bufread::{GzipDecoder, GzipEncoder, ZstdDecoder, ZstdEncoder};
+use async_compression::tokio::bufread::{GzipDecoder, GzipEncoder, ZstdDecoder};
 use async_compression::tokio::write;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use zeroize::Zeroizing;
+use zstd::bulk::{Compressor, Decompressor};
 
 use super::volume::Method;
 use crate::model::Codec;
@@ -22,28 +25,59 @@ use crate::model::Codec;
 /// Its level 9 stores more than its level 8 on dumps (`cargo bench` prints the table).
 const GZIP_LEVELS: [i32; 9] = [1, 2, 3, 4, 5, 6, 7, 8, 8];
 
-/// Appends the compressed bytes to `out`, as one complete zstd frame or gzip member.
+/// Puts the compressed bytes into `out`, as one complete zstd frame or gzip member, in place of what is in there.
 pub fn compress_into(codec: Codec, plain: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-    // Most data shrinks below this; what does not makes the buffer grow once.
-    out.reserve(plain.len() / 2 + 1024);
+    out.clear();
     match codec {
         Codec::Zstd(level) => {
-            read_to_end(ZstdEncoder::with_quality(plain, Level::Precise(i32::from(level))), out, usize::MAX)
+            // As much as it can be at worst; what is not written to takes no memory.
+            out.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+            let mut compressor = take_compressor(level)?;
+            compressor.compress_to_buffer(plain, out)?;
+            give(&COMPRESSORS, (level, compressor));
+            Ok(())
         }
         Codec::Gzip(level) => {
+            // Most data shrinks below this; what does not makes the buffer grow once.
+            out.reserve(plain.len() / 2 + 1024);
             let level = GZIP_LEVELS[usize::from(level.clamp(1, 9)) - 1];
             read_to_end(GzipEncoder::with_quality(plain, Level::Precise(level)), out, usize::MAX)
         }
     }
 }
 
-/// Appends the plain bytes to `out`: exactly `length` of them, else an error.
+/// Contexts of zstd, as many as were ever in use at once; each is a few MiB.
+static COMPRESSORS: Mutex<Vec<(u8, Compressor<'static>)>> = Mutex::new(Vec::new());
+static DECOMPRESSORS: Mutex<Vec<Decompressor<'static>>> = Mutex::new(Vec::new());
+
+fn take_compressor(level: u8) -> io::Result<Compressor<'static>> {
+    let mut pool = COMPRESSORS.lock().unwrap_or_else(PoisonError::into_inner);
+    let place = pool.iter().position(|(other, _)| *other == level);
+    match place.map(|place| pool.swap_remove(place)) {
+        Some((_, compressor)) => Ok(compressor),
+        None => Compressor::new(i32::from(level)),
+    }
+}
+
+fn give<T>(pool: &Mutex<Vec<T>>, context: T) {
+    pool.lock().unwrap_or_else(PoisonError::into_inner).push(context);
+}
+
+/// Puts the plain bytes into `out`, in place of what is in there: exactly `length` of them, else an error.
 pub fn decompress_into(method: Method, packed: &[u8], length: usize, out: &mut Vec<u8>) -> io::Result<()> {
-    let before = out.len();
+    out.clear();
     // One byte more than expected, so that too much is noticed without a second allocation.
     out.reserve(length + 1);
-    decompress_up_to(method, packed, length, out)?;
-    if out.len() - before != length {
+    match method {
+        Method::Zstd => {
+            let pooled = DECOMPRESSORS.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let mut decompressor = pooled.map_or_else(Decompressor::new, Ok)?;
+            decompressor.decompress_to_buffer(packed, out)?;
+            give(&DECOMPRESSORS, decompressor);
+        }
+        Method::Gzip => decompress_up_to(method, packed, length, out)?,
+    }
+    if out.len() != length {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the plain length is another"));
     }
     Ok(())
@@ -70,12 +104,12 @@ const STEP: usize = 64 * 1024;
 
 /// Compresses what is written to it into one zstd frame in memory: for a manifest, whose JSON is many times as large.
 /// Its plain bytes are overwritten once they are compressed, because a key is among them.
-pub struct Compressor {
+pub struct StreamCompressor {
     plain: Zeroizing<Vec<u8>>,
     encoder: write::ZstdEncoder<Vec<u8>>,
 }
 
-impl Compressor {
+impl StreamCompressor {
     /// Begins, zstd at level 3, with room for this many compressed bytes: a buffer that grows is in memory twice.
     pub fn with_room(room: usize) -> Self {
         let encoder = write::ZstdEncoder::with_quality(Vec::with_capacity(room), Level::Precise(3));
@@ -96,7 +130,7 @@ impl Compressor {
     }
 }
 
-impl io::Write for Compressor {
+impl io::Write for StreamCompressor {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.plain.len() == STEP {
             self.compress()?;
@@ -112,8 +146,8 @@ impl io::Write for Compressor {
     }
 }
 
-/// The plain bytes of a zstd frame in memory, a little at a time; the mirror of [`Compressor`].
-pub struct Decompressor<'a> {
+/// The plain bytes of a zstd frame in memory, a little at a time; the mirror of [`StreamCompressor`].
+pub struct StreamDecompressor<'a> {
     plain: Zeroizing<Vec<u8>>,
     /// What of `plain` has been read from the decoder and not yet by the caller.
     waiting: Range<usize>,
@@ -121,7 +155,7 @@ pub struct Decompressor<'a> {
     decoder: ZstdDecoder<&'a [u8]>,
 }
 
-impl<'a> Decompressor<'a> {
+impl<'a> StreamDecompressor<'a> {
     /// Reads this; more than `limit` plain bytes are an error.
     pub fn new(packed: &'a [u8], limit: usize) -> Self {
         let mut decoder = ZstdDecoder::new(packed);
@@ -130,7 +164,7 @@ impl<'a> Decompressor<'a> {
     }
 }
 
-impl io::Read for Decompressor<'_> {
+impl io::Read for StreamDecompressor<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         if self.waiting.is_empty() {
             let length = at_once(pin!(self.decoder.read(&mut self.plain)))?;
@@ -183,12 +217,12 @@ mod tests {
         use std::io::{Read, Write};
         for length in [0, 1, STEP - 1, STEP, STEP + 1, 5 * STEP + 7] {
             let plain: Vec<u8> = (0..length).map(|n| (n * n / 1000) as u8).collect();
-            let mut compressor = Compressor::with_room(0);
+            let mut compressor = StreamCompressor::with_room(0);
             compressor.write_all(&plain).unwrap();
             let packed = compressor.finish().unwrap();
             let read = |packed: &[u8], limit| {
                 let mut out = Vec::new();
-                Decompressor::new(packed, limit).read_to_end(&mut out).map(|_| out)
+                StreamDecompressor::new(packed, limit).read_to_end(&mut out).map(|_| out)
             };
             assert_eq!(read(&packed, length).unwrap(), plain);
             assert!(read(&packed[..packed.len() - 1], length).is_err(), "{length}: cut");

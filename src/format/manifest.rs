@@ -244,7 +244,7 @@ impl Manifest {
     /// The object's bytes: head, sealed body, digest.
     pub fn seal(&self, keyring: &Keyring, now: u64) -> anyhow::Result<Vec<u8>> {
         // An entry's digest is 32 bytes that nothing makes smaller, and the rest of it some ten.
-        let mut body = block::Compressor::with_room(self.entries.len() * 48 + 64 * 1024);
+        let mut body = block::StreamCompressor::with_room(self.entries.len() * 48 + 64 * 1024);
         serde_json::to_writer(&mut body, self)?;
         let token = keyring.seal(&body.finish()?, now)?;
         let mut text = String::with_capacity(token.len() + 4096);
@@ -355,7 +355,7 @@ fn sha256(bytes: &[u8]) -> Digest {
 
 /// Reads JSON out of the sealed body without ever having the whole of it in memory.
 fn from_body<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, String> {
-    serde_json::from_reader(block::Decompressor::new(body, BODY_LIMIT)).map_err(|error| {
+    serde_json::from_reader(block::StreamDecompressor::new(body, BODY_LIMIT)).map_err(|error| {
         let what = if error.is_io() { "unpack" } else { "read" };
         format!("{what}: {error}")
     })

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
-use std::sync::{Condvar, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
 use anyhow::Context;
@@ -75,109 +75,147 @@ pub struct SealFile<'a> {
     pub threads: usize,
 }
 
+/// Plain bytes of a frame of a sealed file: small enough that one fits the processor's own memory and its buffers are
+/// soon used again, large enough that it compresses as well.
+const FILE_FRAME: usize = 1 << 20;
+/// Up to this size of a file all of its compressed frames may wait in memory.
+const IN_MEMORY: u64 = 64 << 20;
+
 /// Seals the file for the owner that `owner` names when it is told the SHA-256 of the plain bytes. Returns that digest
 /// and how many bytes were written. The target is not flushed. Blocks.
 ///
-/// Several frames are compressed at once, while the bytes are still being summed up: what a single WAL segment waits
-/// for is the slower of the two. Memory is bounded by the number of threads.
-pub fn seal_file(
+/// Each frame is read once: it is summed up here while other threads compress it. Sealing begins when the digest is
+/// known, so what is compressed waits until then: in memory for files of ordinary size, larger ones are read twice.
+pub fn seal_file<W: Write>(
     plan: &SealFile<'_>,
     owner: impl FnOnce(&Digest) -> String,
-    target: impl Write,
+    target: W,
 ) -> anyhow::Result<(Digest, u64)> {
-    let frames = plan.size.div_ceil(FRAME_BYTES as u64);
-    let threads = plan.threads.clamp(1, usize::try_from(frames.max(1))?);
-    let begin = |sha256: Digest, target| {
+    let begin = |sha256: Digest| {
         let (codec, keyring, now) = (plan.codec, plan.keyring, plan.now);
         let sealer = Sealer::begin(&SealAlone { owner: owner(&sha256), codec, keyring, now }, target)?;
         anyhow::Ok((sha256, sealer))
     };
-    let known = plan.sha256;
-    let summed = || known.map_or_else(|| sha256_of(plan.file, plan.size), Ok);
-    if threads == 1 {
-        let (sha256, mut sealer) = begin(summed()?, target)?;
+    let frames = plan.size.div_ceil(FILE_FRAME as u64);
+    let known = match plan.sha256 {
+        None if plan.threads <= 1 || plan.size > IN_MEMORY => Some(sha256_of(plan.file, plan.size)?),
+        known => known,
+    };
+    if plan.threads <= 1
+        && let Some(sha256) = known
+    {
+        let (sha256, mut sealer) = begin(sha256)?;
         let (mut plain, mut packed) = (Vec::new(), Vec::new());
         for number in 0..frames {
-            let raw = compress_nth(plan, number, &mut plain, &mut packed)?;
+            read_nth(plan, number, &mut plain)?;
+            let raw = compress(plan.codec, &plain, &mut packed)?;
             sealer.frame(&mut packed, plain.len(), raw)?;
         }
         return Ok((sha256, sealer.finish()?));
     }
-    let turns = Turns::of(frames, 2 * threads as u64);
-    let (done, results) = mpsc::channel();
+    let (work, waiting) = mpsc::sync_channel::<(u64, Arc<Vec<u8>>)>(plan.threads);
+    let (done, compressed) = mpsc::channel();
+    let waiting = Mutex::new(waiting);
     thread::scope(|scope| {
-        // Whatever ends this, the threads find out.
-        let turns = Ending(&turns);
-        let summing = scope.spawn(summed);
-        for _ in 0..threads {
-            let (done, turns) = (done.clone(), turns.0);
+        // Moved in here, so that the threads find out however this ends.
+        let (work, compressed) = (work, compressed);
+        for _ in 0..plan.threads {
+            let (waiting, done) = (&waiting, done.clone());
             scope.spawn(move || {
-                while let Some(number) = turns.next() {
-                    let (mut plain, mut packed) = (Vec::new(), Vec::new());
-                    let result = compress_nth(plan, number, &mut plain, &mut packed);
+                loop {
+                    let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let Ok((number, plain)) = next else { return };
+                    let mut packed = Vec::new();
+                    let raw = compress(plan.codec, &plain, &mut packed);
                     let length = plain.len();
-                    if done.send((number, result.map(|raw| (packed, length, raw)))).is_err() {
+                    // Before its frame is told to be done: its buffer is read into again.
+                    drop(plain);
+                    if done.send((number, raw.map(|raw| (packed, length, raw)))).is_err() {
                         return;
                     }
                 }
             });
         }
         drop(done);
-        let sha256 = summing.join().map_err(|_| anyhow::anyhow!("the thread that hashes has died"))??;
-        let (sha256, mut sealer) = begin(sha256, target)?;
-        let mut early = BTreeMap::new();
-        for wanted in 0..frames {
-            while !early.contains_key(&wanted) {
-                let (number, frame) = results.recv().context("the threads that compress have died")?;
-                early.insert(number, frame?);
-            }
-            if let Some((mut packed, length, raw)) = early.remove(&wanted) {
-                sealer.frame(&mut packed, length, raw)?;
-            }
-            turns.0.allow_one();
+        let mut begun = None;
+        let mut begin = Some(begin);
+        if let (Some(sha256), Some(begin)) = (known, begin.take_if(|_| known.is_some())) {
+            begun = Some(begin(sha256)?);
         }
+        let mut ordered = InOrder { compressed, early: BTreeMap::new(), next: 0 };
+        let (mut hasher, mut buffers) = (Sha256::new(), Buffers::default());
+        for number in 0..frames {
+            let mut plain = buffers.take();
+            if let Some(plain) = Arc::get_mut(&mut plain) {
+                read_nth(plan, number, plain)?;
+            }
+            work.send((number, Arc::clone(&plain))).context("the threads that compress have died")?;
+            match &mut begun {
+                None => hasher.update(&*plain),
+                Some((_, sealer)) => ordered.seal_ready(sealer)?,
+            }
+            buffers.give(plain);
+        }
+        drop(work);
+        let (sha256, mut sealer) = match (begun, begin) {
+            (Some(begun), _) => begun,
+            (None, Some(begin)) => begin(Digest::from_bytes(hasher.finalize().into()))?,
+            (None, None) => anyhow::bail!("sealing was not begun"),
+        };
+        ordered.seal_up_to(frames, &mut sealer)?;
         Ok((sha256, sealer.finish()?))
     })
 }
 
-/// Hands out the numbers of frames, not too far ahead of what is sealed.
-struct Turns {
-    end: u64,
-    state: Mutex<(u64, u64)>,
-    changed: Condvar,
+/// A compressed frame: its bytes, how many plain ones there are, and whether it is raw.
+type CompressedFrame = (Vec<u8>, usize, bool);
+
+/// Frames come as they are done and are sealed in their order.
+struct InOrder {
+    compressed: mpsc::Receiver<(u64, anyhow::Result<CompressedFrame>)>,
+    early: BTreeMap<u64, CompressedFrame>,
+    next: u64,
 }
 
-impl Turns {
-    fn of(end: u64, ahead: u64) -> Self {
-        Self { end, state: Mutex::new((0, ahead)), changed: Condvar::new() }
-    }
-
-    /// The next number when its turn has come; `None` when there is none.
-    fn next(&self) -> Option<u64> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        while state.0 < self.end && state.0 >= state.1 {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+impl InOrder {
+    fn seal_ready<W: Write>(&mut self, sealer: &mut Sealer<W>) -> anyhow::Result<()> {
+        while let Ok((number, frame)) = self.compressed.try_recv() {
+            self.early.insert(number, frame?);
         }
-        let number = state.0;
-        (number < self.end).then(|| state.0 += 1).map(|()| number)
+        self.seal(sealer)
     }
 
-    fn allow_one(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).1 += 1;
-        self.changed.notify_one();
+    fn seal_up_to<W: Write>(&mut self, end: u64, sealer: &mut Sealer<W>) -> anyhow::Result<()> {
+        self.seal(sealer)?;
+        while self.next < end {
+            let (number, frame) = self.compressed.recv().context("the threads that compress have died")?;
+            self.early.insert(number, frame?);
+            self.seal(sealer)?;
+        }
+        Ok(())
     }
 
-    fn close(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).0 = self.end;
-        self.changed.notify_all();
+    fn seal<W: Write>(&mut self, sealer: &mut Sealer<W>) -> anyhow::Result<()> {
+        while let Some((mut packed, length, raw)) = self.early.remove(&self.next) {
+            sealer.frame(&mut packed, length, raw)?;
+            self.next += 1;
+        }
+        Ok(())
     }
 }
 
-struct Ending<'a>(&'a Turns);
+/// Buffers that are shared with the threads that compress, and used again when those have let go of them.
+#[derive(Default)]
+struct Buffers(Vec<Arc<Vec<u8>>>);
 
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        self.0.close();
+impl Buffers {
+    fn take(&mut self) -> Arc<Vec<u8>> {
+        let free = self.0.iter().position(|buffer| Arc::strong_count(buffer) == 1);
+        free.map_or_else(Arc::default, |free| self.0.swap_remove(free))
+    }
+
+    fn give(&mut self, buffer: Arc<Vec<u8>>) {
+        self.0.push(buffer);
     }
 }
 
@@ -196,23 +234,16 @@ pub fn sha256_of(file: &File, size: u64) -> anyhow::Result<Digest> {
     Ok(Digest::from_bytes(hasher.finalize().into()))
 }
 
-/// Reads and compresses one frame; whether it is raw.
-fn compress_nth(
-    plan: &SealFile<'_>,
-    number: u64,
-    plain: &mut Vec<u8>,
-    packed: &mut Vec<u8>,
-) -> anyhow::Result<bool> {
-    let offset = number * FRAME_BYTES as u64;
-    plain.resize((plan.size - offset).min(FRAME_BYTES as u64) as usize, 0);
-    plan.file.read_exact_at(plain, offset).context("read what is to be sealed")?;
-    compress(plan.codec, plain, packed)
+/// Reads one frame.
+fn read_nth(plan: &SealFile<'_>, number: u64, plain: &mut Vec<u8>) -> anyhow::Result<()> {
+    let offset = number * FILE_FRAME as u64;
+    plain.resize((plan.size - offset).min(FILE_FRAME as u64) as usize, 0);
+    plan.file.read_exact_at(plain, offset).context("read what is to be sealed")
 }
 
 /// Compresses a frame into `packed`, which is cleared first; true when it holds the plain bytes, because compressing did
 /// not make them fewer.
 fn compress(codec: Codec, plain: &[u8], packed: &mut Vec<u8>) -> anyhow::Result<bool> {
-    packed.clear();
     block::compress_into(codec, plain, packed).context("compress a frame")?;
     let raw = packed.len() >= plain.len();
     if raw {

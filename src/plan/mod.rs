@@ -2,4 +2,5 @@
 
 pub mod copies;
 pub mod data_directory;
+pub mod ledger;
 pub mod recovery;

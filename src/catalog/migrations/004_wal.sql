@@ -13,3 +13,10 @@ ALTER TABLE restore_log ADD COLUMN target_directory TEXT;
 
 -- By time: what recovery can reach, and what is owed.
 CREATE INDEX wal_segments_not_good ON wal_segments (state, store) WHERE state <> 'good';
+
+-- Where timelines left their ancestors: the content of history files, so that what can be recovered is known without
+-- asking a store.
+CREATE TABLE timelines (
+    timeline INTEGER NOT NULL PRIMARY KEY CHECK (timeline > 0),
+    history  TEXT NOT NULL
+) STRICT;

@@ -1,17 +1,18 @@
-//! WAL files that were archived ahead of their turn: when the archiver offers one of them, nothing is left to do.
+//! WAL files that were archived lately, and those that were archived ahead of their turn: when the archiver offers one of
+//! them, nothing is left to do.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{directory, read, write};
+use super::{directory, read, write_lightly};
 use crate::config::Settings;
 use crate::model::{Digest, StoreName};
 use crate::source::wal::{Stamp, WalFile};
 
 /// More than one run archives ahead.
-const KEPT: usize = 1024;
+const KEPT: usize = 320;
 
 /// A file that is safe.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,7 +24,7 @@ pub(in crate::command) struct Acknowledgement {
     pub(in crate::command) stores: Vec<StoreName>,
 }
 
-/// What was archived ahead lately, oldest first.
+/// What was archived lately, oldest first.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(in crate::command) struct Acknowledged(VecDeque<Acknowledgement>);
@@ -47,6 +48,6 @@ impl Acknowledged {
         while self.0.len() > KEPT {
             self.0.pop_front();
         }
-        write(&path(settings), self)
+        write_lightly(&path(settings), self)
     }
 }

@@ -60,6 +60,7 @@ pub(in crate::command) async fn take(context: &Context) -> anyhow::Result<Invent
         if let Some(bytes) = read(&fetcher, &name, &scratch).await?
             && let Some(history) = TimelineHistory::parse(&bytes)
         {
+            context.catalog.wal().record_history(name.timeline(), &String::from_utf8_lossy(&bytes))?;
             archive.histories.insert(name.timeline(), history);
         }
     }

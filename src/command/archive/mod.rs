@@ -10,6 +10,7 @@ pub(super) mod fetch;
 pub(super) mod inventory;
 pub(super) mod look;
 pub(super) mod prefetch;
+pub(super) mod owed;
 pub(super) mod registration;
 mod staged;
 pub(super) mod unrecorded;
@@ -31,6 +32,19 @@ pub(super) fn directory(settings: &Settings) -> PathBuf {
 /// Reads a small file of JSON; one that is not there, or is torn, is as good as none.
 fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+/// Writes a small file of JSON, whole or not at all; after a crash of the machine it may be torn, which is as good as
+/// none.
+fn write_lightly<T: Serialize>(path: &Path, value: &T) -> anyhow::Result<()> {
+    let beside = path.with_extension(format!("{}", std::process::id()));
+    let written = std::fs::write(&beside, serde_json::to_vec(value)?)
+        .and_then(|()| durable::make_private(&beside).map_err(std::io::Error::other))
+        .and_then(|()| std::fs::rename(&beside, path));
+    if written.is_err() {
+        let _ = durable::remove_file_if_there(&beside);
+    }
+    Ok(written?)
 }
 
 /// Writes a small file of JSON, whole or not at all, and survives a crash.

@@ -21,6 +21,7 @@ use crate::model::Kind;
 use crate::plan::recovery::Target;
 
 use plan::Restore;
+pub(super) use plan::base;
 pub use plan::ClusterPlan;
 pub use start::Reached;
 
