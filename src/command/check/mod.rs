@@ -1,12 +1,14 @@
 //! `pgkeep check`: whether a backup would work, before cron finds out. Each line is ok, a warning or a fault.
 
+mod archive;
+
 use std::path::Path;
 
 use serde::Serialize;
 
-use super::context::{catalog_path, keyring};
-use super::stores::replicas;
-use super::{Environment, Report, judge};
+use crate::command::context::{catalog_path, keyring};
+use crate::command::stores::replicas;
+use crate::command::{Environment, Report, judge};
 use crate::catalog::Catalog;
 use crate::config::Settings;
 use crate::format::identity::Identity;
@@ -17,7 +19,7 @@ use crate::store::{Body, Store, StoreErrorKind, StoreResult};
 use crate::system::{durable, space};
 
 /// What to do when the local store can't be used.
-pub(super) const LOCAL_HINT: &str =
+pub(in crate::command) const LOCAL_HINT: &str =
     "See that the directory of BACKUP_LOCAL_DIR exists, is mounted, and may be written by this user.";
 
 /// Below this much of a file system a warning is given.
@@ -259,6 +261,7 @@ async fn server(
     if let Err(error) = ask(&server, settings, identities, report).await {
         report.fault("PostgreSQL", &error);
     }
+    archive::check(settings, &server, &environment.stop, report).await;
     server.close().await;
 }
 
@@ -275,7 +278,7 @@ async fn ask(
     }
     let identifier = facts::system_identifier(server).await?;
     if let Some(identity) = identities.iter().find(|identity| identity.system_identifier != identifier) {
-        let another = super::manifests::refuse_another_server(identity, identifier);
+        let another = crate::command::manifests::refuse_another_server(identity, identifier);
         if let Err(error) = another {
             report.fault("cluster", &error);
         }
