@@ -23,7 +23,23 @@ pub(crate) struct Cloud {
 }
 
 impl Cloud {
-    fn start(options: Options) -> Self {
+    /// Makes it R2 of this place.
+    pub(crate) fn is_r2_of(&self, place: &Place) {
+        place.set("R2_ENDPOINT", &self.proxy.endpoint());
+        place.set("R2_BUCKET", "keep");
+        place.set("R2_ACCESS_KEY", self.s3.access_key());
+        place.set("R2_SECRET_KEY", &self.s3.secret_key());
+    }
+
+    /// Makes it B2 of this place.
+    pub(crate) fn is_b2_of(&self, place: &Place) {
+        place.set("B2_ENDPOINT", &self.proxy.endpoint());
+        place.set("B2_BUCKET_NAME", "keep");
+        place.set("B2_KEY_ID", self.s3.access_key());
+        place.set("B2_APPLICATION_KEY", &self.s3.secret_key());
+    }
+
+    pub(crate) fn start(options: Options) -> Self {
         let s3 = S3::with(options);
         let _ = s3.bucket("keep");
         let proxy = Proxy::before(s3.address());
@@ -64,17 +80,11 @@ impl Clouds {
     }
 
     pub(crate) fn settings_of_r2(&self, place: &Place) {
-        place.set("R2_ENDPOINT", &self.r2.proxy.endpoint());
-        place.set("R2_BUCKET", "keep");
-        place.set("R2_ACCESS_KEY", self.r2.s3.access_key());
-        place.set("R2_SECRET_KEY", &self.r2.s3.secret_key());
+        self.r2.is_r2_of(place);
     }
 
     pub(crate) fn settings_of_b2(&self, place: &Place) {
-        place.set("B2_ENDPOINT", &self.b2.proxy.endpoint());
-        place.set("B2_BUCKET_NAME", "keep");
-        place.set("B2_KEY_ID", self.b2.s3.access_key());
-        place.set("B2_APPLICATION_KEY", &self.b2.s3.secret_key());
+        self.b2.is_b2_of(place);
     }
 
     /// Names of the objects of the backup in the local store.

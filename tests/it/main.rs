@@ -41,3 +41,4 @@ mod support;
 mod verify;
 mod versions;
 mod wal;
+mod wal_faults;

@@ -53,7 +53,7 @@ impl Archiving {
 
     /// Ends the present segment and returns its name.
     pub(crate) fn switch(&self) -> String {
-        let sql = "SELECT pg_walfile_name(pg_current_wal_lsn()) FROM pg_logical_emit_message(true, 'test', 'x')";
+        let sql = "SELECT pg_walfile_name(pg_current_wal_insert_lsn()) FROM pg_logical_emit_message(true, 'test', 'x')";
         let name = self.cluster.psql("postgres", sql);
         self.cluster.psql("postgres", "SELECT pg_switch_wal()");
         name

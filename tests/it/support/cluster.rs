@@ -91,7 +91,7 @@ impl Cluster {
         std::fs::write(&file, settings).expect("write the server's settings");
         // A role in the group "with_password" has to give its own.
         let hba = data.join("pg_hba.conf");
-        std::fs::write(&hba, "local all +with_password scram-sha-256\nlocal all all trust\n")
+        std::fs::write(&hba, "local all +with_password scram-sha-256\nlocal all all trust\nlocal replication all trust\n")
             .expect("write pg_hba");
         let cluster = Self { socket_dir, port: 5432, bindir, data, private };
         cluster.start_again();
