@@ -103,8 +103,9 @@ impl<'a> Wal<'a> {
     /// What the catalog knows of the file of this name.
     pub fn of(self, file: &WalName) -> anyhow::Result<Vec<WalRow>> {
         self.catalog.read("look for a WAL file", |connection| {
-            let mut statement = connection
-                .prepare("SELECT * FROM wal_segments WHERE segment = :segment ORDER BY content_sha256, store")?;
+            let mut statement = connection.prepare(
+                "SELECT * FROM wal_segments WHERE segment = :segment ORDER BY content_sha256, store",
+            )?;
             statement.query_map(named_params! { ":segment": file.as_str() }, row)?.collect()
         })
     }

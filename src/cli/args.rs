@@ -67,6 +67,10 @@ pub enum Command {
         name: String,
         /// Where it is wanted (%p)
         destination: PathBuf,
+        /// Recovery has a target: let a hole in the archive end it, since the server itself opens for writing only when
+        /// it has reached its target
+        #[arg(long)]
+        bounded: bool,
     },
     /// Gets segments beforehand; started by `wal-fetch`
     #[command(hide = true)]

@@ -15,7 +15,14 @@ pub(super) fn restore(plan: &RestorePlan, yes: bool, progress: &Console) -> anyh
     typed(&what, &text::plan(plan), "the name of the database", name, yes, progress)
 }
 
-fn typed(what: &str, plan: &str, which: &str, name: &str, yes: bool, progress: &Console) -> anyhow::Result<()> {
+fn typed(
+    what: &str,
+    plan: &str,
+    which: &str,
+    name: &str,
+    yes: bool,
+    progress: &Console,
+) -> anyhow::Result<()> {
     if yes {
         return Ok(());
     }

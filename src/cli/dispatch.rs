@@ -6,21 +6,17 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::CommandFactory;
 
-use super::args::{Action, Arguments, Backup, Catalog, Command, Key, Mode, Restore};
+use super::args::{Arguments, Backup, Catalog, Command, Key};
 use super::progress::Console;
-use super::{confirm, text};
+use super::{restoring, text};
 use crate::command::backup::cluster::BackupCluster;
 use crate::command::backup::database::BackupDatabase;
 use crate::command::list::ListRequest;
-use crate::command::catalog::Wanted;
-use crate::command::restore::RestoreRequest;
-use crate::command::restore_cluster::{RestoreClusterRequest, TargetAction, TimelineWish};
 use crate::command::sync::SyncRequest;
 use crate::command::verify::VerifyRequest;
 use crate::command::wal_fetch::WalFetchRequest;
 use crate::command::wal_push::WalPushRequest;
-use crate::command::{self, Context, Environment, Report, Shelf, Target};
-use crate::model::{BackupKind, Fault, Kind};
+use crate::command::{self, Context, Environment, Report, Shelf};
 
 /// A result, ready to be written.
 pub(super) struct Done {
@@ -29,7 +25,7 @@ pub(super) struct Done {
     pub(super) code: u8,
 }
 
-fn done<T: Report>(report: &T, text: impl FnOnce(&T) -> String) -> anyhow::Result<Done> {
+pub(super) fn done<T: Report>(report: &T, text: impl FnOnce(&T) -> String) -> anyhow::Result<Done> {
     Ok(Done {
         text: text(report),
         json: serde_json::to_value(report).context("write the report as JSON")?,
@@ -66,30 +62,7 @@ pub(super) async fn run(
             let result = command::backup::cluster::run(&context, &request).await;
             done(&context.conclude(result).await?, text::backup)
         }
-        Command::Restore(restore) if restore.cluster.to_dir.is_some() => {
-            let agree = |what: &str| confirm::rebuild(what, restore.yes, progress);
-            let wanted = Wanted { backup: &restore.backup, kind: BackupKind::Cluster };
-            let context = command::catalog::context_for_restore(environment, words, wanted, agree).await?;
-            progress.announce(&format!("{words} {}", restore.backup));
-            let confirm = |plan: &_| confirm::replace(plan, restore.yes, progress);
-            let request = cluster_request(restore)?;
-            let result = command::restore_cluster::run(&context, &request, &confirm).await;
-            done(&context.conclude(result).await?, text::restore_cluster)
-        }
-        Command::Restore(restore) => {
-            if restore.mode == Some(Mode::Pitr) {
-                return Fault::new(Kind::Usage, "--mode pitr needs --to-dir: the directory for the restored cluster")
-                    .hint("A point in time is reached by replaying WAL onto a cluster backup; see the README.")
-                    .err();
-            }
-            let agree = |what: &str| confirm::rebuild(what, restore.yes, progress);
-            let wanted = Wanted { backup: &restore.backup, kind: BackupKind::Database };
-            let context = command::catalog::context_for_restore(environment, words, wanted, agree).await?;
-            progress.announce(&format!("{words} {}", restore.backup));
-            let confirm = |plan: &_| confirm::restore(plan, restore.yes, progress);
-            let result = command::restore::run(&context, &request(restore), &confirm).await;
-            done(&context.conclude(result).await?, text::restore)
-        }
+        Command::Restore(restore) => restoring::run(environment, words, restore, progress).await,
         Command::Verify(verify) => {
             let context = Context::open(environment, words).await?;
             progress.announce(words);
@@ -108,8 +81,9 @@ pub(super) async fn run(
             let request = WalPushRequest { path: path.clone() };
             done(&command::wal_push::run(environment, &request).await?, text::wal_push)
         }
-        Command::WalFetch { name, destination } => {
-            let request = WalFetchRequest { name: name.clone(), destination: destination.clone() };
+        Command::WalFetch { name, destination, bounded } => {
+            let (name, destination) = (name.clone(), destination.clone());
+            let request = WalFetchRequest { name, destination, bounded: *bounded };
             done(&command::wal_fetch::run(environment, &request).await?, text::wal_fetch)
         }
         Command::WalPrefetch { first, segment_size } => {
@@ -145,59 +119,5 @@ pub(super) async fn run(
                 .context("write the manual page")?;
             Ok(printed(String::from_utf8_lossy(&bytes)))
         }
-    }
-}
-
-fn cluster_request(restore: &Restore) -> anyhow::Result<RestoreClusterRequest> {
-    let wanted = &restore.cluster;
-    let target = if let Some(time) = wanted.target_time {
-        Target::Time(time)
-    } else if let Some(lsn) = wanted.target_lsn {
-        Target::Lsn(lsn)
-    } else if let Some(transaction) = wanted.target_xid {
-        Target::Transaction(transaction.to_string())
-    } else if let Some(name) = &wanted.target_name {
-        Target::Name(name.clone())
-    } else if restore.mode == Some(Mode::Full) {
-        Target::Consistent
-    } else {
-        Target::End
-    };
-    if restore.mode == Some(Mode::Full) && target != Target::Consistent {
-        return Fault::new(Kind::Usage, "--mode full is the state of the backup itself, and a target was given")
-            .hint("Leave out --mode, or give --mode pitr.")
-            .err();
-    }
-    Ok(RestoreClusterRequest {
-        backup: restore.backup.clone(),
-        to_dir: wanted.to_dir.clone().unwrap_or_default(),
-        target,
-        timeline: wanted.target_timeline.unwrap_or(TimelineWish::Latest),
-        action: match wanted.target_action {
-            None | Some(Action::Promote) => TargetAction::Promote,
-            Some(Action::Pause) => TargetAction::Pause,
-            Some(Action::Shutdown) => TargetAction::Shutdown,
-        },
-        tablespaces: wanted.tablespace.clone(),
-        force: wanted.force,
-        standby: wanted.standby,
-        keep_archiving: wanted.keep_archiving,
-        start: wanted.start,
-        port: wanted.port,
-        dry_run: restore.dry_run,
-    })
-}
-
-fn request(restore: &Restore) -> RestoreRequest {
-    RestoreRequest {
-        backup: restore.backup.clone(),
-        database: restore.database.clone(),
-        to_database: restore.to_database.clone(),
-        jobs: restore.jobs.map(usize::from),
-        terminate: restore.terminate,
-        drop_old: restore.drop_old,
-        dry_run: restore.dry_run,
-        no_owner: restore.no_owner,
-        no_privileges: restore.no_privileges,
     }
 }

@@ -4,6 +4,7 @@ pub mod args;
 mod confirm;
 mod dispatch;
 mod progress;
+mod restoring;
 mod text;
 
 use std::io::Write;
@@ -75,7 +76,7 @@ fn run(arguments: &Arguments) -> u8 {
                 .collect::<Vec<_>>()
                 .join(" "),
         };
-        let result = dispatch::run(&environment, arguments, &progress).await;
+        let result = Box::pin(dispatch::run(&environment, arguments, &progress)).await;
         progress.finish();
         result
     });

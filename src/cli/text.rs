@@ -127,7 +127,8 @@ pub(super) fn backup(report: &BackupReport) -> String {
 }
 
 pub(super) fn cluster_plan(plan: &ClusterPlan) -> String {
-    let mut text = format!("restore {} (the cluster, consistent from {} on)\n", plan.backup, plan.consistent_at);
+    let mut text =
+        format!("restore {} (the cluster, consistent from {} on)\n", plan.backup, plan.consistent_at);
     line!(
         text,
         "  fetch {}, write {} in {} into {}",
@@ -169,7 +170,8 @@ pub(super) fn restore_cluster(report: &RestoreClusterReport) -> String {
     match &report.reached {
         Some(reached) => {
             let lsn = reached.lsn.map_or_else(String::new, |lsn| format!(" at {lsn}"));
-            let time = reached.time.as_ref().map_or_else(String::new, |time| format!(", last transaction {time}"));
+            let time =
+                reached.time.as_ref().map_or_else(String::new, |time| format!(", last transaction {time}"));
             let timeline =
                 reached.timeline.map_or_else(String::new, |timeline| format!(", timeline {timeline}"));
             line!(text, "the server is {}{lsn}{time}{timeline}", reached.state);
@@ -348,7 +350,13 @@ pub(super) fn list(report: &ListReport) -> String {
 pub(super) fn recoverable(report: &RecoverableReport) -> String {
     let mut text = String::new();
     for window in &report.windows {
-        line!(text, "timeline {}: any second from {} to about {}", window.timeline, window.from, window.until);
+        line!(
+            text,
+            "timeline {}: any second from {} to about {}",
+            window.timeline,
+            window.from,
+            window.until
+        );
         let backups = counted(window.backups.len() as u64, "cluster backup");
         let segments = counted(window.segments, "WAL segment");
         line!(text, "  {backups}, {segments}, from {} to {}", window.from_lsn, window.until_lsn);

@@ -87,7 +87,9 @@ impl Report for SyncReport {
     fn shortfall(&self) -> Option<Kind> {
         if !self.lost.is_empty() || !self.wal.lost.is_empty() {
             Some(Kind::Damaged)
-        } else if !self.warnings.is_empty() || (!self.dry_run && (!self.waiting.is_empty() || self.wal.waiting > 0)) {
+        } else if !self.warnings.is_empty()
+            || (!self.dry_run && (!self.waiting.is_empty() || self.wal.waiting > 0))
+        {
             Some(Kind::Incomplete)
         } else {
             None
@@ -143,8 +145,7 @@ pub async fn run(context: &Context, request: SyncRequest) -> anyhow::Result<Sync
     }
     let spool = context.replicas.staging().last().context("no staging directory")?;
     let spool = staging_of(spool, &context.run);
-    report.wal =
-        owed::make_copies(context, &presence, &spool, request.dry_run, &mut report.warnings).await?;
+    report.wal = owed::make_copies(context, &presence, &spool, request.dry_run, &mut report.warnings).await?;
     durable::remove_dir_if_there(&spool)?;
     if !request.dry_run {
         // What could not be done after all is told as well.

@@ -31,6 +31,9 @@ pub struct WalFetchRequest {
     pub name: String,
     /// Where it is wanted (%p).
     pub destination: PathBuf,
+    /// A hole ends the archive: recovery has a target, and PostgreSQL (13 and newer) does not open for writing before it
+    /// has reached that. It reads ahead of what it replays, so it may ask for what lies behind its target.
+    pub bounded: bool,
 }
 
 /// A file that was fetched.
@@ -58,15 +61,16 @@ impl Report for WalFetchReport {
 pub async fn run(environment: &Environment, request: &WalFetchRequest) -> anyhow::Result<WalFetchReport> {
     let clock = Instant::now();
     let name: WalName = request.name.parse().map_err(|_| {
-        Fault::new(Kind::CannotTell, format!("\"{}\" is not the name of a WAL file", request.name))
-            .hint("restore_command must be given %f and %p: `restore_command = 'pgkeep wal-fetch %f \"%p\"'`.")
+        Fault::new(Kind::CannotTell, format!("\"{}\" is not the name of a WAL file", request.name)).hint(
+            "restore_command must be given %f and %p: `restore_command = 'pgkeep wal-fetch %f \"%p\"'`.",
+        )
     })?;
     let settings = Settings::load(&environment.inputs)?;
     let destination = &request.destination;
     let mut store = None;
     if name.kind() != WalKind::Segment || !prefetch::take(&settings, &name, destination).await {
         let fetcher = Fetcher::open(settings.clone())?;
-        store = Some(environment.stop.or(fetch(&fetcher, &name, destination)).await?);
+        store = Some(environment.stop.or(fetch(&fetcher, &name, request)).await?);
     }
     let size_bytes =
         fs::metadata(destination).with_context(|| format!("look at {}", destination.display()))?.len();
@@ -101,7 +105,8 @@ pub async fn prefetch(environment: &Environment, first: &str, segment_size: u32)
     environment.stop.or(prefetch::run(&fetcher, first, segment_size)).await
 }
 
-async fn fetch(fetcher: &Fetcher, name: &WalName, destination: &Path) -> anyhow::Result<StoreName> {
+async fn fetch(fetcher: &Fetcher, name: &WalName, request: &WalFetchRequest) -> anyhow::Result<StoreName> {
+    let WalFetchRequest { destination, bounded, .. } = request;
     let beside = prefetch::beside(destination);
     let begun = Instant::now();
     let outcome = loop {
@@ -122,22 +127,29 @@ async fn fetch(fetcher: &Fetcher, name: &WalName, destination: &Path) -> anyhow:
             renamed.with_context(|| format!("rename to {}", destination.display()))?;
             Ok(store)
         }
-        Outcome::Absent { later } => Err(absent(fetcher, name, later.into_iter().next())?.into()),
+        Outcome::Absent { later } => {
+            let fault = absent(fetcher, name, later.into_iter().next());
+            let kind = if *bounded { Kind::NotThere } else { fault.kind };
+            Err(Fault { kind, ..fault }.into())
+        }
         Outcome::Unsure(why) => {
             let message = format!("can't tell whether {name} is in the archive: {}", why.join("; "));
             Fault::new(Kind::CannotTell, message)
-                .hint("See what is the matter with the stores (`pgkeep check`), then start the recovery again.")
+                .hint(
+                    "See what is the matter with the stores (`pgkeep check`), then start the recovery again.",
+                )
                 .err()
         }
     }
 }
 
 /// What it means that no store has the file.
-fn absent(fetcher: &Fetcher, name: &WalName, later: Option<WalName>) -> anyhow::Result<Fault> {
-    let hint = "Recovery can't go on across it: see `pgkeep list --recoverable` for the times that can be reached.";
+fn absent(fetcher: &Fetcher, name: &WalName, later: Option<WalName>) -> Fault {
+    let hint =
+        "Recovery can't go on across it: see `pgkeep list --recoverable` for the times that can be reached.";
     if let Some(later) = later {
         let message = format!("there is a hole in the archive: {name} is in no store, and {later} is");
-        return Ok(Fault::new(Kind::CannotTell, message).hint(hint));
+        return Fault::new(Kind::CannotTell, message).hint(hint);
     }
     let path = catalog_path(&fetcher.settings);
     if matches!(path.try_exists(), Ok(true)) {
@@ -146,9 +158,9 @@ fn absent(fetcher: &Fetcher, name: &WalName, later: Option<WalName>) -> anyhow::
         let known = Catalog::open_with(&path, options).and_then(|catalog| catalog.wal().of(name));
         if known.is_ok_and(|rows| rows.iter().any(|row| row.stored_at.is_some())) {
             let message = format!("{name} was archived and is in no store any more");
-            return Ok(Fault::new(Kind::CannotTell, message).hint(hint));
+            return Fault::new(Kind::CannotTell, message).hint(hint);
         }
     }
-    Ok(Fault::new(Kind::NotThere, format!("{name} is not in the archive"))
-        .hint("At the end of the archive this is as it should be."))
+    Fault::new(Kind::NotThere, format!("{name} is not in the archive"))
+        .hint("At the end of the archive this is as it should be.")
 }

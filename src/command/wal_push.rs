@@ -130,7 +130,8 @@ fn is_enough(archiver: &Archiver, known: &Acknowledgement) -> bool {
     let settings = &archiver.settings;
     let has = |store: &&StoreName| {
         let is_there = || {
-            let key = known.file.parse().ok().map(|file| names::wal_file(&settings.cluster, &file, &known.sha256));
+            let key =
+                known.file.parse().ok().map(|file| names::wal_file(&settings.cluster, &file, &known.sha256));
             key.zip(settings.local_dir.as_ref()).is_some_and(|(key, local)| local.join(key).is_file())
         };
         settings.stores().contains(store) && (**store != StoreName::Local || is_there())

@@ -8,7 +8,9 @@ use super::faults::Faults;
 use super::inputs::Inputs;
 use super::size::parse_size;
 use super::values::{Value, Values};
-use super::{Cloud, DEFAULT_COMPRESSION, DEFAULT_WAL_COMPRESSION, Settings, clouds, env_file, keys, paths, postgres};
+use super::{
+    Cloud, DEFAULT_COMPRESSION, DEFAULT_WAL_COMPRESSION, Settings, clouds, env_file, keys, paths, postgres,
+};
 use crate::model::{ClusterName, Fault, Kind, StoreName};
 
 const DEFAULT_CLUSTER: &str = "main";
@@ -66,8 +68,7 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
     let cluster: Option<ClusterName> = faults.keep(cluster);
     let keys = faults.keep(keys::read(&values, &inputs.current_dir));
     let compression = values.get("BACKUP_COMPRESSION").and_then(|value| faults.keep(value.parse()));
-    let wal_compression =
-        values.get("BACKUP_WAL_COMPRESSION").and_then(|value| faults.keep(value.parse()));
+    let wal_compression = values.get("BACKUP_WAL_COMPRESSION").and_then(|value| faults.keep(value.parse()));
     let jobs = values.get("BACKUP_JOBS").and_then(|value| faults.keep(value.number(1, 64)));
     let clouds = clouds::read(&values, &mut faults);
     let read_order = read_order(&values, local_dir.as_deref(), &clouds, &mut faults);

@@ -32,7 +32,10 @@ pub fn write<'a>(
 ) -> String {
     let mut text = String::from("{ ");
     let _ = if major >= 17 {
-        writeln!(text, "\"PostgreSQL-Backup-Manifest-Version\": 2,\n\"System-Identifier\": {system_identifier},")
+        writeln!(
+            text,
+            "\"PostgreSQL-Backup-Manifest-Version\": 2,\n\"System-Identifier\": {system_identifier},"
+        )
     } else {
         writeln!(text, "\"PostgreSQL-Backup-Manifest-Version\": 1,")
     };

@@ -43,7 +43,8 @@ mod tests {
 
     #[test]
     fn ancestors_are_read_and_what_is_no_history_is_told() {
-        let text = b"1\t0/30000A0\tno recovery target specified\n\n# a comment\n2\t0/5000000\tbefore 2026-11-25\n";
+        let text =
+            b"1\t0/30000A0\tno recovery target specified\n\n# a comment\n2\t0/5000000\tbefore 2026-11-25\n";
         let history = TimelineHistory::parse(text).unwrap_or_default();
         let expected = [(1, Lsn(0x0300_00A0)), (2, Lsn(0x0500_0000))];
         let expected = expected.map(|(timeline, until)| Ancestor { timeline, until });

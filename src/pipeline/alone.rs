@@ -33,11 +33,7 @@ pub struct SealAlone<'a> {
 }
 
 /// Seals all that `source` gives into `target`. Returns how many bytes were written. Neither is flushed. Blocks.
-pub fn seal_alone(
-    plan: &SealAlone<'_>,
-    mut source: impl Read,
-    target: impl Write,
-) -> anyhow::Result<u64> {
+pub fn seal_alone(plan: &SealAlone<'_>, mut source: impl Read, target: impl Write) -> anyhow::Result<u64> {
     let mut sealer = Sealer::begin(plan, target)?;
     let mut plain = Vec::with_capacity(FRAME_BYTES);
     let mut packed = Vec::new();

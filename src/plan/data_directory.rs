@@ -158,7 +158,8 @@ mod tests {
         ] {
             assert_eq!(file(path), Wanted::No, "{path}");
         }
-        for path in ["PG_VERSION", "postgresql.conf", "base/5/1259", "pg_xact/0000", "base/5/pg_filenode.map"] {
+        for path in ["PG_VERSION", "postgresql.conf", "base/5/1259", "pg_xact/0000", "base/5/pg_filenode.map"]
+        {
             assert_eq!(file(path), Wanted::Yes, "{path}");
         }
         assert_eq!(directory("pg_wal"), Wanted::Empty);

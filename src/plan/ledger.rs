@@ -122,7 +122,7 @@ mod tests {
         let mut segments = BTreeMap::new();
         for number in [3_u64, 4, 5, 6, 8, 9] {
             let stores = if number == 4 { [Local].into() } else { [Local, B2].into() };
-            let archived_at = Some(at(number as i64));
+            let archived_at = Some(at(number.cast_signed()));
             let name = WalName::segment(1, Lsn(number * u64::from(SIZE)), SIZE);
             segments.insert(name, Segment { stores, archived_at });
         }

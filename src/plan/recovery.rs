@@ -175,8 +175,7 @@ mod tests {
             histories: histories
                 .iter()
                 .map(|(timeline, ancestors)| {
-                    let ancestor =
-                        |&(timeline, until): &(u32, u64)| Ancestor { timeline, until: Lsn(until) };
+                    let ancestor = |&(timeline, until): &(u32, u64)| Ancestor { timeline, until: Lsn(until) };
                     (*timeline, TimelineHistory { ancestors: ancestors.iter().map(ancestor).collect() })
                 })
                 .collect(),

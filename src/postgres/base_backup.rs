@@ -103,8 +103,6 @@ pub struct Ended {
     pub at: Timestamp,
     /// The content of `backup_label`.
     pub label: String,
-    /// The content of `tablespace_map`; empty: no such file.
-    pub tablespace_map: String,
 }
 
 /// Begins: the server makes a checkpoint, at once or in the course of its usual ones.
@@ -117,8 +115,9 @@ pub async fn begin(server: Server, label: &str, fast: bool) -> anyhow::Result<Be
     };
     let begun = server.query_one("begin a base backup", sql, &[&label, &fast]).await;
     let row = begun.or_fault(|| {
-        Fault::new(Kind::Postgres, "the server does not begin a base backup")
-            .hint("The user must be a superuser, or be granted EXECUTE on pg_backup_start and pg_backup_stop.")
+        Fault::new(Kind::Postgres, "the server does not begin a base backup").hint(
+            "The user must be a superuser, or be granted EXECUTE on pg_backup_start and pg_backup_stop.",
+        )
     })?;
     let start_lsn = row.get::<_, String>(0).parse()?;
     Ok(Begun { server, start_lsn })
@@ -136,14 +135,15 @@ impl Begun {
         const ACTION: &str = "end the base backup";
         let server = self.server;
         let sql = if server.major() >= 15 {
-            "SELECT lsn::text, labelfile, coalesce(spcmapfile, '') FROM pg_backup_stop(false)"
+            "SELECT lsn::text, labelfile FROM pg_backup_stop(false)"
         } else {
-            "SELECT lsn::text, labelfile, coalesce(spcmapfile, '') FROM pg_stop_backup(false, false)"
+            "SELECT lsn::text, labelfile FROM pg_stop_backup(false, false)"
         };
         let row = server.query_one(ACTION, sql, &[]).await?;
         let (stop_lsn, label): (String, String) = (row.get(0), row.get(1));
         // The label names the timeline since PostgreSQL 11 (`build_backup_content`).
-        let timeline = label.lines().find_map(|line| line.strip_prefix("START TIMELINE: ")?.trim().parse().ok());
+        let timeline =
+            label.lines().find_map(|line| line.strip_prefix("START TIMELINE: ")?.trim().parse().ok());
         let Some(timeline) = timeline else {
             return Fault::new(Kind::Postgres, "the server's backup label names no timeline").err();
         };
@@ -151,7 +151,7 @@ impl Begun {
         let milliseconds: i64 = server.query_one(ACTION, sql, &[]).await?.get(0);
         let at = DateTime::from_timestamp_millis(milliseconds)
             .ok_or_else(|| Fault::new(Kind::Postgres, "the server's clock shows an impossible time"))?;
-        let ended = Ended { stop_lsn: stop_lsn.parse()?, timeline, at, label, tablespace_map: row.get(2) };
+        let ended = Ended { stop_lsn: stop_lsn.parse()?, timeline, at, label };
         Ok((ended, server))
     }
 }
@@ -163,10 +163,15 @@ pub async fn archiver_account(server: &Server) -> anyhow::Result<String> {
     let row = server.query_one("ask the archiver", sql, &[]).await?;
     let last: Option<String> = row.get(0);
     let failed: Option<String> = row.get(2);
-    let last = last.map_or_else(|| "it has archived nothing".to_owned(), |name| format!("the last that it archived is {name}"));
+    let last = last.map_or_else(
+        || "it has archived nothing".to_owned(),
+        |name| format!("the last that it archived is {name}"),
+    );
     let is_failing: Option<bool> = row.get(3);
     Ok(match failed.filter(|_| is_failing == Some(true)) {
-        Some(name) => format!("{last}, and archive_command fails at {name} ({} failures so far)", row.get::<_, i64>(1)),
+        Some(name) => {
+            format!("{last}, and archive_command fails at {name} ({} failures so far)", row.get::<_, i64>(1))
+        }
         None => last,
     })
 }

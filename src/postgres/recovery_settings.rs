@@ -21,13 +21,19 @@ pub struct RecoverySettings<'a> {
 }
 
 /// All settings of which at most one may be set.
-const TARGETS: [&str; 5] =
-    ["recovery_target", "recovery_target_lsn", "recovery_target_name", "recovery_target_time", "recovery_target_xid"];
+const TARGETS: [&str; 5] = [
+    "recovery_target",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_xid",
+];
 
 impl RecoverySettings<'_> {
     /// The lines, behind a comment that says where they come from.
     pub fn text(&self, backup: &str, at: Timestamp) -> String {
-        let mut text = format!("\n# Written by pgkeep, which restored {backup} at {}.\n", at.format("%FT%TZ"));
+        let mut text =
+            format!("\n# Written by pgkeep, which restored {backup} at {}.\n", at.format("%FT%TZ"));
         let command: Vec<String> = self.restore_command.iter().map(|word| shell(word)).collect();
         // Writing into a string cannot fail.
         let _ = writeln!(text, "restore_command = {}", quoted(&format!("{} %f \"%p\"", command.join(" "))));
@@ -61,7 +67,11 @@ fn quoted(value: &str) -> String {
 fn shell(word: &str) -> String {
     let word = word.replace('%', "%%");
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-=:@%+,".contains(letter);
-    if !word.is_empty() && word.chars().all(is_plain) { word } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
 }
 
 #[cfg(test)]
@@ -79,7 +89,10 @@ mod tests {
         };
         let text = settings.text("20261125T020000Z-cluster-1a2b3c4d", Timestamp::UNIX_EPOCH);
         let lines: Vec<&str> = text.lines().collect();
-        assert!(lines.contains(&r#"restore_command = '''/opt/it''\\''''s 100%%/pgkeep'' wal-fetch %f "%p"'"#), "{text}");
+        assert!(
+            lines.contains(&r#"restore_command = '''/opt/it''\\''''s 100%%/pgkeep'' wal-fetch %f "%p"'"#),
+            "{text}"
+        );
         assert!(lines.contains(&"recovery_target_time = '2026-11-25 14:02:00+00'"), "{text}");
         assert!(lines.contains(&"recovery_target_lsn = ''"), "{text}");
         assert!(lines.contains(&"archive_mode = 'off'"), "{text}");

@@ -71,8 +71,8 @@ impl SegmentHeader {
             Fault::new(Kind::Damaged, format!("{name} is not what its name says: {why}"))
                 .hint("Look at the disk of the server, and at who else writes into its pg_wal.")
         };
-        let header =
-            Self::read(bytes).ok_or_else(|| damaged("it does not begin with the header of a segment".to_owned()))?;
+        let header = Self::read(bytes)
+            .ok_or_else(|| damaged("it does not begin with the header of a segment".to_owned()))?;
         header.contradiction(name, size).map_or(Ok(header), |why| Err(damaged(why)))
     }
 }

@@ -7,7 +7,7 @@
 use chrono::DateTime;
 
 use super::wal::SegmentHeader;
-use crate::model::Timestamp;
+use crate::model::{Lsn, Timestamp};
 
 const SHORT_HEADER: usize = 24;
 const LONG_HEADER: usize = 40;
@@ -22,23 +22,33 @@ const ENDS: [u8; 4] = [0x00, 0x20, 0x30, 0x40];
 /// PostgreSQL counts microseconds from the year 2000.
 const EPOCH: i64 = 946_684_800;
 
-/// The first and the last time at which a transaction ended in this segment; `None` when none did, or when it is no
-/// segment. Reads on as far as the records are whole.
-pub fn transaction_times(segment: &[u8]) -> Option<(Timestamp, Timestamp)> {
-    SegmentHeader::read(segment)?;
-    let mut found: Option<(Timestamp, Timestamp)> = None;
-    let mut reader = Reader::of(segment)?;
+/// What a segment holds that recovery can stop at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stops {
+    /// When the last transaction ended that ends in it.
+    pub last_transaction: Option<Timestamp>,
+    /// Where the last record begins that is whole in it.
+    pub last_record: Option<Lsn>,
+}
+
+/// Looks through a segment as far as its records are whole; nothing when it is no segment.
+pub fn stops(segment: &[u8]) -> Stops {
+    let mut stops = Stops::default();
+    let (Some(header), Some(mut reader)) = (SegmentHeader::read(segment), Reader::of(segment)) else {
+        return stops;
+    };
     while let Some(record) = reader.record() {
-        if let Some(time) = ended_at(&record) {
-            let (first, last) = found.unwrap_or((time, time));
-            found = Some((first.min(time), last.max(time)));
-        }
+        stops.last_record = Some(Lsn(header.position.0 + record.at as u64));
+        // They need not be in order.
+        stops.last_transaction = stops.last_transaction.max(ended_at(&record));
     }
-    found
+    stops
 }
 
 /// A record, as far as it is wanted: its header, and of those that end a transaction all of it.
 struct Record {
+    /// Where in the segment it begins.
+    at: usize,
     info: u8,
     manager: u8,
     body: Vec<u8>,
@@ -94,6 +104,8 @@ impl<'a> Reader<'a> {
 
     /// The next record; `None` at the end of the segment, and where there is nothing more.
     fn record(&mut self) -> Option<Record> {
+        self.enter_page();
+        let at = self.at;
         let mut header = Vec::with_capacity(RECORD_HEADER);
         self.take(RECORD_HEADER, Some(&mut header))?;
         let length = u32::from_ne_bytes(header[..4].try_into().ok()?) as usize;
@@ -107,7 +119,7 @@ impl<'a> Reader<'a> {
             self.skip(rest)?;
         }
         self.align();
-        Some(Record { info, manager, body })
+        Some(Record { at, info, manager, body })
     }
 }
 

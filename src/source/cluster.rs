@@ -144,7 +144,8 @@ impl ClusterSource {
         .await
         .context("read pg_control")??;
         let ending = tokio::time::timeout(CANCELLING.max(Duration::from_mins(5)), begun_end(begun));
-        let (ended, start_lsn, server) = ending.await.context("the server does not end the base backup")??;
+        let (ended, start_lsn, server) =
+            ending.await.context("the server does not end the base backup")??;
         let segment = |position: Lsn| WalName::segment(ended.timeline, position, facts.wal_segment_size);
         let mut read = read;
         read.push(control);
@@ -173,12 +174,10 @@ impl ClusterSource {
         let entries = spawn_blocking({
             let cluster = cluster.clone();
             move || -> anyhow::Result<Vec<FinishedEntry>> {
-                let labels = [("backup_label", ended.label), ("tablespace_map", ended.tablespace_map)];
                 let mut framer = framer;
-                let mut added = Vec::new();
-                for (name, text) in labels.into_iter().filter(|(_, text)| !text.is_empty()) {
-                    added.push(files::text(name, &text, &mut framer)?);
-                }
+                // No tablespace_map: the server would put the links back to where the tablespaces were, which may be
+                // those of the original. A restore makes the links itself, as pg_basebackup does.
+                let mut added = vec![files::text("backup_label", &ended.label, &mut framer)?];
                 let all = read.iter().map(|file| (&file.entry, file.modified));
                 let all = all.chain(added.iter().map(|entry| (entry, ended.at)));
                 let manifest = manifest(all, &cluster, system_identifier, version_num / 10_000);
@@ -243,7 +242,8 @@ fn refuse_without_archive(facts: &ClusterFacts) -> anyhow::Result<()> {
     let hint = "Set wal_level = replica, archive_mode = on and archive_command = 'pgkeep wal-push %p' in \
                 postgresql.conf, and restart the server (README, \"Point-in-time recovery in ten minutes\").";
     if facts.wal_level == "minimal" {
-        let message = "wal_level is minimal: what is written is not all in the WAL, so no cluster backup can be made";
+        let message =
+            "wal_level is minimal: what is written is not all in the WAL, so no cluster backup can be made";
         return Fault::new(Kind::Postgres, message).hint(hint).err();
     }
     // A standby's WAL is archived by its primary.

@@ -95,8 +95,7 @@ impl WalFile {
 /// `pg_wal`. Links are followed.
 fn data_directory(path: &Path) -> Option<PathBuf> {
     let is_one = |directory: &Path| directory.join("PG_VERSION").is_file();
-    let directory =
-        if path.is_relative() { PathBuf::from(".") } else { path.parent()?.parent()?.to_owned() };
+    let directory = if path.is_relative() { PathBuf::from(".") } else { path.parent()?.parent()?.to_owned() };
     is_one(&directory).then(|| directory.canonicalize().ok()).flatten()
 }
 

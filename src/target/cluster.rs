@@ -112,8 +112,7 @@ impl ClusterTarget {
         let root = &places.root;
         let cluster = cluster_of(&manifest)?;
         make_directory(root, 0o700)?;
-        let marker =
-            Marker { backup: manifest.id.clone(), system_identifier: manifest.system_identifier };
+        let marker = Marker { backup: manifest.id.clone(), system_identifier: manifest.system_identifier };
         durable::write_file(&root.join(MARKER), &serde_json::to_vec(&marker)?)?;
         // First, and for good: what is emptied below was a server a moment ago.
         durable::remove_file_if_there(&root.join(CONTROL))?;
@@ -200,7 +199,8 @@ impl ClusterTarget {
 
 impl Sink for ClusterTarget {
     fn write(&mut self, entry: usize, offset: u64, bytes: &[u8]) -> anyhow::Result<()> {
-        let describe = format!("write {} below {}", self.manifest.entries[entry].name, self.places.root.display());
+        let describe =
+            format!("write {} below {}", self.manifest.entries[entry].name, self.places.root.display());
         self.file(entry)?.write_all_at(bytes, offset).or_fault(|| {
             Fault::new(Kind::Store, describe).hint("Make room there, and run the restore again with --force.")
         })
@@ -218,7 +218,8 @@ impl Sink for ClusterTarget {
 
 fn cluster_of(manifest: &Manifest) -> anyhow::Result<&Cluster> {
     let cluster = manifest.physical.as_ref();
-    Ok(cluster.ok_or_else(|| Fault::new(Kind::Damaged, format!("{} is no backup of a cluster", manifest.id)))?)
+    Ok(cluster
+        .ok_or_else(|| Fault::new(Kind::Damaged, format!("{} is no backup of a cluster", manifest.id)))?)
 }
 
 /// A path below the directory. A manifest is sealed, but one that leaves its directory would be a disaster.
@@ -253,8 +254,9 @@ fn link_tablespaces(places: &ClusterPlaces, before: &str) -> anyhow::Result<()> 
 
 fn make_directory(path: &Path, mode: u32) -> anyhow::Result<()> {
     durable::create_private_dir(path).or_fault(|| {
-        Fault::new(Kind::Store, format!("make the directory {}", path.display()))
-            .hint("Make it as root and give it to the user who restores (`install -d -m 700 -o USER DIRECTORY`).")
+        Fault::new(Kind::Store, format!("make the directory {}", path.display())).hint(
+            "Make it as root and give it to the user who restores (`install -d -m 700 -o USER DIRECTORY`).",
+        )
     })?;
     set_mode(path, mode)
 }
@@ -274,7 +276,8 @@ fn empty(directory: &Path, keep: &dyn Fn(&str) -> bool) -> anyhow::Result<()> {
         }
         let is_directory = entry.file_type().with_context(describe)?.is_dir();
         let path = entry.path();
-        if is_directory { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }.with_context(describe)?;
+        if is_directory { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }
+            .with_context(describe)?;
     }
     Ok(())
 }

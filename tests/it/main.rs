@@ -21,6 +21,7 @@ mod kill;
 mod list;
 mod objects;
 mod pitr;
+mod pitr_faults;
 mod places;
 mod python;
 mod quickstart;

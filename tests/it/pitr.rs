@@ -62,7 +62,9 @@ fn tool(cluster: &Cluster, program: &str, arguments: &[&str]) -> Run {
 #[test]
 fn a_row_deleted_at_14_03_is_there_again_after_a_restore_to_14_02() {
     let archiving = Archiving::ready();
-    archiving.cluster.psql("postgres", "CREATE TABLE t (n int); INSERT INTO t SELECT generate_series(1, 1000)");
+    archiving
+        .cluster
+        .psql("postgres", "CREATE TABLE t (n int); INSERT INTO t SELECT generate_series(1, 1000)");
     let report = backup(&archiving);
     assert_eq!(report["kind"], "cluster");
     archiving.cluster.psql("postgres", "INSERT INTO t VALUES (4711)");
@@ -78,11 +80,35 @@ fn a_row_deleted_at_14_03_is_there_again_after_a_restore_to_14_02() {
 }
 
 #[test]
+fn the_last_transaction_of_a_segment_is_the_one_that_pg_waldump_finds() {
+    let archiving = Archiving::ready();
+    let sql = "DO $$ BEGIN FOR n IN 1..500 LOOP PERFORM pg_logical_emit_message(true, 'test', repeat('x', n * 7)); \
+               COMMIT; END LOOP; END $$";
+    archiving.cluster.psql("postgres", sql);
+    let name = archiving.archive();
+    let wanted = archiving.place.path(&name);
+    archiving.place.pgkeep(&["wal-fetch", &name, wanted.to_str().unwrap()]).ok();
+    let found = pgkeep::postgres::wal_records::stops(&fs::read(&wanted).unwrap());
+    let mut dump = ordinary(archiving.cluster.bindir.join("pg_waldump"));
+    let dumped = run(dump.env("TZ", "UTC").arg(&wanted));
+    let commits: Vec<&str> = dumped.stdout.lines().filter(|line| line.contains("desc: COMMIT")).collect();
+    assert!(commits.len() > 10, "{}", dumped.stdout);
+    let last = commits.last().unwrap().split("COMMIT ").nth(1).unwrap();
+    let time = found.last_transaction.unwrap().format("%Y-%m-%d %H:%M:%S%.6f").to_string();
+    assert!(last.starts_with(&time), "{last} {time}");
+    let lsn = dumped.stdout.lines().last().unwrap().split("lsn: ").nth(1).unwrap();
+    let position: pgkeep::model::Lsn = lsn.split(',').next().unwrap().parse().unwrap();
+    assert_eq!(found.last_record, Some(position), "{}", dumped.stdout.lines().last().unwrap());
+}
+
+#[test]
 fn what_was_restored_passes_postgresqls_own_checks() {
     let archiving = Archiving::new(&[]);
     archiving.begin();
     archiving.cluster.psql("postgres", "CREATE UNLOGGED TABLE u (n int); INSERT INTO u VALUES (1)");
-    archiving.cluster.psql("postgres", "CREATE TABLE t AS SELECT n, repeat('x', 100) FROM generate_series(1, 20000) n");
+    archiving
+        .cluster
+        .psql("postgres", "CREATE TABLE t AS SELECT n, repeat('x', 100) FROM generate_series(1, 20000) n");
     backup(&archiving);
     let directory = fresh();
     restore(&archiving, &directory, &["--mode", "full"]).ok();
@@ -114,14 +140,24 @@ fn started_by_pgkeep_the_server_is_followed_to_its_target() {
     let socket = format!("unix_socket_directories = '{}'", directory.display());
     // What the settings of the original say of its socket holds for the copy, too; it gets a port of its own.
     assert!(!socket.is_empty());
-    let arguments =
-        ["--output", "json", "--target-name", "before the trouble", "--start", "--port", "5433", "--target-action", "pause"];
+    let arguments = [
+        "--output",
+        "json",
+        "--target-name",
+        "before the trouble",
+        "--start",
+        "--port",
+        "5433",
+        "--target-action",
+        "pause",
+    ];
     let report = restore(&archiving, &directory, &arguments).ok().json();
     assert_eq!(report["reached"]["state"], "paused", "{report}");
     let mut psql = archiving.cluster.client("psql");
     psql.env("PGPORT", "5433").args(["-XAtq", "-d", "postgres", "-c", "SELECT count(*) FROM t"]);
     assert_eq!(run(&mut psql).ok().stdout.trim(), "0");
     let data = directory.join("data");
-    let stopped = tool(&archiving.cluster, "pg_ctl", &["stop", "-s", "-m", "fast", "-D", data.to_str().unwrap()]);
+    let stopped =
+        tool(&archiving.cluster, "pg_ctl", &["stop", "-s", "-m", "fast", "-D", data.to_str().unwrap()]);
     assert_eq!(stopped.code, 0, "{}", stopped.stderr);
 }

@@ -8,7 +8,8 @@ use std::fs;
 use jsonschema::Validator;
 use serde_json::Value;
 
-use crate::support::{Place, Run, cluster, project, quoted};
+use crate::pitr;
+use crate::support::{Archiving, Place, Run, cluster, project, quoted};
 
 /// The schema's text as a document.
 fn document(name: &str) -> Value {
@@ -126,6 +127,38 @@ fn every_command_writes_what_its_schema_says() {
     assert_writes(&place, "key_new", &["key", "new"], 0);
     assert_writes(&place, "text", &["man"], 0);
     assert_writes(&place, "text", &["completions", "bash"], 0);
+}
+
+#[test]
+fn the_commands_of_the_archive_write_what_their_schemas_say() {
+    let archiving = Archiving::ready();
+    let place = &archiving.place;
+    assert_writes(place, "list_recoverable", &["list", "--recoverable"], 1);
+    let backup = assert_writes(place, "backup_cluster", &["backup", "cluster", "--fast"], 0);
+    let name = archiving.archive();
+    let path = archiving.cluster.data().join("pg_wal").join(&name).display().to_string();
+    let pushed = assert_writes(place, "wal_push", &["wal-push", &path], 0);
+    assert_eq!(pushed["known"], true);
+    let wanted = place.path("wanted").display().to_string();
+    assert_writes(place, "wal_fetch", &["wal-fetch", &name, &wanted], 0);
+    let ledger = assert_writes(place, "list_recoverable", &["list", "--recoverable"], 0);
+    assert_eq!(ledger["windows"][0]["backups"][0], backup["id"]);
+    assert_writes(place, "list", &["list"], 0);
+    assert_writes(place, "show", &["show", backup["id"].as_str().unwrap()], 0);
+    assert_writes(place, "sync", &["sync"], 0);
+    let data = pitr::fresh().join("data").display().to_string();
+    let plan =
+        assert_writes(place, "restore_cluster", &["restore", "latest", "--to-dir", &data, "--dry-run"], 0);
+    assert_eq!((&plan["dry_run"], &plan["plan"]["backup"]), (&Value::Bool(true), &backup["id"]));
+    let started =
+        ["restore", "latest", "--to-dir", &data, "--start", "--port", "5499", "--target-action", "shutdown"];
+    let done = assert_writes(place, "restore_cluster", &started, 0);
+    assert_eq!(done["phases"].as_array().map(Vec::len), Some(3));
+    let check = json(place, &["check"]);
+    assert!([0, 3].contains(&check.code), "{}", check.stdout);
+    assert_valid("check", &check.json());
+    let arrived = check.json()["lines"].as_array().unwrap().iter().any(|line| line["subject"] == "archiving");
+    assert!(arrived, "{}", check.stdout);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::support::{Cluster, Place, cluster, project, set_mode};
+use crate::pitr;
+use crate::support::{Archiving, Cluster, Place, cluster, ordinary, project, run, set_mode};
 
 /// The programs of this major version, from where `tests/postgres_versions.sh` puts them.
 fn bindir(major: u32) -> PathBuf {
@@ -99,6 +100,55 @@ fn postgresql_17_comes_back() {
 #[test]
 fn postgresql_18_comes_back() {
     comes_back(18, 18);
+}
+
+/// Archives, backs the cluster up, and recovers it to a point in time, with this version's own programs as judges.
+fn a_point_in_time_comes_back(version: u32) {
+    let options = [("archive_mode", "on"), ("archive_command", "/bin/false")];
+    let archiving =
+        Archiving::on(Cluster::of_made_with(bindir(version), &["--wal-segsize=1", "-k"], &options));
+    archiving.place.set("BACKUP_PG_BINDIR", &bindir(version).display().to_string());
+    archiving.begin();
+    archiving.cluster.psql("postgres", "CREATE TABLE t AS SELECT generate_series(1, 1000) AS n");
+    let report = pitr::backup(&archiving);
+    archiving.cluster.psql("postgres", "INSERT INTO t VALUES (4711)");
+    let before = pitr::now(&archiving.cluster);
+    archiving.cluster.psql("postgres", "DELETE FROM t");
+    archiving.archive();
+    archiving.place.pgkeep(&["list", "--recoverable"]).ok();
+    let server = pitr::recover(&archiving, &["--target-time", &before]);
+    assert_eq!(server.psql("postgres", "SELECT count(*), max(n) FROM t"), "1001|4711");
+    server.psql("postgres", "CREATE EXTENSION amcheck");
+    let checked = run(server.client("pg_amcheck").args(["-d", "postgres", "--heapallindexed"]));
+    assert_eq!(checked.code, 0, "{}{}", checked.stdout, checked.stderr);
+    let directory = pitr::fresh();
+    pitr::restore(&archiving, &directory, &["--mode", "full"]).ok();
+    let mut verify = ordinary(bindir(version).join("pg_verifybackup"));
+    let verified = run(verify.arg("-n").arg(directory.join("data")));
+    assert_eq!(verified.code, 0, "{}{}", verified.stdout, verified.stderr);
+    let control = run(ordinary(bindir(version).join("pg_controldata")).arg(directory.join("data")));
+    assert!(control.ok().stdout.contains("Database system identifier"));
+    assert_eq!(report["damaged_pages"], serde_json::Value::Null);
+}
+
+#[test]
+fn postgresql_14_is_recovered_to_a_point_in_time() {
+    a_point_in_time_comes_back(14);
+}
+
+#[test]
+fn postgresql_16_is_recovered_to_a_point_in_time() {
+    a_point_in_time_comes_back(16);
+}
+
+#[test]
+fn postgresql_17_is_recovered_to_a_point_in_time() {
+    a_point_in_time_comes_back(17);
+}
+
+#[test]
+fn postgresql_18_is_recovered_to_a_point_in_time() {
+    a_point_in_time_comes_back(18);
 }
 
 #[test]

@@ -23,9 +23,9 @@ fn the_server_archives_through_pgkeep_and_gets_its_segments_back() {
     let run = archiving.place.pgkeep(&["wal-fetch", &name, fetched.to_str().unwrap()]).ok();
     assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("", ""), "the server's log is not for that");
     assert_eq!(fs::read(&fetched).unwrap(), bytes);
-    let rows = archiving.place.catalog(&format!(
-        "SELECT store, state, content_sha256 FROM wal_segments WHERE segment = '{name}'"
-    ));
+    let rows = archiving
+        .place
+        .catalog(&format!("SELECT store, state, content_sha256 FROM wal_segments WHERE segment = '{name}'"));
     assert_eq!(rows, [["local", "good", &sha256(&bytes)]]);
     assert_eq!(archiving.cluster.psql("postgres", "SELECT failed_count FROM pg_stat_archiver"), "0");
 }

@@ -43,7 +43,11 @@ impl Acknowledged {
         self.0.iter().rfind(|it| it.file == file.name.as_str() && it.stamp == file.stamp)
     }
 
-    pub(in crate::command) fn add(&mut self, settings: &Settings, more: Vec<Acknowledgement>) -> anyhow::Result<()> {
+    pub(in crate::command) fn add(
+        &mut self,
+        settings: &Settings,
+        more: Vec<Acknowledgement>,
+    ) -> anyhow::Result<()> {
         self.0.extend(more);
         while self.0.len() > KEPT {
             self.0.pop_front();

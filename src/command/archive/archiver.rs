@@ -140,7 +140,11 @@ impl Archiver {
     ///
     /// Other bytes under the same name: [`Kind::Refused`], and nothing is overwritten. Not in enough stores:
     /// [`Kind::Store`]. What was stored before an error stays, and is found the next time.
-    pub(in crate::command) async fn push(self: &Arc<Self>, file: &Arc<WalFile>, threads: usize) -> anyhow::Result<Pushed> {
+    pub(in crate::command) async fn push(
+        self: &Arc<Self>,
+        file: &Arc<WalFile>,
+        threads: usize,
+    ) -> anyhow::Result<Pushed> {
         let begun = Instant::now();
         let (stores, mut owed) = self.candidates();
         let local = stores.iter().find(|store| store.name() == StoreName::Local).cloned();
@@ -152,7 +156,9 @@ impl Archiver {
                 Ok(found) if !found.is_empty() => {
                     let sha256 = summed(file).await?;
                     let same = found.iter().find(|it| it.sha256 == sha256);
-                    let Some(same) = same else { return Err(other_bytes(file, &sha256, &found[0].sha256, StoreName::Local)) };
+                    let Some(same) = same else {
+                        return Err(other_bytes(file, &sha256, &found[0].sha256, StoreName::Local));
+                    };
                     let path = PathBuf::from(local.locate(&same.key));
                     sealed = Some(Sealed { sha256, size: same.size, path, _staged: None });
                     answers.insert(StoreName::Local, Ok(Answer::Has));
@@ -225,7 +231,9 @@ impl Archiver {
         let mut deadline = None;
         while !waiting.is_empty() {
             let has = |answer: &Result<Answer, StoreError>| matches!(answer, Ok(Answer::Has));
-            if deadline.is_none() && answers.values().filter(|answer| has(answer)).count() >= self.min_copies() {
+            if deadline.is_none()
+                && answers.values().filter(|answer| has(answer)).count() >= self.min_copies()
+            {
                 let grace = (begun.elapsed() * 2).clamp(LEAST_GRACE, MOST_GRACE);
                 deadline = Some(Instant::now() + grace);
             }
@@ -298,7 +306,8 @@ impl Archiver {
             Err(failed.unwrap_or_else(|| anyhow::anyhow!("no directory to write into")))
         });
         sealing.await.context("seal a WAL file")?.or_fault(|| {
-            Fault::new(Kind::Store, "seal a WAL file").hint("Make room on the disk; the server keeps the file and tries again.")
+            Fault::new(Kind::Store, "seal a WAL file")
+                .hint("Make room on the disk; the server keeps the file and tries again.")
         })
     }
 

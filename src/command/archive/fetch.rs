@@ -63,7 +63,9 @@ impl Fetcher {
                 }
             };
             let (own, others): (Vec<Archived>, _) = listed.into_iter().partition(|it| it.name == *name);
-            later.extend(others.into_iter().map(|it| it.name).filter(|it| it.kind() == name.kind() && it > name));
+            later.extend(
+                others.into_iter().map(|it| it.name).filter(|it| it.kind() == name.kind() && it > name),
+            );
             digests.extend(own.iter().map(|it| it.sha256.to_string()));
             if digests.len() > 1 {
                 let which: Vec<_> = digests.into_iter().collect();

@@ -11,9 +11,9 @@ use super::fetch::{Fetcher, Outcome};
 use super::look;
 use crate::command::{Context, stores};
 use crate::format::names;
-use crate::model::{Timestamp, TimelineHistory, WalKind, WalName};
+use crate::model::{TimelineHistory, WalKind, WalName};
 use crate::plan::recovery::Archive;
-use crate::postgres::wal_records::transaction_times;
+use crate::postgres::wal_records::{Stops, stops};
 use crate::system::durable;
 
 /// How many of the last segments are read in order to find the last transaction.
@@ -80,14 +80,15 @@ async fn read(fetcher: &Fetcher, name: &WalName, scratch: &Path) -> anyhow::Resu
 }
 
 impl Inventory {
-    /// When the last transaction ended of which the end is in the archive, up to and including this segment; `None` when
-    /// none of the last segments holds one.
-    pub(in crate::command) async fn last_transaction(
+    /// What recovery can stop at last, up to and including this segment: the end of the last transaction, unless none of
+    /// the last segments holds one, and the last record.
+    pub(in crate::command) async fn last_stops(
         &self,
         context: &Context,
         last: &WalName,
         segment_size: u32,
-    ) -> anyhow::Result<Option<Timestamp>> {
+    ) -> anyhow::Result<Stops> {
+        let mut found = Stops::default();
         let scratch = context.scratch()?;
         let before = self.archive.segments.range(..=last.clone()).rev();
         let same = before.take_while(|name| name.timeline() == last.timeline()).take(LOOKED_AT);
@@ -98,11 +99,14 @@ impl Inventory {
                 break;
             }
             let Some(bytes) = read(&self.fetcher, name, &scratch).await? else { break };
-            if let Some((_, last)) = transaction_times(&bytes) {
-                return Ok(Some(last));
+            let Stops { last_transaction, last_record } = stops(&bytes);
+            found.last_record = found.last_record.or(last_record);
+            found.last_transaction = last_transaction;
+            if last_transaction.is_some() {
+                break;
             }
             wanted = wanted.and_then(|start| start.checked_sub(u64::from(segment_size)));
         }
-        Ok(None)
+        Ok(found)
     }
 }

@@ -80,7 +80,8 @@ pub(in crate::command) async fn make_copies(
     let keyring = Arc::new(context.keyring()?);
     let stage = context.progress.rows("wal", owed.len() as u64);
     let copying = Copying { context, presence, staging, keyring, dry_run };
-    let mut running = stream::iter(owed.into_values()).map(|owed| copying.copy(owed)).buffer_unordered(AT_ONCE);
+    let mut running =
+        stream::iter(owed.into_values()).map(|owed| copying.copy(owed)).buffer_unordered(AT_ONCE);
     while let Some(copied) = context.stop.or(async { Ok(running.next().await) }).await? {
         stage.add(1);
         let Copied { copies, bytes, waiting, lost, failed } = copied?;
@@ -125,7 +126,9 @@ impl Copying<'_> {
         let Some((path, size, spooled)) = self.source(&owed, &mut copied).await? else {
             let good = self.context.catalog.wal().of(&owed.file)?;
             let may_be_elsewhere = good.iter().any(|row| {
-                row.content_sha256 == owed.sha256 && row.state == CopyState::Good && present(row.store).is_none()
+                row.content_sha256 == owed.sha256
+                    && row.state == CopyState::Good
+                    && present(row.store).is_none()
             });
             if may_be_elsewhere {
                 copied.waiting += to.len() as u64;
@@ -209,7 +212,11 @@ impl Copying<'_> {
                         return Err(error);
                     }
                     self.mark(owed, store.name(), CopyState::Damaged, &format!("{error:#}"))?;
-                    copied.failed.push(format!("{} in store {} is damaged: {error:#}", owed.file, store.name()));
+                    copied.failed.push(format!(
+                        "{} in store {} is damaged: {error:#}",
+                        owed.file,
+                        store.name()
+                    ));
                 }
             }
         }

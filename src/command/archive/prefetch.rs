@@ -118,7 +118,11 @@ pub(in crate::command) fn begin(settings: &Settings, after: &WalName, segment_si
 }
 
 /// Gets this segment and those after it as long as somebody takes them.
-pub(in crate::command) async fn run(fetcher: &Fetcher, first: WalName, segment_size: u32) -> anyhow::Result<()> {
+pub(in crate::command) async fn run(
+    fetcher: &Fetcher,
+    first: WalName,
+    segment_size: u32,
+) -> anyhow::Result<()> {
     let Some(directory) = directory(&fetcher.settings) else { return Ok(()) };
     let parent = directory.parent().unwrap_or(&directory);
     durable::create_private_dir(parent)?;

@@ -42,8 +42,9 @@ impl Registration {
         let found: Option<Self> = read(&path);
         let found = found.ok_or_else(|| {
             let message = format!("{} does not say which server archives here", path.display());
-            Fault::new(Kind::NotInitialised, message)
-                .hint("Run `pgkeep init` on the machine of the server whose WAL is to be archived, and only there.")
+            Fault::new(Kind::NotInitialised, message).hint(
+                "Run `pgkeep init` on the machine of the server whose WAL is to be archived, and only there.",
+            )
         })?;
         if found.cluster != settings.cluster {
             let message = format!(
@@ -107,8 +108,8 @@ impl Registration {
             let why = "it is not there: is it mounted? Is it new? Then run `pgkeep init`".to_owned();
             return Err(failure(StoreErrorKind::Unreachable, why));
         };
-        let identity = Identity::from_bytes(&bytes)
-            .map_err(|fault| failure(StoreErrorKind::Failed, fault.message))?;
+        let identity =
+            Identity::from_bytes(&bytes).map_err(|fault| failure(StoreErrorKind::Failed, fault.message))?;
         if identity.system_identifier != self.system_identifier {
             let other = identity.system_identifier;
             let why = format!("the store holds the backups of another server (system identifier {other})");

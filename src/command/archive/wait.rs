@@ -96,7 +96,12 @@ async fn take_away(
 }
 
 /// Who is late.
-async fn late(server: &Server, missing: &BTreeSet<WalName>, after: Duration, cluster: &Cluster) -> anyhow::Error {
+async fn late(
+    server: &Server,
+    missing: &BTreeSet<WalName>,
+    after: Duration,
+    cluster: &Cluster,
+) -> anyhow::Error {
     let account = base_backup::archiver_account(server).await;
     let account = account.unwrap_or_else(|error| format!("the archiver could not be asked ({error:#})"));
     let mut named: Vec<String> = missing.iter().take(NAMED).map(ToString::to_string).collect();

@@ -36,7 +36,8 @@ pub async fn run(context: &Context, request: &BackupCluster) -> anyhow::Result<B
 
 fn damage(files: &[DamagedPages]) -> String {
     let pages: usize = files.iter().map(|file| file.blocks.len()).sum();
-    let each = files.iter().flat_map(|file| file.blocks.iter().map(|block| format!("{} page {block}", file.file)));
+    let each =
+        files.iter().flat_map(|file| file.blocks.iter().map(|block| format!("{} page {block}", file.file)));
     let mut named: Vec<String> = each.take(NAMED).collect();
     if pages > NAMED {
         named.push(format!("{} more", pages - NAMED));

@@ -149,7 +149,8 @@ async fn run<S: Source, F: Future<Output = anyhow::Result<S>>>(
     }
     let staging: Vec<PathBuf> =
         context.replicas.staging().iter().map(|staging| staging_of(staging, &context.run)).collect();
-    let making = Making { context, keyring: &keyring, id: &id, begun, staging: &staging, presence: &presence };
+    let making =
+        Making { context, keyring: &keyring, id: &id, begun, staging: &staging, presence: &presence };
     let made = making.make(open).await;
     // The volumes of a backup that came to be are under their names; what is left here is of one that did not.
     let tidied: Vec<_> =
@@ -325,7 +326,13 @@ impl Making<'_> {
         Ok(Made { manifest, sealed, held, warnings, interrupted })
     }
 
-    fn manifest(&self, contents: Contents, packed: Packed, key: [u8; 32], system_identifier: u64) -> Manifest {
+    fn manifest(
+        &self,
+        contents: Contents,
+        packed: Packed,
+        key: [u8; 32],
+        system_identifier: u64,
+    ) -> Manifest {
         let settings = &self.context.settings;
         let Packed { volumes, extents, compressed_size, stored_size } = packed;
         let entries = entries(contents.entries, extents);

@@ -10,8 +10,8 @@ use crate::command::archive::registration::{Registration, resolved};
 use crate::command::stores;
 use crate::config::Settings;
 use crate::model::{Bytes, Elapsed, Fault, Kind, WalName};
-use crate::postgres::base_backup::{self, ClusterFacts};
 use crate::postgres::Server;
+use crate::postgres::base_backup::{self, ClusterFacts};
 use crate::source::wal::control_identifier;
 use crate::store::ReadStore;
 use crate::system::{Stop, space};
@@ -33,7 +33,8 @@ pub(super) async fn check(settings: &Settings, server: &Server, stop: &Stop, rep
         }
     };
     if facts.archive_mode == "off" && !facts.in_recovery {
-        let text = "WAL is not archived (archive_mode = off): what is written after a backup can't be brought back";
+        let text =
+            "WAL is not archived (archive_mode = off): what is written after a backup can't be brought back";
         return report.ok("archive", format!("{text}; the README's \"Point-in-time recovery\" says how to"));
     }
     settings_of(&facts, settings, report);
@@ -55,7 +56,11 @@ fn settings_of(facts: &ClusterFacts, settings: &Settings, report: &mut CheckRepo
     } else {
         let shown = if facts.archive_command.is_empty() { "nothing" } else { &facts.archive_command };
         let text = format!("archive_mode is {}, and archive_command is {shown}", facts.archive_mode);
-        report.warn("archive_command", text, "Set archive_command = 'pgkeep wal-push %p' and reload the server.");
+        report.warn(
+            "archive_command",
+            text,
+            "Set archive_command = 'pgkeep wal-push %p' and reload the server.",
+        );
     }
     let target = settings.rpo_target;
     let timeout = Duration::from_secs(facts.archive_timeout);
@@ -65,7 +70,11 @@ fn settings_of(facts: &ClusterFacts, settings: &Settings, report: &mut CheckRepo
         } else {
             format!("archive_timeout is {}, more than RPO_TARGET, {}", Elapsed(timeout), Elapsed(target))
         };
-        report.warn("archive_timeout", text, "Set archive_timeout = 300 in postgresql.conf and reload the server.");
+        report.warn(
+            "archive_timeout",
+            text,
+            "Set archive_timeout = 300 in postgresql.conf and reload the server.",
+        );
     } else {
         let text = format!("{}: within RPO_TARGET, {}", Elapsed(timeout), Elapsed(target));
         report.ok("archive_timeout", text);
@@ -104,7 +113,8 @@ fn readable(facts: &ClusterFacts, settings: &Settings, report: &mut CheckReport)
             report.ok("data directory", format!("{shown} can be read"));
         }
         Ok(_) => {
-            let fault = Fault::new(Kind::Refused, format!("{shown} is another cluster's")).hint("Correct PGDATA.");
+            let fault =
+                Fault::new(Kind::Refused, format!("{shown} is another cluster's")).hint("Correct PGDATA.");
             report.fault("data directory", &fault.into());
         }
         Err(error) => report.warn(
@@ -131,7 +141,11 @@ fn readable(facts: &ClusterFacts, settings: &Settings, report: &mut CheckReport)
 }
 
 async fn rights(server: &Server, report: &mut CheckReport) {
-    let function = if server.major() >= 15 { "pg_backup_start(text, boolean)" } else { "pg_start_backup(text, boolean, boolean)" };
+    let function = if server.major() >= 15 {
+        "pg_backup_start(text, boolean)"
+    } else {
+        "pg_start_backup(text, boolean, boolean)"
+    };
     let sql = "SELECT has_function_privilege($1, 'EXECUTE')";
     match server.query_one("ask for the right to begin a base backup", sql, &[&function]).await {
         Ok(row) if row.get(0) => report.ok("cluster backups", "the user may begin them"),
@@ -196,7 +210,11 @@ async fn arrives(settings: &Settings, server: &Server, stop: &Stop, report: &mut
         let mut still = Vec::new();
         for store in missing {
             if is_there(settings, &*store, &name).await {
-                let text = format!("{name} arrived in {} after {:.1} s", store.name(), begun.elapsed().as_secs_f64());
+                let text = format!(
+                    "{name} arrived in {} after {:.1} s",
+                    store.name(),
+                    begun.elapsed().as_secs_f64()
+                );
                 report.ok("archiving", text);
             } else {
                 still.push(store);
@@ -229,6 +247,7 @@ async fn switch(server: &Server) -> anyhow::Result<WalName> {
     let sql = "SELECT pg_walfile_name(pg_logical_emit_message(true, 'pgkeep', 'check'))";
     let name: String = server.query_one(action, sql, &[]).await?.get(0);
     server.query_one(action, "SELECT pg_switch_wal()::text", &[]).await?;
-    let name = name.parse().map_err(|_| Fault::new(Kind::Postgres, format!("\"{name}\" is no segment's name")))?;
+    let name =
+        name.parse().map_err(|_| Fault::new(Kind::Postgres, format!("\"{name}\" is no segment's name")))?;
     Ok(name)
 }

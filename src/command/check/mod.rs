@@ -6,10 +6,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::catalog::Catalog;
 use crate::command::context::{catalog_path, keyring};
 use crate::command::stores::replicas;
 use crate::command::{Environment, Report, judge};
-use crate::catalog::Catalog;
 use crate::config::Settings;
 use crate::format::identity::Identity;
 use crate::format::names;

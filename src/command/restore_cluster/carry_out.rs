@@ -8,9 +8,9 @@ use chrono::Utc;
 
 use super::plan::Restore;
 use super::{RestoreClusterReport, RestoreClusterRequest, TimelineWish, start};
+use crate::command::restore::Phase;
 use crate::command::volumes::Volumes;
 use crate::command::{Context, manifests};
-use crate::command::restore::Phase;
 use crate::config::Settings;
 use crate::model::Elapsed;
 use crate::pipeline::{RangeReader, Unpack, unpack};
@@ -69,9 +69,9 @@ impl Restore {
         // Marked also when no copy was good enough in the end.
         report.warnings.extend(manifests::mark(context, id, &reader.bad())?);
         let away = context.reading().away().into_iter();
-        report.warnings.extend(away.map(|(store, why)| {
-            format!("store {store} could not be read, the next one was: {why}")
-        }));
+        report.warnings.extend(
+            away.map(|(store, why)| format!("store {store} could not be read, the next one was: {why}")),
+        );
         unpacked
     }
 
@@ -82,7 +82,10 @@ impl Restore {
         request: &RestoreClusterRequest,
         report: &mut RestoreClusterReport,
     ) -> anyhow::Result<String> {
-        let restore_command = restore_command(&context.settings)?;
+        let mut restore_command = restore_command(&context.settings)?;
+        if self.target != Target::End && !request.standby {
+            restore_command.push("--bounded".to_owned());
+        }
         if context.settings.env_file.is_none() {
             report.warnings.push(
                 "the settings are in the environment alone: the server must be started with the same variables, or \
@@ -93,9 +96,7 @@ impl Restore {
         let target = match &self.target {
             Target::Consistent => Some(("recovery_target", "immediate".to_owned())),
             Target::End => None,
-            Target::Time(time) => {
-                Some(("recovery_target_time", time.format("%F %T%.6f+00").to_string()))
-            }
+            Target::Time(time) => Some(("recovery_target_time", time.format("%F %T%.6f+00").to_string())),
             Target::Lsn(lsn) => Some(("recovery_target_lsn", lsn.to_string())),
             Target::Transaction(id) => Some(("recovery_target_xid", id.clone())),
             Target::Name(name) => Some(("recovery_target_name", name.clone())),

@@ -20,9 +20,9 @@ use crate::catalog::{NewRestore, RestoreEnd, RestoreMode, RestoreState};
 use crate::model::Kind;
 use crate::plan::recovery::Target;
 
+pub use plan::ClusterPlan;
 use plan::Restore;
 pub(super) use plan::base;
-pub use plan::ClusterPlan;
 pub use start::Reached;
 
 /// Which timeline to follow.
@@ -142,8 +142,7 @@ fn begin(context: &Context, restore: &Restore) -> anyhow::Result<i64> {
         Target::Time(time) => Some(*time),
         _ => None,
     };
-    let mode =
-        if restore.target == Target::Consistent { RestoreMode::Full } else { RestoreMode::Pitr };
+    let mode = if restore.target == Target::Consistent { RestoreMode::Full } else { RestoreMode::Pitr };
     context.catalog.restores().begin(&NewRestore {
         run_id: Some(context.run.clone()),
         backup_id: restore.manifest.id.clone(),

@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use super::{RestoreClusterReport, RestoreClusterRequest, TimelineWish};
 use crate::catalog::{BackupFilter, BackupRow};
+use crate::command::Context;
 use crate::command::archive::inventory::{self, Inventory};
 use crate::command::manifests::{self, Fetched};
-use crate::command::Context;
 use crate::format::cluster::Cluster;
 use crate::format::manifest::Manifest;
 use crate::model::{BackupId, BackupKind, Bytes, Fault, Kind, Lsn, timestamp_text};
@@ -131,9 +131,12 @@ fn candidates(context: &Context, wanted: &str) -> anyhow::Result<Vec<BackupRow>>
     if wanted != "latest" {
         let row = manifests::find(&context.catalog, wanted, None)?;
         if row.kind != BackupKind::Cluster {
-            return Fault::new(Kind::Usage, format!("{} is a backup of a {}, not of a cluster", row.id, row.kind))
-                .hint("Leave out --to-dir to restore it, or name a cluster backup (`pgkeep list`).")
-                .err();
+            return Fault::new(
+                Kind::Usage,
+                format!("{} is a backup of a {}, not of a cluster", row.id, row.kind),
+            )
+            .hint("Leave out --to-dir to restore it, or name a cluster backup (`pgkeep list`).")
+            .err();
         }
         return Ok(vec![row]);
     }
@@ -161,24 +164,20 @@ fn no_backup() -> Fault {
 /// No backup is consistent before the target.
 fn out_of_reach(bases: &[Base], target: &Target, timeline: u32, way: &[(u32, Option<Lsn>)]) -> Fault {
     let on_the_way = bases.iter().filter(|base| recovery::is_on_the_way(base, way));
-    match on_the_way.min_by_key(|base| base.stop_lsn) {
-        Some(first) => {
-            let (at, lsn) = (timestamp_text(first.consistent_at), first.stop_lsn);
-            let message = format!(
-                "no cluster backup was consistent {}: the earliest that can be reached is {at} ({lsn})",
-                words(target)
-            );
-            Fault::new(Kind::Refused, message)
-                .hint(format!("Give --target-time {at} or a later one; `pgkeep list --recoverable` shows all."))
-        }
-        None => {
-            let message = format!("no cluster backup lies on the way to timeline {timeline}");
-            Fault::new(Kind::Refused, message).hint(
-                "Name another timeline with --target-timeline, or `current` for that of the backup; `pgkeep list \
-                 --recoverable` shows which there are.",
-            )
-        }
-    }
+    let Some(first) = on_the_way.min_by_key(|base| base.stop_lsn) else {
+        let message = format!("no cluster backup lies on the way to timeline {timeline}");
+        return Fault::new(Kind::Refused, message).hint(
+            "Name another timeline with --target-timeline, or `current` for that of the backup; `pgkeep list \
+             --recoverable` shows which there are.",
+        );
+    };
+    let (at, lsn) = (timestamp_text(first.consistent_at), first.stop_lsn);
+    let message = format!(
+        "no cluster backup was consistent {}: the earliest that can be reached is {at} ({lsn})",
+        words(target)
+    );
+    Fault::new(Kind::Refused, message)
+        .hint(format!("Give --target-time {at} or a later one; `pgkeep list --recoverable` shows all."))
 }
 
 /// Refuses a target that the archive does not reach. Returns the time up to which it does, if that was looked for.
@@ -192,8 +191,10 @@ async fn refuse_unreachable(
     let refused = |message: String, hint: String| {
         // What a store that could not be asked may have is not missing.
         match inventory.unasked.first() {
-            Some(unasked) => Fault::new(Kind::Store, format!("{message}; not every store could be asked: {unasked}"))
-                .hint("Run it again when that store can be reached."),
+            Some(unasked) => {
+                Fault::new(Kind::Store, format!("{message}; not every store could be asked: {unasked}"))
+                    .hint("Run it again when that store can be reached.")
+            }
             None => Fault::new(Kind::Refused, message).hint(hint),
         }
     };
@@ -202,8 +203,11 @@ async fn refuse_unreachable(
         |(missing, next)| format!("{missing} is in no store, and {next} is: a hole"),
     );
     if reach.until < base.stop_lsn {
-        let message = format!("{} can't be made consistent, it needs WAL up to {}: {hole}", base.id, base.stop_lsn);
-        return Err(refused(message, "Restore an earlier backup (`pgkeep list --recoverable`).".to_owned()).into());
+        let message =
+            format!("{} can't be made consistent, it needs WAL up to {}: {hole}", base.id, base.stop_lsn);
+        return Err(
+            refused(message, "Restore an earlier backup (`pgkeep list --recoverable`).".to_owned()).into()
+        );
     }
     let last = match (&request.target, &reach.last) {
         (Target::Consistent | Target::Transaction(_) | Target::Name(_), _) | (_, None) => return Ok(None),
@@ -217,27 +221,30 @@ async fn refuse_unreachable(
         }
         (Target::Time(_) | Target::End, Some(last)) => last,
     };
-    let until = inventory.last_transaction(context, last, base.segment_size).await?;
-    let shown = until.map(timestamp_text);
+    let stops = inventory.last_stops(context, last, base.segment_size).await?;
+    let shown = stops.last_transaction.map(timestamp_text);
+    let everything = match (&reach.hole, stops.last_record) {
+        (Some(_), Some(record)) => format!("Everything before the hole: --target-lsn {record}."),
+        (Some(_), None) => "Give an earlier target (`pgkeep list --recoverable`).".to_owned(),
+        (None, _) => "Leave out the target for everything that there is, or give an earlier one.".to_owned(),
+    };
     if let Target::End = request.target {
         if reach.hole.is_some() {
-            let at = shown.clone().unwrap_or_else(|| timestamp_text(base.consistent_at));
-            let hint = format!("Say that you want what is before it: --target-time {at}.");
-            return Err(refused(format!("the end of the archive can't be reached: {hole}"), hint).into());
+            return Err(
+                refused(format!("the end of the archive can't be reached: {hole}"), everything).into()
+            );
         }
         return Ok(shown);
     }
-    if let (Target::Time(wanted), Some(until)) = (&request.target, until)
-        && *wanted > until
+    // Recovery stops before the first transaction that ended later: there must be one.
+    if let (Target::Time(wanted), Some(until)) = (&request.target, stops.last_transaction)
+        && *wanted >= until
     {
         let (wanted, until) = (timestamp_text(*wanted), timestamp_text(until));
-        let message = format!("{wanted} can't be reached: the last transaction in the archive ended at {until}, {hole}");
-        let hint = if reach.hole.is_some() {
-            format!("The latest before the hole is --target-time {until}.")
-        } else {
-            format!("Leave out --target-time for everything that there is, or give {until} or an earlier one.")
-        };
-        return Err(refused(message, hint).into());
+        let message = format!(
+            "{wanted} can't be reached: the last transaction in the archive ended at {until}, {hole}"
+        );
+        return Err(refused(message, everything).into());
     }
     Ok(shown)
 }
@@ -335,11 +342,15 @@ fn refuse_occupant(root: &Path, force: bool, system_identifier: u64) -> anyhow::
 fn refuse_little_room(places: &ClusterPlaces, manifest: &Manifest) -> anyhow::Result<()> {
     let free = space::of(&places.root)?.free;
     // What is replaced gives its room back, and how much that is nobody has counted.
-    if free < manifest.original_size && target::look(&places.root)? == Occupant::Nobody && places.tablespaces.is_empty()
+    if free < manifest.original_size
+        && target::look(&places.root)? == Occupant::Nobody
+        && places.tablespaces.is_empty()
     {
         let (free, need) = (Bytes(free), Bytes(manifest.original_size));
         let message = format!("{} has {free} free, the backup has {need}", places.root.display());
-        return Fault::new(Kind::Store, message).hint("Make room there, or restore into another directory.").err();
+        return Fault::new(Kind::Store, message)
+            .hint("Make room there, or restore into another directory.")
+            .err();
     }
     Ok(())
 }

@@ -61,7 +61,8 @@ pub(super) async fn follow(
     let mut reached = loop {
         if context.stop.is_requested() {
             // As pg_ctl does in mode fast. Started again it goes on where it was.
-            if let Some(pid) = started.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed())) {
+            if let Some(pid) = started.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()))
+            {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
             }
             let _ = tokio::time::timeout(ENDING, started.wait()).await;
@@ -204,14 +205,18 @@ fn said(log: &Path) -> Vec<String> {
     ];
     let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let tells = |line: &&str| WORDS.iter().any(|words| line.contains(words));
-    text.lines().filter(tells).map(|line| line.split("LOG:").last().unwrap_or(line).trim().to_owned()).collect()
+    text.lines()
+        .filter(tells)
+        .map(|line| line.split("LOG:").last().unwrap_or(line).trim().to_owned())
+        .collect()
 }
 
 fn ended(log: &Path, root: &Path) -> anyhow::Error {
     let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     let last = lines[lines.len().saturating_sub(LAST_LINES)..].join(" | ");
-    let message = format!("the restored server on {} has ended before it reached the target: {last}", root.display());
+    let message =
+        format!("the restored server on {} has ended before it reached the target: {last}", root.display());
     Fault::new(Kind::Postgres, message)
         .hint(format!(
             "The data directory is complete. See {} and the server's own log, mend the cause, then start the server \

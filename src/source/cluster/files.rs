@@ -16,8 +16,8 @@ use super::walk::FileToRead;
 use crate::format::cluster::DamagedPages;
 use crate::format::volume::FRAME_BYTES;
 use crate::model::{Fault, Kind, Stage};
-use crate::plan::data_directory::{RelationFile, has_pages};
 use crate::pipeline::{FinishedEntry, Framer};
+use crate::plan::data_directory::{RelationFile, has_pages};
 use crate::postgres::page::{self, PAGE_BYTES, Verdict};
 use crate::system::Stop;
 

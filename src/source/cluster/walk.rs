@@ -101,7 +101,7 @@ impl Walk<'_> {
                     self.walked.files.push(FileToRead { path: there, name: path, size, mode });
                 }
             } else if metadata.is_dir() {
-                self.below(&there, path, &metadata)?;
+                self.below(&there, &path, &metadata)?;
             } else {
                 self.link(&there, path)?;
             }
@@ -109,20 +109,22 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn below(&mut self, directory: &Path, path: String, metadata: &Metadata) -> anyhow::Result<()> {
-        let wanted = rules::directory(&path);
+    fn below(&mut self, directory: &Path, path: &str, metadata: &Metadata) -> anyhow::Result<()> {
+        let wanted = rules::directory(path);
         if wanted == Wanted::No {
             return Ok(());
         }
         let mode = metadata.permissions().mode() & 0o7777;
-        self.walked.directories.push(Directory { path: path.clone(), mode });
+        self.walked.directories.push(Directory { path: path.to_owned(), mode });
         if path == "pg_wal" {
             // The server looks for these two (the second since PostgreSQL 17).
-            for name in ["archive_status", "summaries"].into_iter().filter(|name| directory.join(name).is_dir()) {
+            for name in
+                ["archive_status", "summaries"].into_iter().filter(|name| directory.join(name).is_dir())
+            {
                 self.walked.directories.push(Directory { path: format!("pg_wal/{name}"), mode });
             }
         }
-        if wanted == Wanted::Yes { self.or_vanished(directory, &path) } else { Ok(()) }
+        if wanted == Wanted::Yes { self.or_vanished(directory, path) } else { Ok(()) }
     }
 
     /// A database that was dropped takes its directory with it.
@@ -148,13 +150,13 @@ impl Walk<'_> {
                 // Other versions' directories may be beside.
                 if name.starts_with(&self.version) {
                     let metadata = entry.metadata()?;
-                    self.below(&entry.path(), format!("{path}/{name}"), &metadata)?;
+                    self.below(&entry.path(), &format!("{path}/{name}"), &metadata)?;
                 }
             }
             return Ok(());
         }
         match fs::metadata(link) {
-            Ok(metadata) if path == "pg_wal" && metadata.is_dir() => self.below(link, path, &metadata),
+            Ok(metadata) if path == "pg_wal" && metadata.is_dir() => self.below(link, &path, &metadata),
             _ => {
                 self.walked.left_out.push(path);
                 Ok(())

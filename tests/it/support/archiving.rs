@@ -73,7 +73,11 @@ impl Archiving {
         let ready = done.with_extension("ready");
         let begun = Instant::now();
         while !done.exists() && (ready.exists() || self.cluster.data().join("pg_wal").join(name).exists()) {
-            assert!(begun.elapsed() < Duration::from_secs(100), "{name} is not archived: {}", self.cluster.log());
+            assert!(
+                begun.elapsed() < Duration::from_secs(100),
+                "{name} is not archived: {}",
+                self.cluster.log()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -57,6 +57,11 @@ impl Cluster {
         Self::start_with(newest_bindir(), arguments, options, true)
     }
 
+    /// The same with other programs than the newest of Debian's.
+    pub(crate) fn of_made_with(bindir: PathBuf, arguments: &[&str], options: &[(&str, &str)]) -> Self {
+        Self::start_with(bindir, arguments, options, true)
+    }
+
     fn start(options: &[(&str, &str)], private: bool) -> Self {
         Self::start_with(newest_bindir(), &[], options, private)
     }
@@ -91,8 +96,11 @@ impl Cluster {
         std::fs::write(&file, settings).expect("write the server's settings");
         // A role in the group "with_password" has to give its own.
         let hba = data.join("pg_hba.conf");
-        std::fs::write(&hba, "local all +with_password scram-sha-256\nlocal all all trust\nlocal replication all trust\n")
-            .expect("write pg_hba");
+        std::fs::write(
+            &hba,
+            "local all +with_password scram-sha-256\nlocal all all trust\nlocal replication all trust\n",
+        )
+        .expect("write pg_hba");
         let cluster = Self { socket_dir, port: 5432, bindir, data, private };
         cluster.start_again();
         cluster.psql("postgres", "CREATE ROLE with_password NOLOGIN");

@@ -1,0 +1,516 @@
+//! Recovery in harder cases: load, timelines, holes, stores that go away, tablespaces, damaged pages, standbys, and runs that
+//! are cut off.
+
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::clouds::Cloud;
+use crate::pitr::{backup, fresh, now, recover, restore, until_promoted};
+use crate::support::faults::stopped_at;
+use crate::support::proxy::{Fault, Rule};
+use crate::support::s3::Options;
+use crate::support::{Archiving, Cluster, Place, Running, base, give, ordinary, run, set_mode, unique};
+
+fn pgbench(cluster: &Cluster, arguments: &[&str]) -> Running {
+    let mut command = cluster.client("pgbench");
+    command.args(arguments).arg("postgres");
+    Running::start(&mut command)
+}
+
+/// The sums that pgbench keeps equal, and the number of its transactions.
+fn balance(cluster: &Cluster) -> String {
+    cluster.psql(
+        "postgres",
+        "SELECT (SELECT sum(abalance) FROM pgbench_accounts), (SELECT sum(bbalance) FROM pgbench_branches),
+                (SELECT sum(tbalance) FROM pgbench_tellers), (SELECT coalesce(sum(delta), 0) FROM pgbench_history),
+                (SELECT count(*) FROM pgbench_history)",
+    )
+}
+
+#[track_caller]
+fn assert_balanced(sums: &str) {
+    let fields: Vec<&str> = sums.split('|').collect();
+    assert!(fields[1..4].iter().all(|sum| *sum == fields[0]), "{sums}");
+}
+
+#[test]
+fn under_full_load_a_recorded_instant_comes_back_with_an_exact_balance_sheet() {
+    let archiving = Archiving::ready();
+    pgbench(&archiving.cluster, &["-i", "-q", "-s", "1"]).wait().ok();
+    let load = pgbench(&archiving.cluster, &["-c", "4", "-T", "6"]);
+    std::thread::sleep(Duration::from_millis(500));
+    backup(&archiving);
+    let middle = now(&archiving.cluster);
+    load.wait().ok();
+    let (recorded, instant) = (balance(&archiving.cluster), now(&archiving.cluster));
+    pgbench(&archiving.cluster, &["-c", "2", "-t", "200"]).wait().ok();
+    archiving.archive();
+    let server = recover(&archiving, &["--target-time", &instant]);
+    assert_eq!(balance(&server), recorded);
+    let server = recover(&archiving, &["--target-time", &middle]);
+    let sums = balance(&server);
+    assert_balanced(&sums);
+    assert_ne!(sums, recorded, "an instant under load");
+    server.psql("postgres", "CREATE EXTENSION amcheck");
+    let checked = run(server.client("pg_amcheck").args(["-d", "postgres", "--heapallindexed"]));
+    assert_eq!(checked.code, 0, "{}{}", checked.stdout, checked.stderr);
+}
+
+#[test]
+fn just_before_and_just_after_a_dropped_table_by_time_position_and_transaction() {
+    let archiving = Archiving::ready();
+    backup(&archiving);
+    let sql = |sql: &str| archiving.cluster.psql("postgres", sql);
+    sql("CREATE TABLE precious (n int); INSERT INTO precious VALUES (1), (2)");
+    let (before, position) = (now(&archiving.cluster), sql("SELECT pg_current_wal_insert_lsn()"));
+    sql("DROP TABLE precious");
+    let after = now(&archiving.cluster);
+    sql("CREATE TABLE later (n int)");
+    let transaction = sql("INSERT INTO later VALUES (7) RETURNING pg_current_xact_id()");
+    sql("INSERT INTO later VALUES (8)");
+    archiving.archive();
+    let there = |server: &Cluster, table: &str| {
+        server.psql("postgres", &format!("SELECT to_regclass('{table}') IS NOT NULL")) == "t"
+    };
+    let server = recover(&archiving, &["--target-time", &before]);
+    assert_eq!((there(&server, "precious"), there(&server, "later")), (true, false));
+    let server = recover(&archiving, &["--target-lsn", &position]);
+    assert_eq!((there(&server, "precious"), there(&server, "later")), (true, false));
+    let server = recover(&archiving, &["--target-time", &after]);
+    assert_eq!((there(&server, "precious"), there(&server, "later")), (false, false));
+    let server = recover(&archiving, &["--target-xid", &transaction]);
+    assert_eq!(server.psql("postgres", "SELECT array_agg(n) FROM later"), "{7}");
+}
+
+/// Makes a restored server take the original's place.
+fn takes_over(archiving: &Archiving, server: &Cluster) {
+    archiving.place.set("PGHOST", &server.socket_dir.display().to_string());
+    archiving.place.init();
+}
+
+fn archive_on(archiving: &Archiving, server: &Cluster) {
+    let name = server.psql(
+        "postgres",
+        "SELECT pg_walfile_name(pg_current_wal_insert_lsn()) FROM pg_logical_emit_message(true, 'test', 'x')",
+    );
+    server.psql("postgres", "SELECT pg_switch_wal()");
+    for _ in 0..600 {
+        if archiving.archived().iter().any(|file| file.starts_with(&name)) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    panic!("{name} is not archived: {}", server.log());
+}
+
+#[test]
+fn timelines_follow_each_other_and_an_earlier_one_can_still_be_reached() {
+    let archiving = Archiving::ready();
+    let one = &archiving.cluster;
+    one.psql("postgres", "CREATE TABLE t (word text)");
+    backup(&archiving);
+    let say = |server: &Cluster, word: &str| {
+        server.psql("postgres", &format!("INSERT INTO t VALUES ('{word}')"));
+        std::thread::sleep(Duration::from_millis(20));
+        now(server)
+    };
+    let words =
+        |server: &Cluster| server.psql("postgres", "SELECT string_agg(word, ' ' ORDER BY word) FROM t");
+    let a = say(one, "a");
+    say(one, "b");
+    archive_on(&archiving, one);
+    one.shut_down();
+
+    let two = recover(&archiving, &["--target-time", &a, "--keep-archiving"]);
+    takes_over(&archiving, &two);
+    let c = say(&two, "c");
+    say(&two, "d");
+    archive_on(&archiving, &two);
+    assert_eq!(words(&two), "a c d");
+    two.shut_down();
+
+    let three = recover(&archiving, &["--target-time", &c, "--keep-archiving"]);
+    takes_over(&archiving, &three);
+    assert_eq!(words(&three), "a c");
+    say(&three, "e");
+    archive_on(&archiving, &three);
+    assert_eq!(three.psql("postgres", "SELECT timeline_id FROM pg_control_checkpoint()"), "3");
+
+    // The end of each, and an earlier point of the first.
+    for (timeline, expected) in [("1", "a b"), ("2", "a c d"), ("3", "a c e")] {
+        let server = recover(&archiving, &["--target-timeline", timeline]);
+        assert_eq!(words(&server), expected, "timeline {timeline}");
+    }
+    let server = recover(&archiving, &["--target-timeline", "1", "--target-time", &a]);
+    assert_eq!(words(&server), "a");
+    let report = archiving.place.pgkeep(&["--output", "json", "list", "--recoverable"]).ok().json();
+    let timelines: Vec<u64> = report["windows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|window| window["timeline"].as_u64().unwrap())
+        .collect();
+    assert_eq!(timelines, [1, 2, 3], "{report}");
+    // A new backup on the new timeline, and back.
+    backup(&archiving);
+    say(&three, "f");
+    archive_on(&archiving, &three);
+    assert_eq!(words(&recover(&archiving, &[])), "a c e f");
+}
+
+/// Removes a segment from the local store.
+fn lose(archiving: &Archiving, name: &str) {
+    let directory = archiving.place.store().join(format!("test/wal/{}/{}", &name[..8], &name[8..16]));
+    for entry in fs::read_dir(directory).unwrap().flatten() {
+        if entry.file_name().to_str().unwrap().starts_with(name) {
+            fs::remove_file(entry.path()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_hole_in_one_store_is_bridged_and_one_in_all_is_refused_with_the_times() {
+    let archiving = Archiving::new(&[]);
+    let r2 = Cloud::start(Options::default());
+    r2.is_r2_of(&archiving.place);
+    archiving.begin();
+    backup(&archiving);
+    archiving.cluster.psql("postgres", "CREATE TABLE t (n int); INSERT INTO t VALUES (1)");
+    let before = now(&archiving.cluster);
+    let hole = archiving.archive();
+    archiving.cluster.psql("postgres", "INSERT INTO t VALUES (2)");
+    archiving.archive();
+    lose(&archiving, &hole);
+    let server = recover(&archiving, &[]);
+    assert_eq!(server.psql("postgres", "SELECT sum(n) FROM t"), "3", "bridged by the cloud");
+    let key = r2.bucket().keys().into_iter().find(|key| key.contains(&format!("/{hole}-"))).unwrap();
+    r2.bucket().lose(&key);
+    let directory = fresh();
+    let refused = restore(&archiving, &directory, &[]).fails_with(5);
+    assert!(refused.stderr.contains(&format!("{hole} is in no store")), "{}", refused.stderr);
+    assert!(!directory.join("data").exists(), "refused before a byte is written");
+    // With what the hint says it goes as far as can be.
+    let hint = refused.stderr.split("--target-lsn ").nth(1).unwrap().split_whitespace().next().unwrap();
+    let server = recover(&archiving, &["--target-lsn", hint.trim_end_matches('.')]);
+    assert_eq!(server.psql("postgres", "SELECT to_regclass('t') IS NULL"), "t", "made behind the hole");
+    restore(&archiving, &directory, &["--target-time", &before]).fails_with(5);
+    archiving.place.pgkeep(&["catalog", "check"]).ok();
+    // While a store can't be asked, nothing is said to be lost.
+    let mut r2 = r2;
+    r2.proxy.go_away();
+    restore(&archiving, &directory, &[]).fails_with(40);
+}
+
+#[test]
+fn what_can_never_be_reached_is_refused_with_the_nearest_times() {
+    let archiving = Archiving::ready();
+    let early = now(&archiving.cluster);
+    let report = backup(&archiving);
+    archiving.archive();
+    let directory = fresh();
+    let run = restore(&archiving, &directory, &["--target-time", &early]).fails_with(5);
+    let first = report["consistent_at"].as_str().unwrap();
+    assert!(run.stderr.contains(first), "{}", run.stderr);
+    let run = restore(&archiving, &directory, &["--target-time", "2199-01-01T00:00:00Z"]).fails_with(5);
+    assert!(run.stderr.contains("the last transaction in the archive ended at"), "{}", run.stderr);
+    restore(&archiving, &directory, &["--target-lsn", "FFFF/0"]).fails_with(5);
+    restore(&archiving, &directory, &["--target-timeline", "7"]).fails_with(5);
+    restore(&archiving, &directory, &["--target-time", "2026-11-25 14:02"]).fails_with(2);
+    assert!(!directory.join("data").exists());
+    // And without any cluster backup.
+    let other = Archiving::ready();
+    restore(&other, &directory, &[]).fails_with(1);
+    other.place.pgkeep(&["list", "--recoverable"]).fails_with(1);
+}
+
+#[test]
+fn a_store_that_goes_away_during_replay_breaks_recovery_off_and_does_not_open_for_writes() {
+    let archiving = Archiving::new(&[]);
+    let mut r2 = Cloud::start(Options::default());
+    r2.is_r2_of(&archiving.place);
+    archiving.place.unset("BACKUP_LOCAL_DIR");
+    archiving.begin();
+    backup(&archiving);
+    archiving.cluster.psql("postgres", "CREATE TABLE t (n int)");
+    for n in 0..6 {
+        archiving.cluster.psql("postgres", &format!("INSERT INTO t VALUES ({n})"));
+        archiving.archive();
+    }
+    let directory = fresh();
+    restore(&archiving, &directory, &[]).ok();
+    let server = Cluster::around(directory, archiving.cluster.bindir.clone());
+    r2.proxy.fail(Rule::new(Fault::Reset).on("GET", "/wal/").from(4));
+    assert!(!server.try_start(), "it must not come up: {}", server.log());
+    assert!(server.log().contains("restore"), "{}", server.log());
+    r2.proxy.heal();
+    r2.proxy.go_away();
+    assert!(!server.try_start(), "nor with nobody to ask: {}", server.log());
+    r2.proxy.come_back();
+    server.start_again();
+    until_promoted(&server);
+    assert_eq!(server.psql("postgres", "SELECT count(*) FROM t"), "6");
+}
+
+#[test]
+fn tablespaces_come_back_where_they_were_or_where_they_are_put_and_pg_wal_may_be_a_link() {
+    let outside = base().join(format!("outside{}", unique()));
+    fs::create_dir(&outside).unwrap();
+    set_mode(&outside, 0o755);
+    give(&outside);
+    let directory = |name: &str| {
+        let path = outside.join(name);
+        fs::create_dir(&path).unwrap();
+        set_mode(&path, 0o700);
+        give(&path);
+        path
+    };
+    let wal = directory("wal");
+    let cluster = Cluster::made_with(
+        &["--wal-segsize=1", "--waldir", wal.to_str().unwrap()],
+        &[("archive_mode", "on"), ("archive_command", "/bin/false")],
+    );
+    let archiving = Archiving::on(cluster);
+    archiving.begin();
+    for name in ["one", "two"] {
+        let path = directory(name);
+        archiving
+            .cluster
+            .psql("postgres", &format!("CREATE TABLESPACE {name} LOCATION '{}'", path.display()));
+        let table =
+            format!("CREATE TABLE in_{name} TABLESPACE {name} AS SELECT generate_series(1, 5000) AS n");
+        archiving.cluster.psql("postgres", &table);
+    }
+    backup(&archiving);
+    archiving.cluster.psql("postgres", "INSERT INTO in_one VALUES (0); INSERT INTO in_two VALUES (0)");
+    archiving.archive();
+    let place = fresh();
+    let refused = restore(&archiving, &place, &[]).fails_with(5);
+    assert!(refused.stderr.contains("--tablespace"), "the original's are in use: {}", refused.stderr);
+    let moved = |name: &str| format!("{}={}", outside.join(name).display(), place.join(name).display());
+    let (one, two) = (moved("one"), moved("two"));
+    restore(&archiving, &place, &["--tablespace", &one, "--tablespace", "/nowhere=/x"]).fails_with(2);
+    restore(&archiving, &place, &["--tablespace", &one, "--tablespace", &two]).ok();
+    let verified =
+        run(ordinary(archiving.cluster.bindir.join("pg_verifybackup")).arg("-n").arg(place.join("data")));
+    assert_eq!(verified.code, 0, "{}{}", verified.stdout, verified.stderr);
+    let server = Cluster::around(place.clone(), archiving.cluster.bindir.clone());
+    server.start_again();
+    until_promoted(&server);
+    for name in ["one", "two"] {
+        assert_eq!(server.psql("postgres", &format!("SELECT count(*) FROM in_{name}")), "5001");
+        let location =
+            format!("SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = '{name}'");
+        assert_eq!(server.psql("postgres", &location), place.join(name).display().to_string());
+    }
+    // Over itself, in place, tablespaces and all.
+    server.shut_down();
+    let tablespaces = ["--tablespace", &one, "--tablespace", &two];
+    restore(&archiving, &place, &[&tablespaces[..], &["--force"]].concat()).fails_with(5);
+    restore(&archiving, &place, &[&tablespaces[..], &["--force", "--yes"]].concat()).ok();
+    // The settings of the socket went with what was there.
+    let server_again = Cluster::around(place, archiving.cluster.bindir.clone());
+    server_again.start_again();
+    until_promoted(&server_again);
+    assert_eq!(server_again.psql("postgres", "SELECT count(*) FROM in_two"), "5001");
+    server_again.shut_down();
+    std::mem::forget(server_again);
+}
+
+#[test]
+fn a_damaged_page_is_named_and_the_backup_is_kept() {
+    let cluster = Cluster::made_with(
+        &["--wal-segsize=1", "--data-checksums"],
+        &[("archive_mode", "on"), ("archive_command", "/bin/false")],
+    );
+    let archiving = Archiving::on(cluster);
+    archiving.begin();
+    archiving
+        .cluster
+        .psql("postgres", "CREATE TABLE t AS SELECT n, repeat('x', 500) FROM generate_series(1, 5000) n");
+    let clean = archiving.place.pgkeep(&["backup", "cluster", "--fast"]).ok();
+    assert!(!clean.stdout.contains("checksum"), "{}", clean.stdout);
+    let file = archiving.cluster.psql("postgres", "SELECT pg_relation_filepath('t')");
+    archiving.cluster.shut_down();
+    let relation = fs::OpenOptions::new().write(true).open(archiving.cluster.data().join(&file)).unwrap();
+    relation.write_all_at(b"rot", 7 * 8192 + 4000).unwrap();
+    drop(relation);
+    archiving.cluster.start_again();
+    let run = archiving.place.pgkeep(&["--output", "json", "backup", "cluster", "--fast"]).ended_with(4);
+    let report = run.json();
+    assert_eq!(report["damaged_pages"], serde_json::json!([{ "file": file, "blocks": [7] }]));
+    let alerts = archiving.place.catalog("SELECT alert_type, severity FROM alerts");
+    assert_eq!(alerts, [["damaged-pages", "CRITICAL"]]);
+    let id = report["id"].as_str().unwrap();
+    assert_eq!(archiving.place.backups().last().unwrap().file_name().unwrap().to_str(), Some(id));
+    archiving.place.pgkeep(&["verify", "--deep"]).ok();
+}
+
+#[test]
+fn a_table_that_is_truncated_and_vacuumed_while_it_is_read_comes_back_whole() {
+    let archiving = Archiving::new(&[("autovacuum", "off")]);
+    archiving.begin();
+    archiving
+        .cluster
+        .psql("postgres", "CREATE EXTENSION amcheck; CREATE TABLE t (n int PRIMARY KEY, text text)");
+    let fill = "INSERT INTO t SELECT n, repeat(md5(n::text), 20) FROM generate_series(1, 60000) n";
+    archiving.cluster.psql("postgres", fill);
+    let script = archiving.place.put(
+        "churn.sql",
+        format!("TRUNCATE t;\n{fill};\nDELETE FROM t WHERE n % 3 = 0;\nVACUUM t;\nUPDATE t SET text = 'x' WHERE n % 5 = 0;\n").as_bytes(),
+    );
+    let mut churn = archiving.cluster.client("pgbench");
+    churn.args(["-n", "-t", "6", "-c", "1", "-f"]).arg(&script).arg("postgres");
+    let churn = Running::start(&mut churn);
+    std::thread::sleep(Duration::from_millis(300));
+    backup(&archiving);
+    churn.wait().ok();
+    let expected = archiving.cluster.psql("postgres", "SELECT count(*), sum(hashtext(text)::bigint) FROM t");
+    archiving.archive();
+    let server = recover(&archiving, &[]);
+    assert_eq!(server.psql("postgres", "SELECT count(*), sum(hashtext(text)::bigint) FROM t"), expected);
+    let checked = run(server.client("pg_amcheck").args(["-d", "postgres", "--heapallindexed"]));
+    assert_eq!(checked.code, 0, "{}{}", checked.stdout, checked.stderr);
+}
+
+#[test]
+fn a_standby_is_backed_up_and_made() {
+    let archiving = Archiving::ready();
+    archiving.cluster.psql("postgres", "CREATE TABLE t AS SELECT generate_series(1, 1000) AS n");
+    backup(&archiving);
+    archiving.archive();
+    // A standby out of the archive.
+    let directory = fresh();
+    restore(&archiving, &directory, &["--standby"]).ok();
+    assert!(directory.join("data/standby.signal").exists());
+    let standby = Cluster::around(directory, archiving.cluster.bindir.clone());
+    standby.start_again();
+    assert_eq!(standby.psql("postgres", "SELECT pg_is_in_recovery()"), "t");
+    archiving.cluster.psql("postgres", "INSERT INTO t VALUES (0)");
+    archiving.archive();
+    for round in 0.. {
+        if standby.psql("postgres", "SELECT count(*) FROM t") == "1001" {
+            break;
+        }
+        assert!(round < 300, "it does not follow: {}", standby.log());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    // A backup of the standby; its primary goes on archiving.
+    let place = Place::on(&standby);
+    for name in ["BACKUP_LOCAL_DIR", "BACKUP_ENCRYPTION_KEY"] {
+        place.set(name, &archiving.place.setting(name));
+    }
+    place.init();
+    let running = place.start(&[], &["--output", "json", "backup", "cluster", "--fast"]);
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_millis(500));
+        archiving.archive();
+    }
+    let report = running.wait().ok().json();
+    archiving.place.pgkeep(&["catalog", "rebuild"]).ok();
+    let id = report["id"].as_str().unwrap();
+    let directory = fresh();
+    let data = directory.join("data");
+    archiving.place.pgkeep(&["restore", id, "--to-dir", data.to_str().unwrap()]).ok();
+    let server = Cluster::around(directory, archiving.cluster.bindir.clone());
+    server.start_again();
+    until_promoted(&server);
+    assert_eq!(server.psql("postgres", "SELECT count(*) FROM t"), "1001");
+}
+
+#[test]
+fn a_backup_that_is_cut_off_leaves_the_server_out_of_backup_mode_and_nothing_behind() {
+    let archiving = Archiving::ready();
+    archiving.cluster.psql("postgres", "CREATE TABLE t AS SELECT generate_series(1, 1000) AS n");
+    for step in ["ClusterModeBegun", "ClusterFilesRead", "ClusterArchived", "BackupVolumesStored"] {
+        for how in ["kill", "int", "fail"] {
+            let run = stopped_at(&archiving.place, &["backup", "cluster", "--fast"], step, how);
+            // A signal that comes when nothing is left to be broken off changes nothing any more.
+            assert!(run.code != 0 || how == "int", "{step}:{how}");
+            let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgkeep%'";
+            for round in 0.. {
+                if archiving.cluster.psql("postgres", sessions) == "0" {
+                    break;
+                }
+                assert!(round < 100, "{step}:{how}: a session is left");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            let next = archiving.place.pgkeep(&["backup", "cluster", "--fast"]).ok();
+            assert!(!next.stderr.contains("warning"), "{step}:{how}: {}", next.stderr);
+            let backups = archiving.place.backups();
+            for backup in &backups {
+                assert!(backup.join("manifest").exists(), "{step}:{how}: {}", backup.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_restore_that_is_cut_off_can_be_started_on_by_nobody_and_is_begun_again_with_force() {
+    let archiving = Archiving::ready();
+    archiving.cluster.psql("postgres", "CREATE TABLE t AS SELECT generate_series(1, 1000) AS n");
+    backup(&archiving);
+    archiving.archive();
+    for step in ["RestoreBegun", "DirectoryBegun", "DirectoryFilled", "DirectoryWhole"] {
+        for how in ["kill", "fail"] {
+            let directory = fresh();
+            let data = directory.join("data");
+            let arguments = ["restore", "latest", "--to-dir", data.to_str().unwrap()];
+            let run = stopped_at(&archiving.place, &arguments, step, how);
+            assert_ne!(run.code, 0, "{step}:{how}");
+            let is_whole = step == "DirectoryWhole";
+            assert_eq!(data.join("global/pg_control").exists(), is_whole, "{step}:{how}");
+            if step != "RestoreBegun" {
+                restore(&archiving, &directory, &[]).fails_with(5);
+            }
+            restore(&archiving, &directory, &["--force"]).ok();
+            assert!(!data.join("pgkeep.restore").exists());
+            let server = Cluster::around(directory, archiving.cluster.bindir.clone());
+            server.start_again();
+            until_promoted(&server);
+            assert_eq!(server.psql("postgres", "SELECT count(*) FROM t"), "1000", "{step}:{how}");
+        }
+    }
+}
+
+#[test]
+fn nothing_that_is_in_use_or_somebody_elses_is_replaced() {
+    let archiving = Archiving::ready();
+    backup(&archiving);
+    archiving.archive();
+    let over = |path: &Path, arguments: &[&str]| {
+        let all = [&["restore", "latest", "--to-dir", path.to_str().unwrap(), "--yes"], arguments].concat();
+        archiving.place.pgkeep(&all)
+    };
+    let run = over(archiving.cluster.data(), &["--force"]).fails_with(5);
+    assert!(run.stderr.contains("a server runs on"), "{}", run.stderr);
+    let other = Cluster::own(&[]);
+    other.shut_down();
+    let run = over(other.data(), &["--force"]).fails_with(5);
+    assert!(run.stderr.contains("another cluster"), "{}", run.stderr);
+    other.start_again();
+    let strange = fresh();
+    fs::write(strange.join("notes.txt"), "mine").unwrap();
+    over(&strange, &["--force"]).fails_with(5);
+    assert_eq!(fs::read_to_string(strange.join("notes.txt")).unwrap(), "mine");
+    // A stopped one of this cluster needs --force and a yes.
+    archiving.cluster.shut_down();
+    over(archiving.cluster.data(), &[]).fails_with(5);
+    over(archiving.cluster.data(), &["--force"]).ok();
+}
+
+#[test]
+fn a_cluster_backup_needs_an_archive_and_says_who_is_late() {
+    let without = Cluster::own(&[]);
+    let place = Place::on(&without);
+    place.init();
+    let run = place.pgkeep(&["backup", "cluster"]).fails_with(30);
+    assert!(run.stderr.contains("archive_mode is off"), "{}", run.stderr);
+    let archiving = Archiving::new(&[]);
+    archiving.place.init();
+    archiving.place.set("BACKUP_ARCHIVE_TIMEOUT", "2s");
+    let run = archiving.place.pgkeep(&["backup", "cluster", "--fast"]).fails_with(30);
+    assert!(run.stderr.contains("archive_command fails at"), "{}", run.stderr);
+    assert!(archiving.place.backups().is_empty());
+}
