@@ -11,7 +11,6 @@ use crate::command::list::{ListReport, ListedBackup};
 use crate::command::recoverable::RecoverableReport;
 use crate::command::restore::{RestorePlan, RestoreReport};
 use crate::command::restore_cluster::{ClusterPlan, RestoreClusterReport};
-use crate::command::show::ShowReport;
 use crate::command::sync::{SyncReport, Unmade};
 use crate::command::verify::VerifyReport;
 use crate::command::wal_fetch::WalFetchReport;
@@ -24,6 +23,10 @@ macro_rules! line {
         let _ = writeln!($text, $($rest)*);
     };
 }
+
+mod show;
+
+pub(super) use show::show;
 
 fn seconds(seconds: f64) -> Elapsed {
     Elapsed(Duration::from_secs_f64(seconds.max(0.0)))
@@ -415,66 +418,6 @@ fn columns(rows: &[Vec<String>], right: &[usize]) -> String {
         }
         line!(text, "{}", shown.trim_end());
     }
-    text
-}
-
-pub(super) fn show(report: &ShowReport) -> String {
-    let backup = &report.backup;
-    let mut text = format!("backup {}\n", backup.id);
-    line!(text, "database     {}", backup.database.as_deref().unwrap_or("-"));
-    line!(text, "begun        {}", backup.started_at);
-    line!(text, "done         {} ({})", report.finished_at, seconds(backup.seconds));
-    line!(
-        text,
-        "size         {} read, {} stored ({:.1} times smaller, {}), {}/s",
-        Bytes(backup.original_size_bytes),
-        Bytes(backup.size_bytes),
-        backup.ratio,
-        report.codec,
-        Bytes(backup.bytes_per_second as u64)
-    );
-    line!(
-        text,
-        "PostgreSQL   {} (system identifier {})",
-        report.postgres_version.as_deref().unwrap_or("-"),
-        report.system_identifier.as_deref().unwrap_or("-")
-    );
-    line!(
-        text,
-        "made by      pgkeep {}, run {}",
-        report.pgkeep_version,
-        report.run.as_deref().unwrap_or("unknown")
-    );
-    for place in &report.places {
-        line!(text, "place        {place}");
-    }
-    let mut rows =
-        vec![["OBJECT", "STORE", "SIZE", "STATE", "PROVEN", "HOW"].map(ToOwned::to_owned).to_vec()];
-    rows.extend(report.copies.iter().map(|copy| {
-        let state = match &copy.note {
-            Some(note) => format!("{}: {note}", copy.state),
-            None => copy.state.clone(),
-        };
-        vec![
-            copy.object.clone(),
-            copy.store.clone(),
-            Bytes(copy.size_bytes).to_string(),
-            state,
-            copy.proven_at.clone().unwrap_or_default(),
-            copy.proven_how.clone().unwrap_or_default(),
-        ]
-    }));
-    line!(text, "\n{}", columns(&rows, &[2]));
-    let Some(tables) = &report.tables else {
-        line!(text, "tables are in the sealed manifest: no key is set");
-        return text;
-    };
-    let mut rows = vec![["TABLE", "ROWS", "READ"].map(ToOwned::to_owned).to_vec()];
-    rows.extend(tables.iter().map(|table| {
-        let name = format!("{}.{}", table.schema, table.name);
-        vec![name, Thousands(table.rows).to_string(), Bytes(table.size_bytes).to_string()]
-    }));
-    text.push_str(&columns(&rows, &[1, 2]));
     text
 }
 

@@ -142,7 +142,12 @@ async fn clear_away(context: &Context, id: &BackupId) -> anyhow::Result<()> {
 /// Drops the staging database of a restore that did not come to its end, or finds that it did.
 async fn settle_restore(context: &Context, restore: &Restore) -> anyhow::Result<()> {
     let (Some(staging), Some(target)) = (&restore.staging_database, &restore.target_database) else {
-        return end(context, restore, RestoreState::Died, "ended without a word, before it made anything");
+        // Which never has the name of what it restores to before it is whole: the next restore to it asks for --force.
+        let message = match &restore.target_directory {
+            Some(directory) => format!("ended without a word; what it had made is in {directory}"),
+            None => "ended without a word, before it made anything".to_owned(),
+        };
+        return end(context, restore, RestoreState::Died, &message);
     };
     let avoid = [target.as_str(), staging.as_str()];
     let server = connect_beside(&context.settings.postgres, &avoid, &Stop::default()).await?;

@@ -2,12 +2,15 @@
 
 use serde::Serialize;
 
+use super::backup::WalRange;
 use super::context::keyring;
 use super::list::{ListedBackup, listed};
 use super::stores::replicas;
 use super::{Report, Shelf, manifests};
-use crate::catalog::Proof;
-use crate::model::{Kind, timestamp_text};
+use crate::catalog::{Proof, WalPlace};
+use crate::format::cluster::{DamagedPages, Tablespace};
+use crate::format::manifest::Manifest;
+use crate::model::{Kind, Lsn, WalName, timestamp_text};
 
 /// One copy of one object.
 #[derive(Debug, Clone, Serialize)]
@@ -43,6 +46,32 @@ pub struct ShownTable {
     pub size_bytes: u64,
 }
 
+/// What is in a cluster's backup.
+#[derive(Debug, Clone, Serialize)]
+pub struct ShownPhysical {
+    /// Files.
+    pub files: u64,
+    /// Whether it was read from a standby.
+    pub from_standby: bool,
+    /// Whether pages have checksums, which were then verified.
+    pub data_checksums: bool,
+    /// The tablespaces outside of the data directory.
+    pub tablespaces: Vec<ShownTablespace>,
+    /// Pages whose checksum was wrong.
+    pub damaged_pages: Vec<DamagedPages>,
+    /// What lay in the data directory and was left out, and is none of PostgreSQL's own.
+    pub left_out: Vec<String>,
+}
+
+/// A tablespace.
+#[derive(Debug, Clone, Serialize)]
+pub struct ShownTablespace {
+    /// Its number.
+    pub oid: u32,
+    /// Where it was.
+    pub path: String,
+}
+
 /// One backup in full.
 #[derive(Debug, Clone, Serialize)]
 pub struct ShowReport {
@@ -65,8 +94,12 @@ pub struct ShowReport {
     pub places: Vec<String>,
     /// Its objects.
     pub copies: Vec<ShownCopy>,
-    /// Its tables, largest first; nothing without a key.
+    /// The WAL that a backup of a cluster needs.
+    pub wal: Option<WalRange>,
+    /// The tables of a database, largest first; nothing without a key.
     pub tables: Option<Vec<ShownTable>>,
+    /// What is in a cluster's backup; nothing without a key.
+    pub physical: Option<ShownPhysical>,
 }
 
 impl Report for ShowReport {
@@ -93,23 +126,11 @@ pub async fn run(shelf: &Shelf, backup: &str) -> anyhow::Result<ShowReport> {
         proven_how: copy.proven_how.map(|how| how.to_string()),
         note: copy.note,
     });
-    let tables = if shelf.settings.keys.is_empty() {
+    let manifest = if shelf.settings.keys.is_empty() {
         None
     } else {
         let stores = replicas(&shelf.settings)?.reading();
-        let fetched = manifests::fetch(&shelf.settings, &stores, &row.id, &keyring(&shelf.settings)?).await?;
-        let manifest = fetched.manifest;
-        let entries = manifest.entries.iter().filter_map(|entry| Some((entry.table.as_ref()?, entry.size)));
-        let mut tables: Vec<ShownTable> = entries
-            .map(|(table, size_bytes)| ShownTable {
-                schema: table.schema.clone(),
-                name: table.name.clone(),
-                rows: table.rows,
-                size_bytes,
-            })
-            .collect();
-        tables.sort_by_key(|table| std::cmp::Reverse(table.size_bytes));
-        Some(tables)
+        Some(manifests::fetch(&shelf.settings, &stores, &row.id, &keyring(&shelf.settings)?).await?.manifest)
     };
     let places = [&row.local_path, &row.r2_path, &row.b2_path];
     Ok(ShowReport {
@@ -122,6 +143,47 @@ pub async fn run(shelf: &Shelf, backup: &str) -> anyhow::Result<ShowReport> {
         run: row.run_id.as_ref().map(ToString::to_string),
         places: places.into_iter().flatten().cloned().collect(),
         copies: copies.collect(),
-        tables,
+        wal: row.wal.map(range),
+        tables: manifest.as_ref().filter(|manifest| manifest.database.is_some()).map(tables),
+        physical: manifest.as_ref().and_then(physical),
+    })
+}
+
+fn range(place: WalPlace) -> WalRange {
+    let segment = |position| WalName::segment(place.timeline, position, place.wal_segment_size).to_string();
+    WalRange {
+        timeline: place.timeline,
+        start_lsn: place.start_lsn,
+        stop_lsn: place.stop_lsn,
+        first_segment: segment(place.start_lsn),
+        // A position is the byte behind what it ends.
+        last_segment: segment(Lsn(place.stop_lsn.0.saturating_sub(1))),
+    }
+}
+
+fn tables(manifest: &Manifest) -> Vec<ShownTable> {
+    let entries = manifest.entries.iter().filter_map(|entry| Some((entry.table.as_ref()?, entry.size)));
+    let mut tables: Vec<ShownTable> = entries
+        .map(|(table, size_bytes)| ShownTable {
+            schema: table.schema.clone(),
+            name: table.name.clone(),
+            rows: table.rows,
+            size_bytes,
+        })
+        .collect();
+    tables.sort_by_key(|table| std::cmp::Reverse(table.size_bytes));
+    tables
+}
+
+fn physical(manifest: &Manifest) -> Option<ShownPhysical> {
+    let cluster = manifest.physical.as_ref()?;
+    let tablespace = |one: &Tablespace| ShownTablespace { oid: one.oid, path: one.path.clone() };
+    Some(ShownPhysical {
+        files: manifest.entries.len() as u64,
+        from_standby: cluster.from_standby,
+        data_checksums: cluster.data_checksums,
+        tablespaces: cluster.tablespaces.iter().map(tablespace).collect(),
+        damaged_pages: cluster.damaged_pages.clone(),
+        left_out: cluster.left_out.clone(),
     })
 }

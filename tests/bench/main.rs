@@ -3,7 +3,8 @@
 //! Sections: `codecs` (the table of levels), `pipeline` (memory to file, against zstd), `database` (whole backup and
 //! restore, against `pg_dump` and `pg_restore`), `memory`, `start`, and `clouds`, of which `places` (a backup to three
 //! places), `upload` (over a line of 20 ms), `quick` (`verify` over 100,000 objects) and `rebuild` (of the catalog) can
-//! be asked for alone. `PGKEEP_BENCH_ROWS` sets the size of the database (default 3,100,000 rows: about 1 GB on disk),
+//! be asked for alone; and, only when asked for, `peers`: `cluster` and `wal` against pgBackRest, `replay` against `cp`.
+//! `PGKEEP_BENCH_ROWS` sets the size of the database (default 3,100,000 rows: about 1 GB on disk),
 //! `PGKEEP_BENCH_UPLOAD` that of the upload (default 1,000 MB). Needs PostgreSQL, zstd and gzip. Other work on the
 //! machine makes the figures worthless: what is compared runs in turns, and medians are printed.
 
@@ -14,6 +15,7 @@ mod clouds;
 mod codecs;
 mod database;
 mod measure;
+mod peers;
 mod pipeline;
 mod server;
 #[path = "../it/support/mod.rs"]
@@ -46,6 +48,12 @@ fn main() {
         }
         if asked("memory") {
             bench.memory();
+        }
+    }
+    for (section, measure) in peers::SECTIONS {
+        // Not without being asked: pgBackRest is not there as a rule.
+        if wanted.iter().any(|word| word == section || word == "peers") {
+            measure();
         }
     }
     for (section, measure) in clouds::SECTIONS {

@@ -98,8 +98,9 @@ fn the_readme_lists_every_setting_with_its_default_and_no_other() {
 #[test]
 fn the_readme_and_the_crontab_name_no_setting_that_does_not_exist() {
     // What pgkeep refuses, by the README's own words, and what is no setting of the tables.
-    const OTHERS: [&str; 11] = [
+    const OTHERS: [&str; 12] = [
         "PGKEEP_ENV_FILE",
+        "PGKEEP_BENCH_PGBACKREST",
         "PGKEEP_BENCH_ROWS",
         "PGKEEP_BENCH_UPLOAD",
         "PGSERVICE",

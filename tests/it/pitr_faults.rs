@@ -343,7 +343,10 @@ fn a_damaged_page_is_named_and_the_backup_is_kept() {
     let alerts = archiving.place.catalog("SELECT alert_type, severity FROM alerts");
     assert_eq!(alerts, [["damaged-pages", "CRITICAL"]]);
     let id = report["id"].as_str().unwrap();
-    assert_eq!(archiving.place.backups().last().unwrap().file_name().unwrap().to_str(), Some(id));
+    let shown = archiving.place.pgkeep(&["show", id]).ok().stdout;
+    assert!(shown.contains(&format!("damaged: {file}, page 7\n")), "{shown}");
+    let is_there = archiving.place.backups().iter().any(|path| path.ends_with(id));
+    assert!(is_there, "{:?}", archiving.place.backups());
     archiving.place.pgkeep(&["verify", "--deep"]).ok();
 }
 

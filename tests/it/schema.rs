@@ -144,7 +144,8 @@ fn the_commands_of_the_archive_write_what_their_schemas_say() {
     let ledger = assert_writes(place, "list_recoverable", &["list", "--recoverable"], 0);
     assert_eq!(ledger["windows"][0]["backups"][0], backup["id"]);
     assert_writes(place, "list", &["list"], 0);
-    assert_writes(place, "show", &["show", backup["id"].as_str().unwrap()], 0);
+    let shown = assert_writes(place, "show", &["show", backup["id"].as_str().unwrap()], 0);
+    assert_eq!((&shown["wal"], &shown["physical"]["files"]), (&backup["wal"], &backup["files"]));
     assert_writes(place, "sync", &["sync"], 0);
     let data = pitr::fresh().join("data").display().to_string();
     let plan =

@@ -1,5 +1,5 @@
 //! `pgkeep backup`: source → frames → compress → seal → digest → volumes → stores, then the manifest, then the catalog.
-//! The chain is the same for every kind; [`Source`] is what a kind adds.
+//! The chain is the same for every kind; `Source` is what a kind adds.
 
 pub mod cluster;
 pub mod database;

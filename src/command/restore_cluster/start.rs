@@ -131,6 +131,8 @@ fn start(
         };
         arguments.extend(["-c".into(), format!("config_file={config}").into()]);
         arguments.extend(["-c".into(), format!("data_directory={}", root.display()).into()]);
+        // Debian's names the file of the server that this directory is a copy of.
+        arguments.extend(["-c".into(), "external_pid_file=".into()]);
     }
     if let Some(port) = request.port {
         arguments.extend(["-p".into(), port.to_string().into()]);
