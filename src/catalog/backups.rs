@@ -155,13 +155,13 @@ impl<'a> Backups<'a> {
         self.catalog.read("list the backups", |connection| select(connection, filter))
     }
 
-    /// The complete backup of this kind (and database) that was begun last.
+    /// The complete backup (of this kind, of this database) that was begun last.
     pub fn newest_complete(
         self,
-        kind: BackupKind,
+        kind: Option<BackupKind>,
         database: Option<&str>,
     ) -> anyhow::Result<Option<BackupRow>> {
-        let filter = BackupFilter { kind: Some(kind), database, limit: Some(1) };
+        let filter = BackupFilter { kind, database, limit: Some(1) };
         Ok(self.list(&filter)?.pop())
     }
 

@@ -511,7 +511,7 @@ fn backups_are_found_by_beginning_and_listed_newest_first() {
     assert!(backups.list(&configs).unwrap().is_empty());
 
     let newest =
-        |database| backups.newest_complete(BackupKind::Database, database).unwrap().map(|row| row.id);
+        |database| backups.newest_complete(Some(BackupKind::Database), database).unwrap().map(|row| row.id);
     assert_eq!((newest(None), newest(Some("shop")), newest(Some("x"))), (Some(id(2)), Some(id(1)), None));
 
     assert_eq!(ids(backups.find_prefix("20261122T0200").unwrap()), [id(3), id(2), id(1)]);

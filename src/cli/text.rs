@@ -10,7 +10,7 @@ use crate::command::init::InitReport;
 use crate::command::list::{ListReport, ListedBackup};
 use crate::command::recoverable::RecoverableReport;
 use crate::command::restore::{RestorePlan, RestoreReport};
-use crate::command::restore_cluster::{ClusterPlan, RestoreClusterReport};
+use crate::command::restore_cluster::{ClusterPlan, KeptPlace, RestoreClusterReport};
 use crate::command::sync::{SyncReport, Unmade};
 use crate::command::verify::VerifyReport;
 use crate::command::wal_fetch::WalFetchReport;
@@ -143,6 +143,9 @@ pub(super) fn cluster_plan(plan: &ClusterPlan) -> String {
     if plan.replaces {
         line!(text, "  the data directory that is there is EMPTIED FIRST");
     }
+    if let Some(KeptPlace { directory, why }) = &plan.kept_wal {
+        line!(text, "  {why}: its pg_wal is kept as {directory}");
+    }
     for (from, to) in &plan.tablespaces {
         line!(text, "  tablespace {from} goes to {to}");
     }
@@ -188,6 +191,14 @@ pub(super) fn restore_cluster(report: &RestoreClusterReport) -> String {
         None => {
             line!(text, "next: start the server on it; it replays WAL and stops {}", plan.target);
         }
+    }
+    if let Some(KeptPlace { directory, why }) = &plan.kept_wal {
+        line!(text, "{why}: the old pg_wal is {directory}");
+        line!(
+            text,
+            "  to replay that too, copy its segments into the new pg_wal before the server starts; remove it when all \
+             is well"
+        );
     }
     warnings(&mut text, &report.warnings);
     text

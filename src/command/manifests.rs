@@ -264,14 +264,24 @@ fn time(text: &str) -> anyhow::Result<Timestamp> {
         .to_utc())
 }
 
-/// Finds the backup that the operator means: `latest`, an identifier, or the unique beginning of one.
-pub(super) fn find(catalog: &Catalog, text: &str, database: Option<&str>) -> anyhow::Result<BackupRow> {
+/// Finds the backup that the operator means: `latest` (of this kind, of this database), an identifier, or the unique
+/// beginning of one.
+pub(super) fn find(
+    catalog: &Catalog,
+    text: &str,
+    kind: Option<BackupKind>,
+    database: Option<&str>,
+) -> anyhow::Result<BackupRow> {
     let backups = catalog.backups();
     if text == "latest" {
-        return if let Some(row) = backups.newest_complete(BackupKind::Database, database)? {
+        return if let Some(row) = backups.newest_complete(kind, database)? {
             Ok(row)
         } else {
-            let of = database.map_or_else(String::new, |name| format!(" of database \"{name}\""));
+            let of = match (kind, database) {
+                (_, Some(name)) => format!(" of database \"{name}\""),
+                (Some(kind), None) => format!(" of a {kind}"),
+                (None, None) => String::new(),
+            };
             Fault::new(Kind::NotThere, format!("there is no backup{of}"))
                 .hint(
                     "`pgkeep list` shows what there is; if the catalog is new, run `pgkeep catalog rebuild`.",
@@ -298,7 +308,7 @@ pub(super) fn find(catalog: &Catalog, text: &str, database: Option<&str>) -> any
 /// All complete backups, or one.
 pub(super) fn chosen(catalog: &Catalog, text: Option<&str>) -> anyhow::Result<Vec<BackupRow>> {
     match text {
-        Some(text) => Ok(vec![find(catalog, text, None)?]),
+        Some(text) => Ok(vec![find(catalog, text, None, None)?]),
         None => catalog.backups().list(&BackupFilter::default()),
     }
 }

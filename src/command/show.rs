@@ -110,7 +110,7 @@ impl Report for ShowReport {
 
 /// Shows. The tables stand in the sealed manifest: without a key they are left out.
 pub async fn run(shelf: &Shelf, backup: &str) -> anyhow::Result<ShowReport> {
-    let row = manifests::find(&shelf.catalog, backup, None)?;
+    let row = manifests::find(&shelf.catalog, backup, None, None)?;
     let copies = shelf.catalog.copies().of(&row.id)?.into_iter().map(|copy| ShownCopy {
         object: copy.object,
         store: copy.store.to_string(),

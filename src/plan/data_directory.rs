@@ -8,17 +8,23 @@ const EMPTIED: [&str; 7] =
     ["pg_dynshmem", "pg_notify", "pg_replslot", "pg_serial", "pg_snapshots", "pg_stat_tmp", "pg_subtrans"];
 
 /// Files at the top that are the running server's own, or another backup's.
-const AT_TOP: [&str; 9] = [
+const AT_TOP: [&str; 11] = [
     "backup_label",
     "backup_label.old",
     "backup_manifest",
     "current_logfiles.tmp",
+    "pgkeep-start.log",
+    "pgkeep-start.pid",
     "postgresql.auto.conf.tmp",
     "postmaster.opts",
     "postmaster.pid",
     "tablespace_map",
     "tablespace_map.old",
 ];
+
+/// How the names begin under which a restore keeps the `pg_wal` of the server that it replaces, in the data directory:
+/// beside it there may be no right to write, or another file system.
+pub const KEPT_WAL: &str = "pgkeep-pg_wal-";
 
 /// What becomes of something in the data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +42,10 @@ pub fn directory(path: &str) -> Wanted {
     let name = path.rsplit('/').next().unwrap_or(path);
     // Temporary files, wherever they are.
     if name.starts_with("pgsql_tmp") {
+        return Wanted::No;
+    }
+    // What a restore has put aside.
+    if path.starts_with(KEPT_WAL) {
         return Wanted::No;
     }
     match path {

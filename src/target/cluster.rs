@@ -13,15 +13,17 @@ use std::sync::Arc;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
+use super::kept_wal::KeptWal;
 use crate::format::cluster::Cluster;
 use crate::format::manifest::Manifest;
 use crate::model::{BackupId, Fault, FaultContext, Kind};
 use crate::pipeline::Sink;
+use crate::plan::data_directory::KEPT_WAL;
 use crate::system::{Step, caller, durable, step};
 
 /// What is there as long as a restore is not complete.
 const MARKER: &str = "pgkeep.restore";
-const CONTROL: &str = "global/pg_control";
+pub(super) const CONTROL: &str = "global/pg_control";
 
 /// What is in the place of a data directory that is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +97,8 @@ pub struct ClusterPlaces {
     pub root: PathBuf,
     /// Where each tablespace goes, by its number.
     pub tablespaces: Vec<(u32, PathBuf)>,
+    /// What of the server that is replaced is put aside.
+    pub kept_wal: Option<KeptWal>,
 }
 
 /// Writes entries into a data directory.
@@ -114,13 +118,16 @@ impl ClusterTarget {
         make_directory(root, 0o700)?;
         let marker = Marker { backup: manifest.id.clone(), system_identifier: manifest.system_identifier };
         durable::write_file(&root.join(MARKER), &serde_json::to_vec(&marker)?)?;
+        if let Some(kept) = &places.kept_wal {
+            kept.put_aside(root)?;
+        }
         // First, and for good: what is emptied below was a server a moment ago.
         durable::remove_file_if_there(&root.join(CONTROL))?;
         if root.join("global").is_dir() {
             durable::sync_dir(&root.join("global"))?;
         }
         step::reached(Step::DirectoryBegun)?;
-        empty(root, &|name| name == MARKER)?;
+        empty(root, &|name| name == MARKER || name.starts_with(KEPT_WAL))?;
         for (oid, path) in &places.tablespaces {
             make_directory(path, 0o700)?;
             let version = cluster.directories.iter().find_map(|directory| {
@@ -164,7 +171,7 @@ impl ClusterTarget {
     /// Adds the settings of the recovery and the file that asks for it, gives everything to its owner, flushes, and puts
     /// the control file into its place. Returns what is not as it was.
     pub fn finish(self, settings: &str, signal: Option<&str>) -> anyhow::Result<Vec<String>> {
-        let ClusterPlaces { root, tablespaces } = &self.places;
+        let ClusterPlaces { root, tablespaces, .. } = &self.places;
         let cluster = cluster_of(&self.manifest)?;
         let mut auto = fs::OpenOptions::new()
             .append(true)

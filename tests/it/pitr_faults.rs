@@ -504,6 +504,33 @@ fn nothing_that_is_in_use_or_somebody_elses_is_replaced() {
 }
 
 #[test]
+fn wal_that_was_not_archived_outlives_the_server_that_is_replaced() {
+    let archiving = Archiving::ready();
+    backup(&archiving);
+    archiving.archive();
+    archiving.cluster.psql("postgres", "CREATE TABLE last AS SELECT 4711 AS n");
+    // The server dies; its last segment was never finished, and lies nowhere else.
+    archiving.cluster.stop();
+    let data = archiving.cluster.data().to_path_buf();
+    let over = ["restore", "latest", "--to-dir", data.to_str().unwrap(), "--force", "--yes"];
+    for step in ["DirectoryBegun", "DirectoryFilled"] {
+        assert_ne!(stopped_at(&archiving.place, &over, step, "kill").code, 0);
+    }
+    let done = archiving.place.pgkeep(&over).ok();
+    let kept: Vec<_> = fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let kept: Vec<_> =
+        kept.iter().filter(|path| path.to_str().unwrap().contains("/pgkeep-pg_wal-")).collect();
+    let [kept] = kept.as_slice() else { panic!("{kept:?}\n{}", done.stdout) };
+    assert!(done.stdout.contains(kept.to_str().unwrap()), "{}", done.stdout);
+    let files = fs::read_dir(kept).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+    let copied = run(ordinary("cp").args(files).arg(data.join("pg_wal")));
+    assert_eq!(copied.code, 0, "{}", copied.stderr);
+    archiving.cluster.start_again();
+    until_promoted(&archiving.cluster);
+    assert_eq!(archiving.cluster.psql("postgres", "TABLE last"), "4711");
+}
+
+#[test]
 fn a_cluster_backup_needs_an_archive_and_says_who_is_late() {
     let without = Cluster::own(&[]);
     let place = Place::on(&without);

@@ -121,7 +121,8 @@ pub async fn run(
 /// Finds the backup that is meant. With backups of several databases `latest` alone could mean another one than the
 /// operator has in mind, and would replace that.
 fn choose(context: &Context, request: &RestoreRequest) -> anyhow::Result<BackupRow> {
-    let row = manifests::find(&context.catalog, &request.backup, request.database.as_deref())?;
+    let (kind, database) = (Some(BackupKind::Database), request.database.as_deref());
+    let row = manifests::find(&context.catalog, &request.backup, kind, database)?;
     if row.kind != BackupKind::Database {
         return Fault::new(Kind::Usage, format!("{} is a backup of a {}", row.id, row.kind))
             .hint("A cluster is restored into a directory: give --to-dir DIR.")

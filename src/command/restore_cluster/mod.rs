@@ -20,9 +20,9 @@ use crate::catalog::{NewRestore, RestoreEnd, RestoreMode, RestoreState};
 use crate::model::Kind;
 use crate::plan::recovery::Target;
 
-pub use plan::ClusterPlan;
 use plan::Restore;
 pub(super) use plan::base;
+pub use plan::{ClusterPlan, KeptPlace};
 pub use start::Reached;
 
 /// Which timeline to follow.

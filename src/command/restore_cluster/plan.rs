@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use chrono::Utc;
 use serde::Serialize;
 
 use super::{RestoreClusterReport, RestoreClusterRequest, TimelineWish};
@@ -16,6 +17,10 @@ use crate::model::{BackupId, BackupKind, Bytes, Fault, Kind, Lsn, timestamp_text
 use crate::plan::recovery::{self, Base, Reach, Target};
 use crate::system::space;
 use crate::target::cluster::{self as target, ClusterPlaces, Occupant};
+use crate::target::kept_wal;
+
+const STILL_THERE: &str = "If the server still runs, it has WAL that it has not archived: `SELECT pg_switch_wal()` there, \
+                           wait until `pgkeep check` finds it arrived, then try again.";
 
 /// What a restore does, to be shown before it is done.
 #[derive(Debug, Clone, Serialize)]
@@ -28,6 +33,9 @@ pub struct ClusterPlan {
     pub to_dir: String,
     /// Whether a data directory is there and is replaced.
     pub replaces: bool,
+    /// Where its WAL is kept, if not all of it was archived.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept_wal: Option<KeptPlace>,
     /// Tablespaces: where they were, and where they go.
     pub tablespaces: Vec<(String, String)>,
     /// Files.
@@ -51,6 +59,15 @@ pub struct ClusterPlan {
     pub until_time: Option<String>,
     /// What is not as it should be.
     pub warnings: Vec<String>,
+}
+
+/// WAL that is put aside.
+#[derive(Debug, Clone, Serialize)]
+pub struct KeptPlace {
+    /// The directory.
+    pub directory: String,
+    /// Why.
+    pub why: String,
 }
 
 /// A restore that can be carried out.
@@ -98,6 +115,10 @@ impl Restore {
             consistent_at: manifest.consistent_at.clone(),
             to_dir: places.root.display().to_string(),
             replaces,
+            kept_wal: places.kept_wal.as_ref().map(|kept| KeptPlace {
+                directory: kept.directory.display().to_string(),
+                why: kept.why.clone(),
+            }),
             tablespaces: moved(&cluster, &places),
             files: manifest.entries.len() as u64,
             fetch_bytes: manifest.stored_size + object.len() as u64,
@@ -129,7 +150,7 @@ impl Restore {
 /// The cluster backups that may be meant.
 fn candidates(context: &Context, wanted: &str) -> anyhow::Result<Vec<BackupRow>> {
     if wanted != "latest" {
-        let row = manifests::find(&context.catalog, wanted, None)?;
+        let row = manifests::find(&context.catalog, wanted, None, None)?;
         if row.kind != BackupKind::Cluster {
             return Fault::new(
                 Kind::Usage,
@@ -214,7 +235,13 @@ async fn refuse_unreachable(
         (Target::Lsn(lsn), _) => {
             if *lsn > reach.until {
                 let message = format!("{lsn} can't be reached: {hole}");
-                let hint = format!("The furthest that can be reached is {}.", reach.until);
+                let hint = match reach.hole {
+                    None => format!(
+                        "{STILL_THERE} Otherwise the furthest that can be reached is {}.",
+                        reach.until
+                    ),
+                    Some(_) => format!("The furthest that can be reached is {}.", reach.until),
+                };
                 return Err(refused(message, hint).into());
             }
             return Ok(None);
@@ -226,7 +253,9 @@ async fn refuse_unreachable(
     let everything = match (&reach.hole, stops.last_record) {
         (Some(_), Some(record)) => format!("Everything before the hole: --target-lsn {record}."),
         (Some(_), None) => "Give an earlier target (`pgkeep list --recoverable`).".to_owned(),
-        (None, _) => "Leave out the target for everything that there is, or give an earlier one.".to_owned(),
+        (None, _) => {
+            format!("{STILL_THERE} Otherwise give an earlier target, or none for everything that there is.")
+        }
     };
     if let Target::End = request.target {
         if reach.hole.is_some() {
@@ -283,7 +312,8 @@ fn places(request: &RestoreClusterRequest, cluster: &Cluster) -> anyhow::Result<
         refuse_used_tablespace(&path, tablespace.oid, &root, request.force)?;
         tablespaces.push((tablespace.oid, path));
     }
-    Ok(ClusterPlaces { root, tablespaces })
+    let kept_wal = kept_wal::find(&root, Utc::now())?;
+    Ok(ClusterPlaces { root, tablespaces, kept_wal })
 }
 
 /// A tablespace in which something lies may be that of a server that runs: the original.

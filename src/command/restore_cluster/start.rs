@@ -21,6 +21,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_mins(2);
 /// How long it may take to end.
 const ENDING: Duration = Duration::from_secs(30);
+/// The first version with `recovery_init_sync_method`.
+const SYNCFS_SINCE: u32 = 140_000;
 /// Lines of the server's log that an error holds.
 const LAST_LINES: usize = 8;
 
@@ -132,7 +134,12 @@ fn start(
         arguments.extend(["-c".into(), format!("config_file={config}").into()]);
         arguments.extend(["-c".into(), format!("data_directory={}", root.display()).into()]);
         // Debian's names the file of the server that this directory is a copy of.
-        arguments.extend(["-c".into(), "external_pid_file=".into()]);
+        let pid_file = root.join("pgkeep-start.pid");
+        arguments.extend(["-c".into(), format!("external_pid_file={}", pid_file.display()).into()]);
+    }
+    if restore.manifest.postgres_version_num >= SYNCFS_SINCE {
+        // Otherwise the server flushes file after file before it replays; `ClusterTarget::finish` has flushed them.
+        arguments.extend(["-c".into(), "recovery_init_sync_method=syncfs".into()]);
     }
     if let Some(port) = request.port {
         arguments.extend(["-p".into(), port.to_string().into()]);
@@ -153,7 +160,16 @@ fn start(
 
 /// `None` as long as it has not got there.
 async fn look(context: &Context, root: &Path, request: &RestoreClusterRequest) -> Option<Reached> {
-    let connection = connection(context, root)?;
+    let lock = fs::read_to_string(root.join("postmaster.pid")).ok()?;
+    let lines: Vec<&str> = lock.lines().map(str::trim).collect();
+    // Asked before it is ready, the server refuses, and writes a FATAL into its log each time.
+    match *lines.get(7)? {
+        "ready" => {}
+        // With `hot_standby = off` nobody can ask it anything.
+        "standby" if request.standby => return Some(Reached::at("standby")),
+        _ => return None,
+    }
+    let connection = connection(context, &lines)?;
     let server = Server::connect(&connection, Some("postgres"), &context.stop).await.ok()?;
     let sql = "SELECT pg_is_in_recovery(), \
                       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text, \
@@ -185,10 +201,8 @@ async fn look(context: &Context, root: &Path, request: &RestoreClusterRequest) -
     })
 }
 
-/// The server's own word on where it listens (`postmaster.pid`, lines 4 to 6).
-fn connection(context: &Context, root: &Path) -> Option<ConnectionSettings> {
-    let text = fs::read_to_string(root.join("postmaster.pid")).ok()?;
-    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+/// The server's own word on where it listens (`postmaster.pid`, lines 4 to 6; `src/include/utils/pidfile.h`).
+fn connection(context: &Context, lines: &[&str]) -> Option<ConnectionSettings> {
     let port = lines.get(3)?.parse().ok()?;
     let host = [lines.get(4), lines.get(5)].into_iter().flatten().find(|host| !host.is_empty())?;
     let host = if **host == *"*" { "localhost" } else { host };
