@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Row, named_params};
+use rusqlite::{OptionalExtension as _, Row, named_params};
 use serde::{Deserialize, Serialize};
 
 use super::values::{count, integer, parsed, time_or_null};
@@ -128,6 +128,14 @@ impl<'a> Wal<'a> {
                 named_params! { ":timeline": timeline, ":history": history },
             )?;
             Ok(())
+        })
+    }
+
+    /// What the history file of this timeline says, as it was written down.
+    pub fn history_text(self, timeline: u32) -> anyhow::Result<Option<String>> {
+        self.catalog.read("read a timeline's history", |connection| {
+            let sql = "SELECT history FROM timelines WHERE timeline = :timeline";
+            connection.query_row(sql, named_params! { ":timeline": timeline }, |row| row.get(0)).optional()
         })
     }
 

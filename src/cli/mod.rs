@@ -44,7 +44,7 @@ pub fn main() -> ExitCode {
         };
     // A panic is a bug like any other: said in one line, with its own exit code.
     let outcome = std::panic::catch_unwind(|| run(&arguments));
-    ExitCode::from(heard(&arguments.command, outcome.unwrap_or(Kind::Bug.exit_code())))
+    ExitCode::from(outcome.unwrap_or_else(|_| heard(&arguments.command, Kind::Bug.exit_code())))
 }
 
 /// The exit code as whoever has called understands it: PostgreSQL reads meanings of its own into some.

@@ -9,6 +9,8 @@ use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt as _};
 use serde::{Serialize, Serializer};
 
+use super::archive::fetch::Fetcher;
+use super::archive::inventory;
 use super::context::{self, catalog_path};
 use super::listing::{self, Listings};
 use super::manifests::{self, Fetched, Held, Stored};
@@ -18,7 +20,7 @@ use crate::catalog::{Catalog, ListedWal, Taken};
 use crate::config::Settings;
 use crate::format::keyring::Keyring;
 use crate::format::names;
-use crate::model::{BackupId, BackupKind, Fault, FaultContext, Kind, StoreName};
+use crate::model::{BackupId, BackupKind, Fault, FaultContext, Kind, StoreName, WalKind};
 use crate::store::ObjectInfo;
 use crate::system::lock::{Attempt, FileLock};
 use crate::system::{Step, durable, step};
@@ -292,10 +294,12 @@ async fn take_in_backups(
     Ok(())
 }
 
-/// The names of WAL files say all that the catalog wants to know of them; nothing is downloaded.
+/// The names of WAL files say all that the catalog wants to know of them; only the histories of timelines, some lines each,
+/// are downloaded.
 async fn take_in_wal(context: &Context, report: &mut RebuildReport) -> anyhow::Result<()> {
     let cluster = &context.settings.cluster;
     let prefix = names::wal(cluster);
+    let mut histories = BTreeSet::new();
     let stores: Vec<_> = context.reading().each().collect();
     let lists = async { Ok(join_all(stores.iter().map(|store| store.list(&prefix))).await) };
     for (store, objects) in stores.iter().zip(context.stop.or(lists).await?) {
@@ -313,9 +317,16 @@ async fn take_in_wal(context: &Context, report: &mut RebuildReport) -> anyhow::R
             Some(ListedWal { file, content_sha256, store, size_bytes, stored_at })
         };
         let files: Vec<ListedWal> = objects.into_iter().filter_map(file).collect();
+        let of_timelines = files.iter().filter(|it| it.file.kind() == WalKind::History);
+        histories.extend(of_timelines.map(|it| it.file.clone()));
         context.catalog.wal().record_listed(&files, Utc::now())?;
     }
     report.wal_files = context.catalog.wal().count()?;
+    if !histories.is_empty() {
+        let fetcher = Fetcher::open(context.settings.clone())?;
+        let (_, unread) = context.stop.or(inventory::learn(context, &fetcher, histories)).await?;
+        report.warnings.extend(unread);
+    }
     Ok(())
 }
 

@@ -74,6 +74,7 @@ pub fn run(shelf: &Shelf) -> anyhow::Result<RecoverableReport> {
         }
         let segment = segments.entry(row.file).or_default();
         segment.stores.insert(row.store);
+        segment.bytes.insert(row.content_sha256);
         segment.archived_at = match (segment.archived_at, row.stored_at) {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),

@@ -68,13 +68,24 @@ pub async fn run(environment: &Environment, request: &WalFetchRequest) -> anyhow
     let settings = Settings::load(&environment.inputs)?;
     let destination = &request.destination;
     let mut store = None;
-    if name.kind() != WalKind::Segment || !prefetch::take(&settings, &name, destination).await {
+    if name == WalName::history(1) {
+        // The first timeline has none: no store has to be asked, and none can be away.
+        return Fault::new(
+            Kind::NotThere,
+            "00000001.history is in no archive: the first timeline has no history",
+        )
+        .err();
+    }
+    let is_segment = name.kind() == WalKind::Segment;
+    let taking =
+        async { Ok::<_, anyhow::Error>(is_segment && prefetch::take(&settings, &name, destination).await) };
+    if !environment.stop.or(taking).await? {
         let fetcher = Fetcher::open(settings.clone())?;
         store = Some(environment.stop.or(fetch(&fetcher, &name, request)).await?);
     }
     let size_bytes =
         fs::metadata(destination).with_context(|| format!("look at {}", destination.display()))?.len();
-    if name.kind() == WalKind::Segment {
+    if is_segment {
         prefetch::begin(&settings, &name, size_bytes);
     }
     let seconds = clock.elapsed().as_secs_f64();
@@ -108,7 +119,7 @@ pub async fn prefetch(environment: &Environment, first: &str, segment_size: u32)
 async fn fetch(fetcher: &Fetcher, name: &WalName, request: &WalFetchRequest) -> anyhow::Result<StoreName> {
     let WalFetchRequest { destination, bounded, .. } = request;
     let beside = prefetch::beside(destination);
-    let begun = Instant::now();
+    let (begun, caller) = (Instant::now(), rustix::process::getppid());
     let outcome = loop {
         let outcome = fetcher.get(name, &beside).await;
         match outcome {
@@ -123,6 +134,10 @@ async fn fetch(fetcher: &Fetcher, name: &WalName, request: &WalFetchRequest) -> 
     }
     match outcome? {
         Outcome::Fetched(store) => {
+            if rustix::process::getppid() != caller {
+                durable::remove_file_if_there(&beside)?;
+                return Fault::new(Kind::Interrupted, "the server that asked for it is gone").err();
+            }
             let renamed = fs::rename(&beside, destination);
             renamed.with_context(|| format!("rename to {}", destination.display()))?;
             Ok(store)
@@ -132,6 +147,7 @@ async fn fetch(fetcher: &Fetcher, name: &WalName, request: &WalFetchRequest) -> 
             let kind = if *bounded { Kind::NotThere } else { fault.kind };
             Err(Fault { kind, ..fault }.into())
         }
+        Outcome::Unsure(_) if known_history(fetcher, name, &beside, destination)? => Ok(StoreName::Local),
         Outcome::Unsure(why) => {
             let message = format!("can't tell whether {name} is in the archive: {}", why.join("; "));
             Fault::new(Kind::CannotTell, message)
@@ -141,6 +157,33 @@ async fn fetch(fetcher: &Fetcher, name: &WalName, request: &WalFetchRequest) -> 
                 .err()
         }
     }
+}
+
+/// The history of a timeline while the stores can't be asked: as the server itself has it, or as the catalog was told. A
+/// server that is being promoted must not take the number of a timeline that is there already, nor end in the middle.
+fn known_history(
+    fetcher: &Fetcher,
+    name: &WalName,
+    beside: &Path,
+    destination: &Path,
+) -> anyhow::Result<bool> {
+    if name.kind() != WalKind::History {
+        return Ok(false);
+    }
+    let own =
+        destination.parent().map(|directory| directory.join(name.as_str())).and_then(|it| fs::read(it).ok());
+    let path = catalog_path(&fetcher.settings);
+    let told = || {
+        let options = Options { busy_timeout: Duration::from_secs(2), durable: false };
+        let catalog = Catalog::open_with(&path, options).ok()?;
+        catalog.wal().history_text(name.timeline()).ok()?.map(String::into_bytes)
+    };
+    let Some(text) = own.or_else(|| matches!(path.try_exists(), Ok(true)).then(told).flatten()) else {
+        return Ok(false);
+    };
+    durable::remove_file_if_there(beside)?;
+    durable::write_file(destination, &text)?;
+    Ok(true)
 }
 
 /// What it means that no store has the file.

@@ -97,6 +97,7 @@ pub async fn run(environment: &Environment, request: &WalPushRequest) -> anyhow:
         file: file.name.to_string(),
         stamp: file.stamp,
         sha256: pushed.sha256,
+        stored_bytes: pushed.stored_bytes,
         stores: pushed.stores.clone(),
     };
     // Without it they are only looked at again.
@@ -132,7 +133,9 @@ fn is_enough(archiver: &Archiver, known: &Acknowledgement) -> bool {
         let is_there = || {
             let key =
                 known.file.parse().ok().map(|file| names::wal_file(&settings.cluster, &file, &known.sha256));
-            key.zip(settings.local_dir.as_ref()).is_some_and(|(key, local)| local.join(key).is_file())
+            let place = key.zip(settings.local_dir.as_ref()).map(|(key, local)| local.join(key));
+            let metadata = place.and_then(|place| place.metadata().ok());
+            metadata.is_some_and(|it| it.is_file() && it.len() == known.stored_bytes)
         };
         settings.stores().contains(store) && (**store != StoreName::Local || is_there())
     };
@@ -204,7 +207,7 @@ fn tell_the_catalog(
     });
     if let Err(error) = told {
         environment.progress.detail(&format!("the catalog is told later: {error:#}"));
-        if let Err(error) = unrecorded::keep(settings, rows) {
+        if let Err(error) = unrecorded::keep(settings, rows, histories) {
             environment.progress.detail(&format!("and that can't be kept: {error:#}"));
         }
     }

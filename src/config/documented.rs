@@ -67,7 +67,7 @@ const TABLE: [Documented; 43] = [
     setting("BACKUP_PG_BINDIR", "found by the server's version", "directory with pg_dump and pg_restore"),
     setting(
         "BACKUP_ARCHIVE_TIMEOUT",
-        "5m",
+        "10m",
         "how long a cluster backup waits for its WAL to be archived: s, m, h, d",
     ),
     setting("RPO_TARGET", "15m", "how much of the newest data may be lost at most: s, m, h, d"),

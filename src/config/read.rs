@@ -21,7 +21,7 @@ const DEFAULT_VOLUME: u64 = 128 << 20;
 /// Of what waits in scratch.
 const DEFAULT_SCRATCH: u64 = 1 << 30;
 /// As long as two attempts of an archiver that has failed three times are apart, several times over.
-const DEFAULT_ARCHIVE_TIMEOUT: Duration = Duration::from_mins(5);
+const DEFAULT_ARCHIVE_TIMEOUT: Duration = Duration::from_mins(10);
 const DEFAULT_RPO_TARGET: Duration = Duration::from_mins(15);
 /// Less scratch would make `pg_dump` stop and go all the time, and smaller volumes would be one frame each.
 const LEAST_SIZE: u64 = 1 << 20;

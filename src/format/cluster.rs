@@ -29,6 +29,9 @@ pub struct Cluster {
     pub mode: u32,
     /// The user and the group that it belonged to, by name.
     pub owner: (String, String),
+    /// Where the data directory was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_directory: Option<String>,
     /// Where `postgresql.conf` was, if not in the data directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_file: Option<String>,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Fault, Kind};
 
 /// A SHA-256 digest; 64 lower-case hex digits as text.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Digest([u8; 32]);
 

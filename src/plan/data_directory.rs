@@ -8,11 +8,13 @@ const EMPTIED: [&str; 7] =
     ["pg_dynshmem", "pg_notify", "pg_replslot", "pg_serial", "pg_snapshots", "pg_stat_tmp", "pg_subtrans"];
 
 /// Files at the top that are the running server's own, or another backup's.
-const AT_TOP: [&str; 11] = [
+const AT_TOP: [&str; 13] = [
     "backup_label",
     "backup_label.old",
     "backup_manifest",
     "current_logfiles.tmp",
+    "global/pg_control.pgkeep",
+    "pgkeep.restore",
     "pgkeep-start.log",
     "pgkeep-start.pid",
     "postgresql.auto.conf.tmp",
@@ -45,7 +47,7 @@ pub fn directory(path: &str) -> Wanted {
         return Wanted::No;
     }
     // What a restore has put aside.
-    if path.starts_with(KEPT_WAL) {
+    if path.starts_with(KEPT_WAL) || path == "lost+found" {
         return Wanted::No;
     }
     match path {

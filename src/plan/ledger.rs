@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{BackupId, Lsn, StoreName, Timestamp, WalName};
+use crate::model::{BackupId, Digest, Lsn, StoreName, Timestamp, WalName};
 use crate::plan::recovery::{self, Archive, Base};
 
 /// What is known of a segment.
@@ -10,6 +10,8 @@ use crate::plan::recovery::{self, Archive, Base};
 pub struct Segment {
     /// The stores that have a good copy.
     pub stores: BTreeSet<StoreName>,
+    /// The SHA-256 of its bytes: more than one where two servers have written under one name.
+    pub bytes: BTreeSet<Digest>,
     /// When it was archived, as far as is known: a little after the last transaction in it.
     pub archived_at: Option<Timestamp>,
 }
@@ -50,6 +52,11 @@ pub fn windows(
             .filter(|(_, it)| store.map_or(!it.stores.is_empty(), |store| it.stores.contains(&store)))
             .map(|(name, _)| name.clone())
             .collect(),
+        conflicts: segments
+            .iter()
+            .filter(|(_, it)| it.bytes.len() > 1)
+            .map(|(name, _)| name.clone())
+            .collect(),
         histories: histories.histories.clone(),
     };
     let all = having(None);
@@ -67,7 +74,7 @@ pub fn windows(
             let reach = recovery::reach(base, &way, &all);
             // Not even consistent; or it never gets onto this timeline.
             let is_there = base.timeline == timeline
-                || reach.last.as_ref().is_some_and(|last| last.timeline() == timeline);
+                || reach.segments.last().is_some_and(|last| last.timeline() == timeline);
             if reach.until < base.stop_lsn || !is_there {
                 continue;
             }
@@ -75,7 +82,7 @@ pub fn windows(
                 last.backups.push(base.id.clone());
                 continue;
             }
-            let archived_at = reach.last.as_ref().and_then(|last| segments.get(last)?.archived_at);
+            let archived_at = reach.segments.last().and_then(|last| segments.get(last)?.archived_at);
             let is_whole = |archive: &Archive| recovery::reach(base, &way, archive).until == reach.until;
             found.push(Window {
                 timeline,
@@ -84,7 +91,7 @@ pub fn windows(
                 from_lsn: base.stop_lsn,
                 until: archived_at.unwrap_or(base.consistent_at).max(base.consistent_at),
                 until_lsn: reach.until,
-                segments: reach.segments,
+                segments: reach.segments.len() as u64,
                 whole_in: each.iter().filter(|(_, it)| is_whole(it)).map(|(store, _)| *store).collect(),
                 hole: reach.hole,
             });
@@ -124,7 +131,7 @@ mod tests {
             let stores = if number == 4 { [Local].into() } else { [Local, B2].into() };
             let archived_at = Some(at(number.cast_signed()));
             let name = WalName::segment(1, Lsn(number * u64::from(SIZE)), SIZE);
-            segments.insert(name, Segment { stores, archived_at });
+            segments.insert(name, Segment { stores, archived_at, bytes: BTreeSet::new() });
         }
         let bases = [base(3, 3), base(5, 5), base(8, 8), base(12, 12)];
         let found = windows(&bases, &segments, &Archive::default(), &[Local, B2]);

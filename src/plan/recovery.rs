@@ -43,11 +43,18 @@ pub enum Target {
 pub struct Archive {
     /// Segments of which there is a copy.
     pub segments: BTreeSet<WalName>,
+    /// Those of them that were archived with different bytes: nobody can say which are the right ones.
+    pub conflicts: BTreeSet<WalName>,
     /// What the history files say, by timeline.
     pub histories: BTreeMap<u32, TimelineHistory>,
 }
 
 impl Archive {
+    /// Whether recovery can have this segment.
+    fn has(&self, name: &WalName) -> bool {
+        self.segments.contains(name) && !self.conflicts.contains(name)
+    }
+
     /// The newest timeline that descends from this one, as PostgreSQL looks for it: one number after the other as long
     /// as there is a history file (`findNewestTimeLine` in `timeline.c`).
     pub fn newest_timeline(&self, from: u32) -> u32 {
@@ -69,13 +76,12 @@ impl Archive {
 /// How far the archive carries a base backup on the way to a timeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reach {
-    /// Segments from where replay begins, without a gap.
-    pub segments: u64,
-    /// The last of them.
-    pub last: Option<WalName>,
+    /// Segments from where replay begins, without a gap, in the order of replay.
+    pub segments: Vec<WalName>,
     /// Where the gapless part ends: bytes of the stream from here on are not to be had, or not yet.
     pub until: Lsn,
-    /// The first segment that is missing although there are later ones, and the next one that is there.
+    /// The first segment that is missing although there are later ones, or that is there with different bytes, and the
+    /// next one that is there.
     pub hole: Option<(WalName, WalName)>,
 }
 
@@ -103,7 +109,7 @@ pub fn choose<'a>(bases: &'a [Base], target: &Target, way: &[(u32, Option<Lsn>)]
 pub fn reach(base: &Base, way: &[(u32, Option<Lsn>)], archive: &Archive) -> Reach {
     let size = u64::from(base.segment_size);
     let mut position = base.start_lsn.0 / size * size;
-    let mut reach = Reach { segments: 0, last: None, until: Lsn(position), hole: None };
+    let mut reach = Reach { segments: Vec::new(), until: Lsn(position), hole: None };
     let from = way.iter().position(|(timeline, _)| *timeline == base.timeline).unwrap_or(way.len());
     for (index, (timeline, until)) in way.iter().enumerate().skip(from) {
         loop {
@@ -112,14 +118,13 @@ pub fn reach(base: &Base, way: &[(u32, Option<Lsn>)], archive: &Archive) -> Reac
                 break;
             }
             let name = WalName::segment(*timeline, Lsn(position), base.segment_size);
-            if !archive.segments.contains(&name) {
+            if !archive.has(&name) {
                 let next = later(&way[index..], position, size, archive);
                 reach.hole = next.map(|next| (name, next));
                 return reach;
             }
             position += size;
-            reach.segments += 1;
-            reach.last = Some(name);
+            reach.segments.push(name);
             reach.until = Lsn(position);
         }
     }
@@ -134,7 +139,7 @@ fn later(way: &[(u32, Option<Lsn>)], position: u64, size: u64, archive: &Archive
             .segments
             .range(first..)
             .take_while(|name| name.timeline() == *timeline)
-            .filter(|name| name.kind() == WalKind::Segment)
+            .filter(|name| name.kind() == WalKind::Segment && archive.has(name))
             .find(|name| {
                 let start = name.start(u32::try_from(size).unwrap_or(u32::MAX));
                 until.is_none_or(|until| start.is_some_and(|start| start < until.0))
@@ -172,6 +177,7 @@ mod tests {
                 .iter()
                 .flat_map(|(timeline, range)| range.clone().map(move |number| name(*timeline, number)))
                 .collect(),
+            conflicts: BTreeSet::new(),
             histories: histories
                 .iter()
                 .map(|(timeline, ancestors)| {
@@ -201,8 +207,8 @@ mod tests {
         let archive = archive(&[(1, 3..9), (2, 5..8)], &[(2, &[(1, middle)])]);
         let reach_to = |timeline| reach(&base(1, 1, 3), &archive.way_to(timeline), &archive);
         let to_two = reach_to(2);
-        assert_eq!((to_two.segments, to_two.hole.clone()), (5, None));
-        assert_eq!(to_two.last, Some(WalName::segment(2, Lsn(7 * u64::from(SIZE)), SIZE)));
+        assert_eq!((to_two.segments.len(), to_two.hole.clone()), (5, None));
+        assert_eq!(to_two.segments.last(), Some(&WalName::segment(2, Lsn(7 * u64::from(SIZE)), SIZE)));
         assert_eq!(reach_to(1).until, Lsn(9 * u64::from(SIZE)));
         assert_eq!(archive.newest_timeline(1), 2);
         assert!(is_on_the_way(&base(1, 1, 3), &archive.way_to(2)));
@@ -215,7 +221,11 @@ mod tests {
         let with_hole = archive(&[(1, 3..5), (1, 6..8)], &[]);
         let found = reach(&base(1, 1, 3), &with_hole.way_to(1), &with_hole);
         let name = |number| WalName::segment(1, Lsn(number * u64::from(SIZE)), SIZE);
-        assert_eq!((found.segments, found.hole), (2, Some((name(5), name(6)))));
+        assert_eq!((found.segments.len(), found.hole), (2, Some((name(5), name(6)))));
+        let mut doubtful = archive(&[(1, 3..8)], &[]);
+        doubtful.conflicts.insert(name(5));
+        let found = reach(&base(1, 1, 3), &doubtful.way_to(1), &doubtful);
+        assert_eq!((found.segments.len(), found.hole), (2, Some((name(5), name(6)))));
         let without = archive(&[(1, 3..5)], &[]);
         assert_eq!(reach(&base(1, 1, 3), &without.way_to(1), &without).hole, None);
         // The end of an ancestor is missing, and the next timeline goes on.

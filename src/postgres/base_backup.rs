@@ -38,8 +38,6 @@ pub struct ClusterFacts {
     pub archive_command: String,
     /// `archive_timeout` in seconds; 0: none.
     pub archive_timeout: u64,
-    /// Tablespaces by number, and where they are; those in the data directory are not among them.
-    pub tablespaces: Vec<(u32, PathBuf)>,
 }
 
 /// Asks for them.
@@ -60,13 +58,6 @@ pub async fn cluster(server: &Server) -> anyhow::Result<ClusterFacts> {
         let text = setting(name).await?;
         text.parse().or_fault(|| Fault::new(Kind::Postgres, format!("the setting {name} is \"{text}\"")))
     };
-    let sql = "SELECT oid, pg_tablespace_location(oid) FROM pg_tablespace ORDER BY oid";
-    let rows = server.query("list the tablespaces", sql, &[]).await?;
-    let tablespace = |row: &tokio_postgres::Row| {
-        let path: Option<String> = row.get(1);
-        // Empty for those that PostgreSQL comes with, relative for those in the data directory.
-        path.filter(|path| path.starts_with('/')).map(|path| (row.get(0), PathBuf::from(path)))
-    };
     Ok(ClusterFacts {
         system_identifier: facts::system_identifier(server).await?,
         data_directory,
@@ -80,8 +71,19 @@ pub async fn cluster(server: &Server) -> anyhow::Result<ClusterFacts> {
         archive_mode: setting("archive_mode").await?,
         archive_command: setting("archive_command").await?,
         archive_timeout: number("archive_timeout").await?,
-        tablespaces: rows.iter().filter_map(tablespace).collect(),
     })
+}
+
+/// Tablespaces by number, and where they are; those that PostgreSQL comes with are not among them.
+pub async fn tablespaces(server: &Server) -> anyhow::Result<Vec<(u32, PathBuf)>> {
+    let sql = "SELECT oid, pg_tablespace_location(oid) FROM pg_tablespace ORDER BY oid";
+    let rows = server.query("list the tablespaces", sql, &[]).await?;
+    let tablespace = |row: &tokio_postgres::Row| {
+        let path: Option<String> = row.get(1);
+        // Empty for those that PostgreSQL comes with, relative for those of tests (allow_in_place_tablespaces).
+        path.filter(|path| path.starts_with('/')).map(|path| (row.get(0), PathBuf::from(path)))
+    };
+    Ok(rows.iter().filter_map(tablespace).collect())
 }
 
 /// A backup that the server has been told of. Dropping it closes the connection, and the server forgets it.

@@ -41,30 +41,29 @@ const BEGIN: [u32; LANES] = [
     0x959B_D756,
 ];
 
-/// What is to be said of a page.
+/// What a page looks like whose checksum is wrong: as long as this stays the same, nobody is writing it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is as it was written, or it was never used.
-    Good,
-    /// It was changed after the backup began: replay writes it anew, whatever was read.
-    Newer,
-    /// Its checksum is not that of its bytes.
-    Wrong,
+pub struct Wrong {
+    lsn: [u8; 8],
+    /// What its header says.
+    stored: u16,
+    /// What its bytes add up to.
+    found: u16,
 }
 
-/// Looks at a page that was read at this block number of its relation. `begun` is where replay begins.
-pub fn look_at(page: &[u8], block: u32, begun: u64) -> Verdict {
+/// Looks at a page that was read at this block number of its relation: `None` when it is as it was written, or was never
+/// used. Its LSN is not asked: in a page of garbage that may be anything, and a page that was read while it was being
+/// written is right a moment later.
+pub fn look_at(page: &[u8], block: u32) -> Option<Wrong> {
     let half = |at: usize| u16::from_ne_bytes([page[at], page[at + 1]]);
-    let word = |at: usize| u32::from_ne_bytes([page[at], page[at + 1], page[at + 2], page[at + 3]]);
-    // pd_upper is 0 in a page that was added and never filled (`PageIsNew`).
-    if half(14) == 0 {
-        return Verdict::Good;
-    }
-    // pd_lsn: the upper half first.
-    if (u64::from(word(0)) << 32 | u64::from(word(4))) >= begun {
-        return Verdict::Newer;
-    }
-    if checksum(page, block) == half(8) { Verdict::Good } else { Verdict::Wrong }
+    // pd_upper is 0 in a page that was added and never filled (`PageIsNew`); such a page is all zeroes
+    // (`PageIsVerifiedExtended` in `bufpage.c`).
+    let is_new = half(14) == 0;
+    let (stored, found) = (half(8), checksum(page, block));
+    let is_good = if is_new { page.iter().all(|byte| *byte == 0) } else { stored == found };
+    let mut lsn = [0; 8];
+    lsn.copy_from_slice(&page[..8]);
+    (!is_good).then_some(Wrong { lsn, stored, found })
 }
 
 /// The checksum of a page at this block number; its own field (bytes 8 and 9) counts as zero.
@@ -113,13 +112,16 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_good_new_newer_or_wrong() {
+    fn a_page_is_good_new_or_wrong() {
         let mut bytes = page(100);
-        assert_eq!(look_at(&bytes, 5, 1000), Verdict::Good);
-        assert_eq!(look_at(&bytes, 6, 1000), Verdict::Wrong, "the page of another block");
+        assert_eq!(look_at(&bytes, 5), None);
+        assert!(look_at(&bytes, 6).is_some(), "the page of another block");
         bytes[4000] ^= 1;
-        assert_eq!(look_at(&bytes, 5, 1000), Verdict::Wrong);
-        assert_eq!(look_at(&bytes, 5, 100), Verdict::Newer, "replay begins there: it is written anew");
-        assert_eq!(look_at(&vec![0; PAGE_BYTES], 5, 1000), Verdict::Good);
+        assert!(look_at(&bytes, 5).is_some());
+        bytes[..8].fill(0xFF);
+        assert!(look_at(&bytes, 5).is_some(), "garbage has any LSN");
+        bytes[..24].fill(0);
+        assert!(look_at(&bytes, 5).is_some(), "a new page has no rows");
+        assert_eq!(look_at(&vec![0; PAGE_BYTES], 5), None);
     }
 }

@@ -29,6 +29,13 @@ const TARGETS: [&str; 5] = [
     "recovery_target_xid",
 ];
 
+/// What was set for the original, or for a standby of it, and would delay this recovery, run the original's programs, or
+/// let every commit wait for standbys that this copy does not have.
+const NEUTRAL: &str = "recovery_target_inclusive = 'on'\nrecovery_min_apply_delay = '0'\nrecovery_end_command = ''\n\
+                       archive_cleanup_command = ''\n\
+                       # A copy has no standbys. Take this line away, too, when it takes the original's place.\n\
+                       synchronous_standby_names = ''\n";
+
 impl RecoverySettings<'_> {
     /// The lines, behind a comment that says where they come from.
     pub fn text(&self, backup: &str, at: Timestamp) -> String {
@@ -48,6 +55,7 @@ impl RecoverySettings<'_> {
         }
         let _ = writeln!(text, "recovery_target_timeline = {}", quoted(&self.timeline));
         let _ = writeln!(text, "recovery_target_action = {}", quoted(self.action));
+        text.push_str(NEUTRAL);
         if !self.archives {
             text.push_str(
                 "# A copy must not write into the archive of the original. When it is to take its place: run\n\
@@ -96,5 +104,6 @@ mod tests {
         assert!(lines.contains(&"recovery_target_time = '2026-11-25 14:02:00+00'"), "{text}");
         assert!(lines.contains(&"recovery_target_lsn = ''"), "{text}");
         assert!(lines.contains(&"archive_mode = 'off'"), "{text}");
+        assert!(lines.contains(&"recovery_end_command = ''"), "{text}");
     }
 }

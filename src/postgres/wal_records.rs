@@ -18,6 +18,11 @@ const TRANSACTIONS: u8 = 1;
 /// The operation in `xl_info` (`XLOG_XACT_OPMASK`), and those that end a transaction: commit, abort, and both of a
 /// prepared one.
 const OPERATION: u8 = 0x70;
+const PREPARED_ENDS: [u8; 2] = [0x30, 0x40];
+/// `RM_XLOG_ID`, `XLR_INFO_MASK` turned around, and `XLOG_RESTORE_POINT` (`pg_control.h`).
+const LOG: u8 = 0;
+const OPERATION_OF_LOG: u8 = 0xF0;
+const RESTORE_POINT: u8 = 0x70;
 const ENDS: [u8; 4] = [0x00, 0x20, 0x30, 0x40];
 /// PostgreSQL counts microseconds from the year 2000.
 const EPOCH: i64 = 946_684_800;
@@ -31,10 +36,35 @@ pub struct Stops {
     pub last_record: Option<Lsn>,
 }
 
+/// Something that an operator can name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mark {
+    /// A restore point (`pg_create_restore_point()`).
+    Name(String),
+    /// The end of the transaction with this number.
+    Transaction(u32),
+}
+
+/// Where the last record with this mark begins, of those that begin in this segment; `following` are the first bytes of
+/// the next one, for a record that ends there.
+pub fn find(segment: &[u8], following: &[u8], mark: &Mark) -> Option<Lsn> {
+    let header = SegmentHeader::read(segment)?;
+    let bytes = [segment, following].concat();
+    let mut reader = Reader::of(&bytes, segment.len())?;
+    let mut found = None;
+    while let Some(record) = reader.record().filter(|record| record.at < segment.len()) {
+        if is_marked(&record, mark) {
+            found = Some(Lsn(header.position.0 + record.at as u64));
+        }
+    }
+    found
+}
+
 /// Looks through a segment as far as its records are whole; nothing when it is no segment.
 pub fn stops(segment: &[u8]) -> Stops {
     let mut stops = Stops::default();
-    let (Some(header), Some(mut reader)) = (SegmentHeader::read(segment), Reader::of(segment)) else {
+    let (Some(header), Some(mut reader)) = (SegmentHeader::read(segment), Reader::of(segment, segment.len()))
+    else {
         return stops;
     };
     while let Some(record) = reader.record() {
@@ -49,24 +79,28 @@ pub fn stops(segment: &[u8]) -> Stops {
 struct Record {
     /// Where in the segment it begins.
     at: usize,
+    transaction: u32,
     info: u8,
     manager: u8,
     body: Vec<u8>,
 }
 
 struct Reader<'a> {
-    segment: &'a [u8],
+    /// A segment, and perhaps the beginning of the next one.
+    bytes: &'a [u8],
+    segment_size: usize,
     page: usize,
     at: usize,
 }
 
 impl<'a> Reader<'a> {
     /// Behind the end of a record that began in the segment before.
-    fn of(segment: &'a [u8]) -> Option<Self> {
-        let word = |at: usize| Some(u32::from_ne_bytes(segment.get(at..at + 4)?.try_into().ok()?));
+    fn of(bytes: &'a [u8], segment_size: usize) -> Option<Self> {
+        let word = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
         let page = word(36)? as usize;
         let is_size = page.is_power_of_two() && (1024..=65_536).contains(&page);
-        let mut reader = Self { segment, page: if is_size { page } else { return None }, at: LONG_HEADER };
+        let page = if is_size { page } else { return None };
+        let mut reader = Self { bytes, segment_size, page, at: LONG_HEADER };
         let remaining = word(16)? as usize;
         reader.skip(remaining)?;
         reader.align();
@@ -76,7 +110,7 @@ impl<'a> Reader<'a> {
     /// Where the bytes at the present place really lie: behind the page's header when the page has just begun.
     fn enter_page(&mut self) {
         if self.at.is_multiple_of(self.page) {
-            self.at += if self.at == 0 { LONG_HEADER } else { SHORT_HEADER };
+            self.at += if self.at.is_multiple_of(self.segment_size) { LONG_HEADER } else { SHORT_HEADER };
         }
     }
 
@@ -84,7 +118,7 @@ impl<'a> Reader<'a> {
         while length > 0 {
             self.enter_page();
             let piece = length.min(self.page - self.at % self.page);
-            let bytes = self.segment.get(self.at..self.at + piece)?;
+            let bytes = self.bytes.get(self.at..self.at + piece)?;
             if let Some(into) = into.as_deref_mut() {
                 into.extend_from_slice(bytes);
             }
@@ -113,13 +147,14 @@ impl<'a> Reader<'a> {
         let rest = length.checked_sub(RECORD_HEADER)?;
         let (info, manager) = (header[16], header[17]);
         let mut body = Vec::new();
-        if manager == TRANSACTIONS {
+        if manager == TRANSACTIONS || (manager == LOG && info & OPERATION_OF_LOG == RESTORE_POINT) {
             self.take(rest, Some(&mut body))?;
         } else {
             self.skip(rest)?;
         }
         self.align();
-        Some(Record { at, info, manager, body })
+        let transaction = u32::from_ne_bytes(header[4..8].try_into().ok()?);
+        Some(Record { at, transaction, info, manager, body })
     }
 }
 
@@ -128,18 +163,40 @@ fn ended_at(record: &Record) -> Option<Timestamp> {
     if record.manager != TRANSACTIONS || !ENDS.contains(&(record.info & OPERATION)) {
         return None;
     }
-    // What stands before the data: an origin (253), the number of the transaction above (252), then how long the data is
-    // (255: in one byte; 254: in four).
+    let microseconds = i64::from_ne_bytes(data_of(record)?.get(..8)?.try_into().ok()?);
+    DateTime::from_timestamp_micros(microseconds.checked_add(EPOCH * 1_000_000)?)
+}
+
+/// What stands behind an origin (253), the number of the transaction above (252), and how long it is (255: in one byte; 254:
+/// in four).
+fn data_of(record: &Record) -> Option<&[u8]> {
     let mut at = 0;
-    let data = loop {
+    loop {
         match record.body.get(at)? {
             253 => at += 3,
             252 => at += 5,
-            255 => break at + 2,
-            254 => break at + 5,
+            255 => return record.body.get(at + 2..),
+            254 => return record.body.get(at + 5..),
             _ => return None,
         }
-    };
-    let microseconds = i64::from_ne_bytes(record.body.get(data..data + 8)?.try_into().ok()?);
-    DateTime::from_timestamp_micros(microseconds.checked_add(EPOCH * 1_000_000)?)
+    }
+}
+
+fn is_marked(record: &Record, mark: &Mark) -> bool {
+    match mark {
+        // `xl_restore_point`: a time, and the name in 64 bytes.
+        Mark::Name(name) => {
+            record.manager == LOG
+                && data_of(record)
+                    .and_then(|data| data.get(8..))
+                    .is_some_and(|found| found.split(|byte| *byte == 0).next() == Some(name.as_bytes()))
+        }
+        Mark::Transaction(number) => {
+            let is_end = record.manager == TRANSACTIONS && ENDS.contains(&(record.info & OPERATION));
+            // The end of a prepared one is another transaction's record, and has the number in its body.
+            let is_prepared = PREPARED_ENDS.contains(&(record.info & OPERATION));
+            let number_in = |body: &[u8]| body.windows(4).any(|four| four == number.to_ne_bytes());
+            is_end && (record.transaction == *number || (is_prepared && number_in(&record.body)))
+        }
+    }
 }

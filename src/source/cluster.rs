@@ -28,6 +28,8 @@ use crate::system::{Step, Stop, step};
 use files::{Pages, ReadFile};
 use walk::Walked;
 
+/// How often the data directory is listed, when tablespaces come and go.
+const LISTINGS: u32 = 5;
 /// How long the server may take to hear that a backup is not wanted any more.
 const CANCELLING: Duration = Duration::from_secs(2);
 
@@ -53,6 +55,8 @@ pub struct ClusterSource {
     facts: ClusterFacts,
     directory: PathBuf,
     begun: Begun,
+    /// By number, and where they are.
+    tablespaces: Vec<(u32, PathBuf)>,
     walked: Walked,
     /// The server's system identifier.
     pub system_identifier: u64,
@@ -92,13 +96,9 @@ impl ClusterSource {
         };
         drop(waiting);
         step::reached(Step::ClusterModeBegun)?;
-        let (top, tablespaces) = (directory.clone(), facts.tablespaces.clone());
-        let major = begun.server().major();
-        let walked = spawn_blocking(move || walk::walk(&top, &tablespaces, major))
-            .await
-            .context("list the data directory")??;
+        let (tablespaces, walked) = list(&facts, &directory, begun.server()).await?;
         let system_identifier = facts.system_identifier;
-        Ok(Self { plan, facts, directory, begun, walked, system_identifier })
+        Ok(Self { plan, facts, directory, begun, tablespaces, walked, system_identifier })
     }
 
     /// What is going to be read, for those who want to see it.
@@ -108,7 +108,7 @@ impl ClusterSource {
             self.walked.files.len(),
             self.walked.directories.len(),
             self.directory.display(),
-            self.facts.tablespaces.len(),
+            self.tablespaces.len(),
             self.begun.start_lsn
         )
     }
@@ -121,9 +121,9 @@ impl ClusterSource {
     /// Reads everything into the pipeline, and ends the backup mode. Succeeds only when the connection that holds it
     /// lived to the end.
     pub async fn read(self, framer: Framer, stage: Stage, stop: &Stop) -> anyhow::Result<ClusterContents> {
-        let Self { plan, facts, directory, begun, walked, system_identifier } = self;
-        let Walked { files, directories, left_out, warnings, mode } = walked;
-        let pages = pages(&facts, begun.start_lsn);
+        let Self { plan, facts, directory, begun, tablespaces: places, walked, system_identifier } = self;
+        let Walked { files, directories, left_out, warnings, mode, .. } = walked;
+        let pages = pages(&facts);
         let (abandoned, stage) = (Stop::default(), Arc::new(stage));
         let reading = files::read_all(files, &framer, plan.jobs, pages, &stage, [stop, &abandoned]);
         let read = tokio::select! {
@@ -163,10 +163,11 @@ impl ClusterSource {
             from_standby: facts.in_recovery,
             mode,
             owner: walk::owner_of(&directory)?,
+            data_directory: facts.data_directory.to_str().map(ToOwned::to_owned),
             config_file: Some(facts.config_file.clone())
                 .filter(|file| !file.is_empty() && !Path::new(file).starts_with(&facts.data_directory)),
             directories,
-            tablespaces: tablespaces(&facts)?,
+            tablespaces: tablespaces(&places)?,
             damaged_pages: read.iter().filter_map(ReadFile::damaged).collect(),
             left_out,
         };
@@ -222,19 +223,48 @@ fn manifest<'a>(
 }
 
 /// How pages are looked at; `None` when there is nothing to be learned from them.
-fn pages(facts: &ClusterFacts, begun: Lsn) -> Option<Pages> {
+fn pages(facts: &ClusterFacts) -> Option<Pages> {
     let is_known_size = facts.block_size as usize == crate::postgres::page::PAGE_BYTES;
-    (facts.data_checksums && is_known_size)
-        .then_some(Pages { begun: begun.0, blocks_per_file: facts.segment_blocks })
+    (facts.data_checksums && is_known_size).then_some(Pages { blocks_per_file: facts.segment_blocks })
 }
 
-fn tablespaces(facts: &ClusterFacts) -> anyhow::Result<Vec<Tablespace>> {
+/// Lists what is to be read. The tablespaces are asked for in backup mode: one that was made while the server's checkpoint
+/// was waited for is not in the WAL that is replayed.
+async fn list(
+    facts: &ClusterFacts,
+    directory: &Path,
+    server: &Server,
+) -> anyhow::Result<(Vec<(u32, PathBuf)>, Walked)> {
+    let mut unknown = Vec::new();
+    for _ in 0..LISTINGS {
+        let tablespaces = base_backup::tablespaces(server).await?;
+        let (top, server_top) = (directory.to_owned(), facts.data_directory.clone());
+        let (places, major) = (tablespaces.clone(), server.major());
+        let walking = spawn_blocking(move || walk::walk(&top, &server_top, &places, major));
+        let walked = walking.await.context("list the data directory")??;
+        if walked.unknown_tablespaces.is_empty() {
+            return Ok((tablespaces, walked));
+        }
+        // One was made in between.
+        unknown.clone_from(&walked.unknown_tablespaces);
+    }
+    let message = format!(
+        "{} in {} is a link, and no tablespace of the server",
+        unknown.join(", "),
+        directory.display()
+    );
+    Fault::new(Kind::Postgres, message)
+        .hint("A tablespace that was dropped can leave it behind: look where it leads, and remove the link.")
+        .err()
+}
+
+fn tablespaces(places: &[(u32, PathBuf)]) -> anyhow::Result<Vec<Tablespace>> {
     let tablespace = |(oid, path): &(u32, PathBuf)| {
         let mode = walk::mode_of(path)?;
         let path = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?.to_owned();
         anyhow::Ok(Tablespace { oid: *oid, path, mode })
     };
-    facts.tablespaces.iter().map(tablespace).collect()
+    places.iter().map(tablespace).collect()
 }
 
 /// A backup that can never be made consistent is none.

@@ -2,6 +2,7 @@
 //!
 //! The one place where the operating system is spoken to directly; it knows nothing of backups.
 
+pub mod boot;
 pub mod caller;
 pub mod durable;
 pub mod lock;

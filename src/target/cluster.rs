@@ -13,16 +13,18 @@ use std::sync::Arc;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use super::kept_wal::KeptWal;
+use super::kept_wal::{self, KeptWal};
 use crate::format::cluster::Cluster;
 use crate::format::manifest::Manifest;
 use crate::model::{BackupId, Fault, FaultContext, Kind};
 use crate::pipeline::Sink;
 use crate::plan::data_directory::KEPT_WAL;
-use crate::system::{Step, caller, durable, step};
+use crate::system::{Step, boot, caller, durable, step};
 
 /// What is there as long as a restore is not complete.
 const MARKER: &str = "pgkeep.restore";
+/// What is in a file system that is mounted there.
+const LOST_AND_FOUND: &str = "lost+found";
 pub(super) const CONTROL: &str = "global/pg_control";
 
 /// What is in the place of a data directory that is to be.
@@ -30,26 +32,59 @@ pub(super) const CONTROL: &str = "global/pg_control";
 pub enum Occupant {
     /// Nothing, or an empty directory.
     Nobody,
-    /// A restore of this cluster that did not come to its end.
+    /// A restore that did not come to its end.
     Unfinished {
         /// Whose.
         system_identifier: u64,
+        /// Where its tablespaces go.
+        tablespaces: Vec<PathBuf>,
     },
     /// A data directory.
     Server {
         /// Whose.
         system_identifier: u64,
-        /// The process of the server that runs on it.
-        running: Option<u32>,
+        /// A server runs on it, or may: a sentence.
+        in_use: Option<InUse>,
     },
     /// Something else.
     Stranger,
+}
+
+/// Why a data directory is not to be touched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InUse {
+    /// This process is its server.
+    By(u32),
+    /// Its lock file says so, and the process is not to be seen from here.
+    Perhaps(u32),
+}
+
+impl InUse {
+    /// The refusal.
+    pub fn refuse(&self, root: &Path) -> Fault {
+        let root = root.display();
+        match self {
+            Self::By(pid) => Fault::new(Kind::Refused, format!("a server runs on {root} (process {pid})"))
+                .hint("Stop it first, or restore into another directory."),
+            Self::Perhaps(pid) => {
+                let message = format!(
+                    "{root} was not shut down, and {root}/postmaster.pid names the process {pid}, which is not to be \
+                     seen from here: its server may run in a container or on another machine"
+                );
+                Fault::new(Kind::Refused, message).hint(
+                    "Stop the server where it runs. If there is none any more, remove postmaster.pid, and run it again.",
+                )
+            }
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
 struct Marker {
     backup: BackupId,
     system_identifier: u64,
+    #[serde(default)]
+    tablespaces: Vec<PathBuf>,
 }
 
 /// Looks what is there.
@@ -59,35 +94,44 @@ pub fn look(root: &Path) -> anyhow::Result<Occupant> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Occupant::Nobody),
         entries => entries.with_context(describe)?,
     };
-    if entries.next().is_none() {
+    // What a file system is made with.
+    if entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == LOST_AND_FOUND)) {
         return Ok(Occupant::Nobody);
-    }
-    if let Ok(bytes) = fs::read(root.join(MARKER))
-        && let Ok(marker) = serde_json::from_slice::<Marker>(&bytes)
-    {
-        return Ok(Occupant::Unfinished { system_identifier: marker.system_identifier });
     }
     let mut identifier = [0; 8];
     let control = File::open(root.join(CONTROL)).and_then(|file| file.read_exact_at(&mut identifier, 0));
-    if !root.join("PG_VERSION").is_file() || control.is_err() {
+    let is_server = root.join("PG_VERSION").is_file() && control.is_ok();
+    // With a control file a server can start, and may have done so: a marker that is still there says nothing then.
+    if !is_server
+        && let Ok(bytes) = fs::read(root.join(MARKER))
+        && let Ok(Marker { system_identifier, tablespaces, .. }) = serde_json::from_slice(&bytes)
+    {
+        return Ok(Occupant::Unfinished { system_identifier, tablespaces });
+    }
+    if !is_server {
         return Ok(Occupant::Stranger);
     }
     let system_identifier = u64::from_ne_bytes(identifier);
-    Ok(Occupant::Server { system_identifier, running: running(root) })
+    Ok(Occupant::Server { system_identifier, in_use: in_use(root) })
 }
 
-/// The process in `postmaster.pid`, if it lives and works in this directory, which a server makes its own.
-fn running(root: &Path) -> Option<u32> {
+/// What `postmaster.pid` says, and whether it can be so. A server works in its data directory.
+fn in_use(root: &Path) -> Option<InUse> {
     let text = fs::read_to_string(root.join("postmaster.pid")).ok()?;
-    let pid: u32 = text.lines().next()?.trim().parse().ok()?;
-    if !Path::new(&format!("/proc/{pid}")).exists() {
-        return None;
+    let mut lines = text.lines().map(str::trim);
+    let pid: u32 = lines.next()?.parse().ok()?;
+    if Path::new(&format!("/proc/{pid}")).exists() {
+        match fs::read_link(format!("/proc/{pid}/cwd")) {
+            // Not ours to look at: it counts as running.
+            Err(_) => return Some(InUse::By(pid)),
+            Ok(directory) if root.canonicalize().ok()? == directory => return Some(InUse::By(pid)),
+            Ok(_) => {}
+        }
     }
-    match fs::read_link(format!("/proc/{pid}/cwd")) {
-        // Not ours to look at: it counts as running.
-        Err(_) => Some(pid),
-        Ok(directory) => (root.canonicalize().ok()? == directory).then_some(pid),
-    }
+    // Line 3: when it was started.
+    let started: Option<u64> = lines.nth(1).and_then(|line| line.parse().ok());
+    let before_this_boot = started.zip(boot::booted_at()).is_some_and(|(started, boot)| started < boot);
+    (!before_this_boot && !kept_wal::was_shut_down(root)).then_some(InUse::Perhaps(pid))
 }
 
 /// Where things go.
@@ -115,8 +159,16 @@ impl ClusterTarget {
     pub fn begin(places: ClusterPlaces, manifest: Arc<Manifest>) -> anyhow::Result<Self> {
         let root = &places.root;
         let cluster = cluster_of(&manifest)?;
+        // Again: the operator may have taken hours to say yes.
+        if let Occupant::Server { in_use: Some(in_use), .. } = look(root)? {
+            return Err(in_use.refuse(root).into());
+        }
         make_directory(root, 0o700)?;
-        let marker = Marker { backup: manifest.id.clone(), system_identifier: manifest.system_identifier };
+        let marker = Marker {
+            backup: manifest.id.clone(),
+            system_identifier: manifest.system_identifier,
+            tablespaces: places.tablespaces.iter().map(|(_, path)| path.clone()).collect(),
+        };
         durable::write_file(&root.join(MARKER), &serde_json::to_vec(&marker)?)?;
         if let Some(kept) = &places.kept_wal {
             kept.put_aside(root)?;
@@ -127,7 +179,7 @@ impl ClusterTarget {
             durable::sync_dir(&root.join("global"))?;
         }
         step::reached(Step::DirectoryBegun)?;
-        empty(root, &|name| name == MARKER || name.starts_with(KEPT_WAL))?;
+        empty(root, &|name| name == MARKER || name == LOST_AND_FOUND || name.starts_with(KEPT_WAL))?;
         for (oid, path) in &places.tablespaces {
             make_directory(path, 0o700)?;
             let version = cluster.directories.iter().find_map(|directory| {
@@ -179,12 +231,14 @@ impl ClusterTarget {
             .open(root.join("postgresql.auto.conf"))
             .with_context(|| format!("write the recovery's settings into {}", root.display()))?;
         auto.write_all(settings.as_bytes())?;
-        durable::make_private(&root.join("postgresql.auto.conf"))?;
+        let was = self.manifest.entries.iter().find(|entry| entry.name == "postgresql.auto.conf");
+        set_mode(&root.join("postgresql.auto.conf"), was.map_or(0o600, |entry| entry.mode))?;
         if let Some(signal) = signal {
             durable::write_file(&root.join(signal), b"")?;
         }
         set_mode(root, cluster.mode)?;
         let mut warnings = Vec::new();
+        warnings.extend(names_another_directory(root));
         if rustix::process::geteuid().is_root() {
             warnings.extend(give_away(&self.places, cluster)?);
         }
@@ -287,6 +341,20 @@ fn empty(directory: &Path, keep: &dyn Fn(&str) -> bool) -> anyhow::Result<()> {
             .with_context(describe)?;
     }
     Ok(())
+}
+
+/// A line in `postgresql.conf` by which `pg_ctl start -D` would start the original.
+fn names_another_directory(root: &Path) -> Option<String> {
+    let text = fs::read_to_string(root.join("postgresql.conf")).ok()?;
+    let line = text.lines().map(str::trim).rfind(|line| line.starts_with("data_directory"))?;
+    let named = line.split('\'').nth(1).unwrap_or_default();
+    (Path::new(named) != root).then(|| {
+        let root = root.display();
+        format!(
+            "postgresql.conf in {root} says {line}: a server that is started with it works THERE; change it, or start it \
+             with -c data_directory={root}"
+        )
+    })
 }
 
 /// Root restores for somebody else: a server of root's does not start.

@@ -14,9 +14,10 @@ use crate::system::durable;
 
 /// `DBState` in the control file (`src/include/catalog/pg_control.h`): behind the system identifier and two versions.
 const STATE_AT: u64 = 16;
-/// `DB_SHUTDOWNED` and `DB_SHUTDOWNED_IN_RECOVERY`: everything was written down, and a primary has offered all of it to
-/// its `archive_command`.
-const SHUT_DOWN: [u32; 2] = [1, 2];
+/// `DB_SHUTDOWNED`: a primary has offered all that it wrote to its `archive_command`.
+const SHUT_DOWN: u32 = 1;
+/// `DB_SHUTDOWNED_IN_RECOVERY`: a standby. What it has streamed may be the last WAL of a primary that has burnt.
+const SHUT_DOWN_IN_RECOVERY: u32 = 2;
 
 /// WAL that is put aside instead of being removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,11 +42,10 @@ pub fn find(root: &Path, now: Timestamp) -> anyhow::Result<Option<KeptWal>> {
 }
 
 fn not_archived(root: &Path) -> anyhow::Result<Option<String>> {
-    let mut state = [0; 4];
-    let read = File::open(root.join(CONTROL)).and_then(|file| file.read_exact_at(&mut state, STATE_AT));
+    let state = state_of(root);
     let wal = root.join("pg_wal");
     // Without a control file it was put aside before; what is in pg_wal is that of an unfinished restore.
-    if read.is_err() || !names(&wal)?.iter().any(|name| is_segment(name)) {
+    if state.is_none() || !names(&wal)?.iter().any(|name| is_segment(name)) {
         return Ok(None);
     }
     let waiting = names(&wal.join("archive_status"))?;
@@ -53,9 +53,22 @@ fn not_archived(root: &Path) -> anyhow::Result<Option<String>> {
     if waiting > 0 {
         return Ok(Some(format!("{waiting} WAL files had not been archived")));
     }
-    let was_shut_down = SHUT_DOWN.contains(&u32::from_ne_bytes(state));
-    Ok((!was_shut_down)
-        .then(|| "the server had not been shut down, and its last WAL was not archived".to_owned()))
+    Ok(match state {
+        Some(SHUT_DOWN) => None,
+        Some(SHUT_DOWN_IN_RECOVERY) => Some("a standby does not archive the WAL that it receives".to_owned()),
+        _ => Some("the server had not been shut down, and its last WAL was not archived".to_owned()),
+    })
+}
+
+/// Whether its server was shut down in good order.
+pub(super) fn was_shut_down(root: &Path) -> bool {
+    matches!(state_of(root), Some(SHUT_DOWN | SHUT_DOWN_IN_RECOVERY))
+}
+
+fn state_of(root: &Path) -> Option<u32> {
+    let mut state = [0; 4];
+    File::open(root.join(CONTROL)).and_then(|file| file.read_exact_at(&mut state, STATE_AT)).ok()?;
+    Some(u32::from_ne_bytes(state))
 }
 
 impl KeptWal {

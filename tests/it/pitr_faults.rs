@@ -467,7 +467,14 @@ fn a_restore_that_is_cut_off_can_be_started_on_by_nobody_and_is_begun_again_with
             if step != "RestoreBegun" {
                 restore(&archiving, &directory, &[]).fails_with(5);
             }
-            restore(&archiving, &directory, &["--force"]).ok();
+            // A directory on which a server can start is not emptied without a yes.
+            let run = restore(&archiving, &directory, &["--force"]);
+            if is_whole {
+                run.fails_with(5);
+                restore(&archiving, &directory, &["--force", "--yes"]).ok();
+            } else {
+                run.ok();
+            }
             assert!(!data.join("pgkeep.restore").exists());
             let server = Cluster::around(directory, archiving.cluster.bindir.clone());
             server.start_again();

@@ -20,6 +20,9 @@ pub(in crate::command) struct Acknowledgement {
     pub(in crate::command) file: String,
     pub(in crate::command) stamp: Stamp,
     pub(in crate::command) sha256: Digest,
+    /// As it is stored on this machine.
+    #[serde(default)]
+    pub(in crate::command) stored_bytes: u64,
     /// The stores that have it.
     pub(in crate::command) stores: Vec<StoreName>,
 }

@@ -13,9 +13,9 @@ use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use super::away::Away;
-use super::look;
 use super::registration::Registration;
 use super::staged::Staged;
+use super::{checked, look};
 use crate::catalog::{CopyState, WalRow};
 use crate::command::{context, stores};
 use crate::config::Settings;
@@ -24,17 +24,23 @@ use crate::format::names;
 use crate::model::{Digest, Fault, FaultContext as _, Kind, StoreName};
 use crate::pipeline::{SealFile, seal_file, sha256_of};
 use crate::source::wal::WalFile;
-use crate::store::{Body, Replicas, Store, StoreError};
+use crate::store::{Body, Replicas, Store, StoreError, StoreErrorKind};
 use crate::system::{Step, Stop, step};
 
 /// How long those that are slower are waited for when enough stores have the file, at least and at most.
-const LEAST_GRACE: Duration = Duration::from_secs(2);
-const MOST_GRACE: Duration = Duration::from_secs(15);
+const LEAST_GRACE: Duration = Duration::from_secs(5);
+const MOST_GRACE: Duration = Duration::from_secs(30);
+/// How long a store may take to say what it has, and the one on this machine (a mount of another's that hangs) to take a
+/// file.
+const LOOKING: Duration = Duration::from_secs(10);
+const TAKING: Duration = Duration::from_mins(1);
+/// Less than this no sealed file has.
+const LEAST_BYTES: u64 = 64;
 
 /// Everything that archiving takes.
 pub(in crate::command) struct Archiver {
     pub(in crate::command) settings: Settings,
-    keyring: Keyring,
+    keyring: Arc<Keyring>,
     replicas: Replicas,
     registration: Mutex<Registration>,
     away: Mutex<Away>,
@@ -73,13 +79,15 @@ impl Pushed {
     }
 }
 
-/// What a store said of the file.
+/// What a store has said so far.
 enum Answer {
     /// It has it, or has taken it.
     Has,
-    /// It has other bytes under that name.
-    Another(Digest),
+    /// It has nothing under that name, or nothing of use.
+    Lacks,
 }
+
+type Answers = BTreeMap<StoreName, Result<Answer, StoreError>>;
 
 /// Where the sealed bytes lie while they are sent.
 struct Sealed {
@@ -93,9 +101,10 @@ struct Sealed {
 impl Archiver {
     /// Reads what it takes; asks no store.
     pub(in crate::command) fn open(settings: Settings, stop: Stop) -> anyhow::Result<Self> {
-        let keyring = context::keyring(&settings)?;
+        let keyring = Arc::new(context::keyring(&settings)?);
         let registration = Registration::load(&settings)?;
-        let replicas = stores::replicas(&settings)?;
+        // The server's disk fills when WAL waits: no rate limit.
+        let replicas = stores::replicas(&Settings { rate_limit: None, ..settings.clone() })?;
         let away = Mutex::new(Away::load(&settings));
         Ok(Self { settings, keyring, replicas, registration: Mutex::new(registration), away, stop })
     }
@@ -147,55 +156,83 @@ impl Archiver {
     ) -> anyhow::Result<Pushed> {
         let begun = Instant::now();
         let (stores, mut owed) = self.candidates();
-        let local = stores.iter().find(|store| store.name() == StoreName::Local).cloned();
-        let mut answers: BTreeMap<StoreName, Result<Answer, StoreError>> = BTreeMap::new();
-        // What lies on this machine is looked at first: if it is there, nothing has to be compressed.
+        let (here, elsewhere): (Vec<_>, Vec<_>) =
+            stores.iter().cloned().partition(|store| store.name() == StoreName::Local);
+        // What lies on this machine is looked at first: if it is there and good, nothing has to be compressed.
+        let mut answers = Answers::new();
         let mut sealed = None;
-        if let Some(local) = &local {
+        let mut sha256 = None;
+        if let Some(local) = here.first() {
             match self.look(&**local, file).await {
-                Ok(found) if !found.is_empty() => {
-                    let sha256 = summed(file).await?;
-                    let same = found.iter().find(|it| it.sha256 == sha256);
-                    let Some(same) = same else {
-                        return Err(other_bytes(file, &sha256, &found[0].sha256, StoreName::Local));
-                    };
-                    let path = PathBuf::from(local.locate(&same.key));
-                    sealed = Some(Sealed { sha256, size: same.size, path, _staged: None });
-                    answers.insert(StoreName::Local, Ok(Answer::Has));
+                Ok(found) => {
+                    if !found.is_empty() {
+                        sha256 = Some(summed(file).await?);
+                    }
+                    if let (Some(sha256), Some(other)) = (&sha256, other_than(sha256.as_ref(), &found)) {
+                        return Err(other_bytes(file, sha256, &other, StoreName::Local));
+                    }
+                    if let Some(found) = found.into_iter().next() {
+                        sealed = self.good(&**local, found).await;
+                    }
+                    let answer = if sealed.is_some() { Answer::Has } else { Answer::Lacks };
+                    answers.insert(StoreName::Local, Ok(answer));
                 }
-                Ok(_) => {}
                 Err(error) => {
                     answers.insert(StoreName::Local, Err(error));
                 }
             }
         }
         let known = sealed.is_some();
-        let mut sealed = match sealed {
-            Some(sealed) => sealed,
-            None => self.seal(file, threads).await?,
+        let beside_local = matches!(answers.get(&StoreName::Local), Some(Ok(_)));
+        let sealing = async {
+            match sealed {
+                Some(sealed) => Ok(sealed),
+                None => self.seal(file, threads, beside_local).await,
+            }
         };
+        let looks = elsewhere.iter().map(|store| self.look(&**store, file));
+        // All are asked before any of them is written to: what must not be stored is then in none of them.
+        let looking = async { Ok::<_, anyhow::Error>(futures_util::future::join_all(looks).await) };
+        let both = async { tokio::try_join!(sealing, looking) };
+        let (mut sealed, looks) = self.stop.or(both).await?;
         step::reached(Step::WalSealed)?;
+        for (store, found) in elsewhere.iter().zip(looks) {
+            let answer = match found {
+                Ok(found) => {
+                    if let Some(other) = other_than(Some(&sealed.sha256), &found) {
+                        return Err(other_bytes(file, &sealed.sha256, &other, store.name()));
+                    }
+                    let has = found.iter().any(|it| it.size >= LEAST_BYTES);
+                    Ok(if has { Answer::Has } else { Answer::Lacks })
+                }
+                Err(error) => Err(error),
+            };
+            answers.insert(store.name(), answer);
+        }
         let key = names::wal_file(&self.settings.cluster, &file.name, &sealed.sha256);
-        if let Some(local) = local.filter(|_| !answers.contains_key(&StoreName::Local)) {
+        if let Some(local) = here.first().filter(|_| matches!(answers[&StoreName::Local], Ok(Answer::Lacks)))
+        {
             let body = Body::File { path: sealed.path.clone(), size: sealed.size };
-            let taken = local.put(&key, body).await.map(|()| Answer::Has);
+            let taking = tokio::time::timeout(TAKING, local.put(&key, body)).await;
+            let taken = taking.unwrap_or_else(|_| Err(hangs(&**local, "write", &key, TAKING)));
             if taken.is_ok() {
                 sealed.path = PathBuf::from(local.locate(&key));
             }
-            answers.insert(StoreName::Local, taken);
+            answers.insert(StoreName::Local, taken.map(|()| Answer::Has));
         }
         step::reached(Step::WalStoredHere)?;
-        self.send(&stores, file, &sealed, &key, begun, &mut answers).await?;
+        self.send(&elsewhere, &sealed, &key, begun, &mut answers).await?;
         let mut held = Vec::new();
         for (store, answer) in answers {
             let learned = match answer {
                 Ok(_) => {
                     held.push(store);
-                    self.away().learn(store, Ok(()))
+                    self.away().learn(store, Ok(()), false)
                 }
                 Err(error) => {
                     let why = error.to_string();
-                    let learned = self.away().learn(store, Err(&why));
+                    let is_slow = error.kind == StoreErrorKind::Timeout;
+                    let learned = self.away().learn(store, Err(&why), is_slow);
                     owed.insert(store, why);
                     learned
                 }
@@ -211,23 +248,20 @@ impl Archiver {
         Ok(Pushed { sha256: sealed.sha256, stored_bytes: sealed.size, stores: held, owed, known })
     }
 
-    /// Sends to all other stores at once, until all have answered, or enough have and the others take too long.
+    /// Sends to all stores that lack it at once, until all have it, or enough have and the others take too long.
     async fn send(
         &self,
         stores: &[Arc<dyn Store>],
-        file: &Arc<WalFile>,
         sealed: &Sealed,
         key: &str,
         begun: Instant,
-        answers: &mut BTreeMap<StoreName, Result<Answer, StoreError>>,
+        answers: &mut Answers,
     ) -> anyhow::Result<()> {
-        let mut lanes: FuturesUnordered<_> = stores
-            .iter()
-            .filter(|store| !answers.contains_key(&store.name()))
-            .map(|store| async move { (store, self.lane(&**store, file, sealed, key).await) })
-            .collect();
         let mut waiting: Vec<&Arc<dyn Store>> =
-            stores.iter().filter(|store| !answers.contains_key(&store.name())).collect();
+            stores.iter().filter(|store| matches!(answers[&store.name()], Ok(Answer::Lacks))).collect();
+        let body = || Body::File { path: sealed.path.clone(), size: sealed.size };
+        let mut lanes: FuturesUnordered<_> =
+            waiting.iter().map(|store| async { (store.name(), store.put(key, body()).await) }).collect();
         let mut deadline = None;
         while !waiting.is_empty() {
             let has = |answer: &Result<Answer, StoreError>| matches!(answer, Ok(Answer::Has));
@@ -246,11 +280,8 @@ impl Archiver {
             tokio::select! {
                 answer = lanes.next() => {
                     let Some((store, answer)) = answer else { break };
-                    if let Ok(Answer::Another(other)) = &answer {
-                        return Err(other_bytes(file, &sealed.sha256, other, store.name()));
-                    }
-                    waiting.retain(|other| other.name() != store.name());
-                    answers.insert(store.name(), answer);
+                    waiting.retain(|other| other.name() != store);
+                    answers.insert(store, answer.map(|()| Answer::Has));
                 }
                 () = late => {
                     for store in waiting {
@@ -264,40 +295,47 @@ impl Archiver {
         Ok(())
     }
 
-    /// One store: is it this cluster's, what has it of this name, and if nothing, here it is.
-    async fn lane(
-        &self,
-        store: &dyn Store,
-        file: &WalFile,
-        sealed: &Sealed,
-        key: &str,
-    ) -> Result<Answer, StoreError> {
-        let found = self.look(store, file).await?;
-        match found.iter().find(|it| it.sha256 == sealed.sha256).or(found.first()) {
-            Some(same) if same.sha256 == sealed.sha256 => return Ok(Answer::Has),
-            Some(other) => return Ok(Answer::Another(other.sha256)),
-            None => {}
-        }
-        store.put(key, Body::File { path: sealed.path.clone(), size: sealed.size }).await?;
-        Ok(Answer::Has)
+    /// The copy on this machine, if it can be opened and is what its name says: the clouds are given it as it is.
+    async fn good(&self, local: &dyn Store, found: look::Archived) -> Option<Sealed> {
+        let path = PathBuf::from(local.locate(&found.key));
+        let owner = names::wal_owner(&found.name, &found.sha256);
+        let checked = checked::file(path.clone(), owner, found.sha256, &self.keyring).await;
+        let sealed = Sealed { sha256: found.sha256, size: found.size, path, _staged: None };
+        checked.is_ok().then_some(sealed)
     }
 
+    /// What a store has of this name, if it is this cluster's.
     async fn look(&self, store: &dyn Store, file: &WalFile) -> Result<Vec<look::Archived>, StoreError> {
-        let mut registration = self.registration();
-        if registration.admit(store).await? {
-            self.registration.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&registration);
-            // Learned again by the next run if it can't be kept.
-            let _ = registration.save(&self.settings);
-        }
-        look::at_name(store, &self.settings.cluster, &file.name).await
+        let looking = async {
+            let mut registration = self.registration();
+            if registration.admit(store).await? {
+                self.registration.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&registration);
+                // Learned again by the next run if it can't be kept.
+                let _ = registration.save(&self.settings);
+            }
+            look::at_name(store, &self.settings.cluster, &file.name).await
+        };
+        let place = names::wal_group(&self.settings.cluster, &file.name);
+        let looked = tokio::time::timeout(LOOKING, looking).await;
+        looked.unwrap_or_else(|_| Err(hangs(store, "list", &place, LOOKING)))
     }
 
     /// Compresses and seals into a file beside the local store, or where else there is room.
-    async fn seal(self: &Arc<Self>, file: &Arc<WalFile>, threads: usize) -> anyhow::Result<Sealed> {
+    async fn seal(
+        self: &Arc<Self>,
+        file: &Arc<WalFile>,
+        threads: usize,
+        beside_local: bool,
+    ) -> anyhow::Result<Sealed> {
         let (archiver, file) = (Arc::clone(self), Arc::clone(file));
         let sealing = spawn_blocking(move || {
             let mut failed = None;
-            for directory in archiver.replicas.staging() {
+            // Where the local store is not mounted, its place is not to be filled.
+            let is_local = |directory: &&PathBuf| {
+                archiver.settings.local_dir.as_ref().is_some_and(|local| directory.starts_with(local))
+            };
+            let usable = |directory: &&PathBuf| beside_local || !is_local(directory);
+            for directory in archiver.replicas.staging().iter().filter(usable) {
                 match archiver.seal_into(directory, &file, threads) {
                     Ok(sealed) => return Ok(sealed),
                     Err(error) => failed = failed.or(Some(error)),
@@ -362,12 +400,27 @@ fn other_bytes(file: &WalFile, ours: &Digest, theirs: &Digest, store: StoreName)
         .into()
 }
 
+/// Other bytes than these under the same name.
+fn other_than(sha256: Option<&Digest>, found: &[look::Archived]) -> Option<Digest> {
+    found.iter().map(|it| it.sha256).find(|found| Some(found) != sha256)
+}
+
+fn hangs(store: &dyn Store, operation: &'static str, key: &str, after: Duration) -> StoreError {
+    StoreError {
+        store: store.name(),
+        operation,
+        place: store.locate(key),
+        kind: StoreErrorKind::Timeout,
+        cause: format!("no answer within {} s", after.as_secs()),
+    }
+}
+
 fn too_slow(store: &dyn Store, key: &str, after: Duration) -> StoreError {
     StoreError {
         store: store.name(),
         operation: "write",
         place: store.locate(key),
-        kind: crate::store::StoreErrorKind::Timeout,
+        kind: StoreErrorKind::Timeout,
         cause: format!("not done after {:.1} s, when enough other stores had it", after.as_secs_f64()),
     }
 }

@@ -45,13 +45,19 @@ impl Away {
         (TimeDelta::zero()..pause.min(LONGEST)).contains(&since).then_some(absence.why.as_str())
     }
 
-    /// Learns how stores answered; whether that is new.
-    pub(in crate::command) fn learn(&mut self, store: StoreName, answer: Result<(), &str>) -> bool {
+    /// Learns how stores answered; whether that is new. One that is only slow rests the shortest time.
+    pub(in crate::command) fn learn(
+        &mut self,
+        store: StoreName,
+        answer: Result<(), &str>,
+        is_slow: bool,
+    ) -> bool {
         match answer {
             Ok(()) => self.0.remove(&store).is_some(),
             Err(why) => {
                 let failures = self.0.get(&store).map_or(0, |absence| absence.failures);
-                let absence = Absence { failures: failures + 1, failed_at: Utc::now(), why: why.to_owned() };
+                let failures = if is_slow { 1 } else { failures + 1 };
+                let absence = Absence { failures, failed_at: Utc::now(), why: why.to_owned() };
                 self.0.insert(store, absence);
                 true
             }

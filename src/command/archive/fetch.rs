@@ -53,6 +53,7 @@ impl Fetcher {
     /// Gets the file into a new file at this path: from the first store that has a good copy.
     pub(in crate::command) async fn get(&self, name: &WalName, into: &Path) -> anyhow::Result<Outcome> {
         let (mut unsure, mut later, mut digests) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+        let mut key = None;
         for store in self.stores.by_preference() {
             let listed = match self.list(&*store, name).await {
                 Ok(listed) => listed,
@@ -78,8 +79,15 @@ impl Fetcher {
             let Some(archived) = own.into_iter().next() else { continue };
             match self.unseal(&store, archived, into).await? {
                 Ok(()) => return Ok(Outcome::Fetched(store.name())),
-                Err(why) => unsure.push(why),
+                // One flipped bit in a header makes a copy seem to need another key: the next one may be good.
+                Err(fault) => {
+                    unsure.push(fault.message.clone());
+                    key = key.or(Some(fault).filter(|it| it.kind == Kind::Key));
+                }
             }
+        }
+        if let Some(fault) = key {
+            return Err(fault.into());
         }
         Ok(if unsure.is_empty() { Outcome::Absent { later } } else { Outcome::Unsure(unsure) })
     }
@@ -111,7 +119,7 @@ impl Fetcher {
         store: &Arc<dyn ReadStore>,
         archived: Archived,
         into: &Path,
-    ) -> anyhow::Result<Result<(), String>> {
+    ) -> anyhow::Result<Result<(), Fault>> {
         durable::remove_file_if_there(into)?;
         let target = durable::create_private_file(into)?;
         let (reader, keyring) = (Arc::clone(store), Arc::clone(&self.keyring));
@@ -144,8 +152,9 @@ impl Fetcher {
         });
         match opened.await.context("open a WAL file")?? {
             Ok(()) => Ok(Ok(())),
-            Err(fault) if fault.kind == Kind::Key || fault.kind == Kind::NotInitialised => Err(fault.into()),
-            Err(fault) => Ok(Err(format!("{name} at {place}: {}", fault.message))),
+            Err(fault) => {
+                Ok(Err(Fault { message: format!("{name} at {place}: {}", fault.message), ..fault }))
+            }
         }
     }
 }

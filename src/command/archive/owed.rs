@@ -1,25 +1,20 @@
 //! The copies of WAL files that a store missed, lost or damaged: made from a good one that was opened and checked first.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use chrono::Utc;
 use futures_util::stream::{self, StreamExt as _};
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
-use tokio::task::spawn_blocking;
 
-use super::{look, unrecorded};
-use crate::catalog::{CopyState, WalRow};
+use super::{checked, look, unrecorded};
+use crate::catalog::{CopyState, Severity, WalRow};
 use crate::command::Context;
 use crate::command::stores::Presence;
 use crate::format::keyring::Keyring;
 use crate::model::{Digest, Fault, Kind, Stage, StoreName, WalName};
-use crate::pipeline::{open_alone, read_hashed};
+use crate::pipeline::read_hashed;
 use crate::store::{Body, Store};
 use crate::system::durable;
 
@@ -140,6 +135,11 @@ impl Copying<'_> {
         for row in to {
             let Some(store) = present(row.store) else { continue };
             if !self.dry_run {
+                if let Some(other) = self.conflict(store, &owed).await? {
+                    copied.waiting += 1;
+                    copied.failed.push(other);
+                    continue;
+                }
                 if let Err(error) = self.put(store, &owed, &path, size).await {
                     copied.waiting += 1;
                     copied.failed.push(error.to_string());
@@ -156,6 +156,23 @@ impl Copying<'_> {
             durable::remove_file_if_there(&path)?;
         }
         Ok(copied)
+    }
+
+    /// Another file of this name: two servers have written to one archive, each to a part of the stores.
+    async fn conflict(&self, store: &Arc<dyn Store>, owed: &Owed) -> anyhow::Result<Option<String>> {
+        // One that can't be listed says so when it is written to.
+        let listed = look::at_name(&**store, &self.context.settings.cluster, &owed.file).await;
+        let other = listed.into_iter().flatten().find(|it| it.sha256 != owed.sha256);
+        let Some(other) = other else { return Ok(None) };
+        let message = format!(
+            "{} was archived with different bytes: store {} has those with SHA-256 {}, others have {}; no copy was made",
+            owed.file,
+            store.name(),
+            other.sha256,
+            owed.sha256
+        );
+        self.context.catalog.alerts().raise("wal-conflict", Severity::Critical, &message, Utc::now())?;
+        Ok(Some(message))
     }
 
     async fn put(
@@ -204,11 +221,17 @@ impl Copying<'_> {
                 path
             };
             let owner = archived.key[cluster.as_str().len()..].trim_start_matches('/').to_owned();
-            match self.check(path.clone(), owner, owed.sha256).await {
+            match checked::file(path.clone(), owner, owed.sha256, &self.keyring).await {
                 Ok(()) => return Ok(Some((path, archived.size, !is_local))),
                 Err(error) => {
-                    let damaged = error.downcast_ref::<Fault>().is_some_and(|it| it.kind == Kind::Damaged);
-                    if !damaged {
+                    let kind = error.downcast_ref::<Fault>().map(|it| it.kind);
+                    // A copy whose header is damaged seems to need another key, or to be of a later format: the next
+                    // store's may be good.
+                    if kind == Some(Kind::Key) {
+                        copied.failed.push(format!("{} in store {}: {error:#}", owed.file, store.name()));
+                        continue;
+                    }
+                    if kind != Some(Kind::Damaged) {
                         return Err(error);
                     }
                     self.mark(owed, store.name(), CopyState::Damaged, &format!("{error:#}"))?;
@@ -223,22 +246,6 @@ impl Copying<'_> {
         Ok(None)
     }
 
-    /// Opens it and compares the digest of the plain bytes.
-    async fn check(&self, path: PathBuf, owner: String, sha256: Digest) -> anyhow::Result<()> {
-        let keyring = Arc::clone(&self.keyring);
-        let checked = spawn_blocking(move || {
-            let source = BufReader::new(File::open(&path)?);
-            let mut sink = Hashed(Sha256::new());
-            open_alone(&owner, &keyring, source, &mut sink)?;
-            let found = Digest::from_bytes(sink.0.finalize().into());
-            if found != sha256 {
-                return Fault::new(Kind::Damaged, format!("the SHA-256 of its bytes is {found}")).err();
-            }
-            Ok(())
-        });
-        checked.await.context("check a WAL file")?
-    }
-
     fn mark(&self, owed: &Owed, store: StoreName, state: CopyState, why: &str) -> anyhow::Result<()> {
         let wal = self.context.catalog.wal();
         let known = wal.of(&owed.file)?;
@@ -246,19 +253,5 @@ impl Copying<'_> {
             Some(row) => wal.set_state(row, state, Some(why)),
             None => Ok(()),
         }
-    }
-}
-
-/// Only sums up.
-struct Hashed(Sha256);
-
-impl io::Write for Hashed {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

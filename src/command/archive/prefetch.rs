@@ -13,13 +13,15 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
+use sha2::{Digest as _, Sha256};
 
 use super::fetch::{Fetcher, Outcome};
+use crate::command::stores;
 use crate::config::Settings;
 use crate::model::WalName;
 use crate::postgres::wal::{HEADER_BYTES, SegmentHeader};
-use crate::system::durable;
 use crate::system::lock::{Attempt, FileLock};
+use crate::system::{boot, durable};
 
 /// The word by which pgkeep calls itself as that child; no operator needs it.
 pub(in crate::command) const WORD: &str = "wal-prefetch";
@@ -28,16 +30,25 @@ const AHEAD: usize = 16;
 const AHEAD_BYTES: u64 = 512 << 20;
 /// How many are got at the same time.
 const AT_ONCE: usize = 2;
-/// The child ends when none was taken for so long.
-const IDLE: Duration = Duration::from_secs(3);
+/// The child ends when none was taken for so long: as long as a slow replay may take for one, or each would be got twice.
+const IDLE: Duration = Duration::from_mins(1);
 /// How long one that is being got is waited for.
 const PATIENCE: Duration = Duration::from_mins(5);
 const LOOK: Duration = Duration::from_millis(4);
+/// What stands between a file's name and the process that is making it.
+const MARK: &str = ".pgkeep-";
 
-/// The directory of this boot; `None` where the machine doesn't say which one it is.
+/// The directory of this boot and of these stores; `None` where the machine doesn't say which boot it is. Two archives may
+/// share a state directory, and the names of their segments are the same.
 fn directory(settings: &Settings) -> Option<PathBuf> {
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(settings.state_dir.join("prefetch").join(boot.trim()))
+    let mut places = Sha256::new();
+    places.update(settings.cluster.as_str());
+    for store in stores::replicas(settings).ok()?.each() {
+        places.update([0]);
+        places.update(store.locate(""));
+    }
+    let archive = hex::encode(&places.finalize()[..8]);
+    Some(settings.state_dir.join("prefetch").join(format!("{}-{archive}", boot::identifier()?)))
 }
 
 fn lock_of(directory: &Path) -> PathBuf {
@@ -85,11 +96,24 @@ fn put(whole: &Path, name: &WalName, destination: &Path) -> anyhow::Result<bool>
     Ok(true)
 }
 
-/// The temporary file beside a destination.
+/// A temporary file beside a destination, of this process alone. What dead ones have left is removed.
 pub(in crate::command) fn beside(destination: &Path) -> PathBuf {
-    let mut name = destination.as_os_str().to_owned();
-    name.push(".pgkeep");
-    name.into()
+    let own = |pid: &str| {
+        let mut name = destination.as_os_str().to_owned();
+        name.push(MARK);
+        name.push(pid);
+        PathBuf::from(name)
+    };
+    let directory = destination.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
+    let base = destination.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(&base)?.strip_prefix(MARK));
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    own(&std::process::id().to_string())
 }
 
 /// Sees to it that those after this segment are being got. What fails here only makes the next ones slower.
@@ -126,14 +150,19 @@ pub(in crate::command) async fn run(
     let Some(directory) = directory(&fetcher.settings) else { return Ok(()) };
     let parent = directory.parent().unwrap_or(&directory);
     durable::create_private_dir(parent)?;
-    for entry in fs::read_dir(parent)?.flatten().filter(|entry| entry.path() != directory) {
-        // Of an earlier boot.
-        durable::remove_dir_if_there(&entry.path())?;
+    let boot = boot::identifier().unwrap_or_default();
+    for entry in fs::read_dir(parent)?.flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(&boot) {
+            durable::remove_dir_if_there(&entry.path())?;
+        }
     }
     durable::create_private_dir(&directory)?;
     let Attempt::Taken(_lock) = FileLock::attempt(&lock_of(&directory), "prefetch")? else { return Ok(()) };
-    clear(&directory, &first)?;
     let ahead = AHEAD.min(usize::try_from(AHEAD_BYTES / u64::from(segment_size))?).max(1);
+    let wanted: Vec<WalName> =
+        std::iter::successors(Some(first.clone()), |name| name.following(segment_size)).take(ahead).collect();
+    clear(&directory, &wanted)?;
+    let was_in_recovery = in_recovery();
     let (mut next, mut taken_at, mut there) = (Some(first), Instant::now(), usize::MAX);
     let mut running = FuturesOrdered::new();
     loop {
@@ -148,7 +177,12 @@ pub(in crate::command) async fn run(
             running.push_back(get(fetcher, &directory, name));
         }
         if running.is_empty() {
-            if next.is_none() || taken_at.elapsed() > IDLE {
+            // Where it was started in no data directory, nobody can see the end but by waiting.
+            let is_over = was_in_recovery && !in_recovery();
+            if is_over || taken_at.elapsed() > IDLE {
+                return clear(&directory, &[]);
+            }
+            if next.is_none() && lying == 0 {
                 return Ok(());
             }
             tokio::time::sleep(LOOK).await;
@@ -193,16 +227,18 @@ fn lying(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Removes what an earlier child left that nobody will ask for any more: all but the segments from this one on.
-fn clear(directory: &Path, first: &WalName) -> anyhow::Result<()> {
+/// Whether the server whose data directory this is, as `restore_command` is started, is still in recovery.
+fn in_recovery() -> bool {
+    ["recovery.signal", "standby.signal"].into_iter().any(|name| Path::new(name).exists())
+}
+
+/// Removes what an earlier child left that will not be asked for next: all but these.
+fn clear(directory: &Path, wanted: &[WalName]) -> anyhow::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let name = entry.file_name();
-        let wanted = name
-            .to_str()
-            .and_then(|name| name.parse::<WalName>().ok())
-            .is_some_and(|name| name.timeline() == first.timeline() && name >= *first);
-        if name != "lock" && !wanted {
+        let is_wanted = name.to_str().is_some_and(|name| wanted.iter().any(|it| it.as_str() == name));
+        if name != "lock" && !is_wanted {
             durable::remove_file_if_there(&entry.path())?;
         }
     }

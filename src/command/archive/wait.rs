@@ -8,7 +8,7 @@ use crate::command::Context;
 use crate::format::cluster::Cluster;
 use crate::model::{Bytes, Elapsed, Fault, Kind, StoreName, WalName};
 use crate::postgres::{Server, base_backup};
-use crate::store::ReadStore;
+use crate::store::{ReadStore, StoreError};
 
 /// How often is looked: a directory of this machine costs nothing, a request to a cloud does.
 const LOOK_HERE: Duration = Duration::from_millis(50);
@@ -26,14 +26,20 @@ pub(in crate::command) async fn until_archived(
     let waiting = context.progress.waiting("archive");
     let begun = Instant::now();
     let has_local = context.reading().each().any(|store| store.name() == StoreName::Local);
+    let mut asked_there: Option<Instant> = None;
     loop {
-        let missing = missing(context, &needed).await;
+        // The clouds are asked seldom: each question is a listing that is paid for.
+        let there = asked_there.is_none_or(|asked| asked.elapsed() >= LOOK_THERE);
+        if there {
+            asked_there = Some(Instant::now());
+        }
+        let (missing, failed) = missing(context, &needed, there).await;
         if missing.is_empty() {
             drop(waiting);
             return Ok(());
         }
-        if begun.elapsed() > context.settings.archive_timeout {
-            return Err(late(server, &missing, begun.elapsed(), cluster).await);
+        if there && begun.elapsed() > context.settings.archive_timeout {
+            return Err(late(server, &missing, &failed, begun.elapsed(), cluster).await);
         }
         tokio::time::sleep(if has_local { LOOK_HERE } else { LOOK_THERE }).await;
     }
@@ -53,9 +59,14 @@ fn needed(cluster: &Cluster) -> anyhow::Result<BTreeSet<WalName>> {
 
 /// Those that no store has. The local one is asked first; the others only for what it lacks, the last one first, because
 /// the server archives in order.
-async fn missing(context: &Context, needed: &BTreeSet<WalName>) -> BTreeSet<WalName> {
-    let mut missing = needed.clone();
+async fn missing(
+    context: &Context,
+    needed: &BTreeSet<WalName>,
+    there: bool,
+) -> (BTreeSet<WalName>, Vec<String>) {
+    let (mut missing, mut failed) = (needed.clone(), Vec::new());
     let mut stores = context.reading().by_preference();
+    stores.retain(|store| there || store.name() == StoreName::Local);
     stores.sort_by_key(|store| store.name() != StoreName::Local);
     for store in stores {
         let mut groups: BTreeMap<String, WalName> = BTreeMap::new();
@@ -63,15 +74,20 @@ async fn missing(context: &Context, needed: &BTreeSet<WalName>) -> BTreeSet<WalN
             groups.entry(name.group().to_owned()).or_insert_with(|| name.clone());
         }
         for name in groups.values().rev() {
-            if !take_away(context, &*store, name, &mut missing).await {
-                break;
+            match take_away(context, &*store, name, &mut missing).await {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    failed.push(error.to_string());
+                    break;
+                }
             }
         }
         if missing.is_empty() {
             break;
         }
     }
-    missing
+    (missing, failed)
 }
 
 /// False when there is no sense in asking this store for more.
@@ -80,17 +96,17 @@ async fn take_away(
     store: &dyn ReadStore,
     name: &WalName,
     missing: &mut BTreeSet<WalName>,
-) -> bool {
+) -> Result<bool, StoreError> {
     match look::around(store, &context.settings.cluster, name).await {
         Ok(archived) => {
             for it in &archived {
                 missing.remove(&it.name);
             }
-            !archived.is_empty()
+            Ok(!archived.is_empty())
         }
         Err(error) => {
             context.reading().failed(&error);
-            false
+            Err(error)
         }
     }
 }
@@ -99,6 +115,7 @@ async fn take_away(
 async fn late(
     server: &Server,
     missing: &BTreeSet<WalName>,
+    failed: &[String],
     after: Duration,
     cluster: &Cluster,
 ) -> anyhow::Error {
@@ -115,6 +132,12 @@ async fn late(
         Elapsed(after),
         named.join(", ")
     );
+    if !failed.is_empty() {
+        let message = format!("{message}; not every store could be asked: {}", failed.join("; "));
+        return Fault::new(Kind::Store, message)
+            .hint("See what is the matter with the stores (`pgkeep check`), then make the backup again.")
+            .into();
+    }
     let hint = if cluster.from_standby {
         "The primary archives it: see that its archive_command is `pgkeep wal-push %p`, and end its present segment \
          (`SELECT pg_switch_wal()`) or set archive_timeout there."

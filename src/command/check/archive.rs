@@ -1,7 +1,7 @@
 //! Whether WAL is archived as it should be, and whether a cluster backup would work: part of `pgkeep check`.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::CheckReport;
@@ -39,7 +39,10 @@ pub(super) async fn check(settings: &Settings, server: &Server, stop: &Stop, rep
     }
     settings_of(&facts, settings, report);
     registered(&facts, settings, report);
-    readable(&facts, settings, report);
+    match base_backup::tablespaces(server).await {
+        Ok(tablespaces) => readable(&facts, &tablespaces, settings, report),
+        Err(error) => report.fault("tablespaces", &error),
+    }
     rights(server, report).await;
     waiting(&facts, settings, report);
     if !facts.in_recovery && facts.archive_command.contains("wal-push") {
@@ -105,7 +108,12 @@ fn registered(facts: &ClusterFacts, settings: &Settings, report: &mut CheckRepor
 }
 
 /// Whether the data directory and the tablespaces can be read from here.
-fn readable(facts: &ClusterFacts, settings: &Settings, report: &mut CheckReport) {
+fn readable(
+    facts: &ClusterFacts,
+    tablespaces: &[(u32, PathBuf)],
+    settings: &Settings,
+    report: &mut CheckReport,
+) {
     let directory = settings.data_directory.as_ref().unwrap_or(&facts.data_directory);
     let shown = directory.display();
     match control_identifier(directory) {
@@ -123,7 +131,7 @@ fn readable(facts: &ClusterFacts, settings: &Settings, report: &mut CheckReport)
             "Cluster backups are made on the server's machine, as a user who may read its data directory.",
         ),
     }
-    for (oid, path) in &facts.tablespaces {
+    for (oid, path) in tablespaces {
         if let Err(error) = fs::read_dir(path) {
             let text = format!("tablespace {oid} at {}: {error}", path.display());
             report.warn("tablespaces", text, "Let the user who runs pgkeep read it.");
@@ -141,17 +149,17 @@ fn readable(facts: &ClusterFacts, settings: &Settings, report: &mut CheckReport)
 }
 
 async fn rights(server: &Server, report: &mut CheckReport) {
-    let function = if server.major() >= 15 {
-        "pg_backup_start(text, boolean)"
+    let (begin, end) = if server.major() >= 15 {
+        ("pg_backup_start(text, boolean)", "pg_backup_stop(boolean)")
     } else {
-        "pg_start_backup(text, boolean, boolean)"
+        ("pg_start_backup(text, boolean, boolean)", "pg_stop_backup(boolean, boolean)")
     };
-    let sql = "SELECT has_function_privilege($1, 'EXECUTE')";
-    match server.query_one("ask for the right to begin a base backup", sql, &[&function]).await {
-        Ok(row) if row.get(0) => report.ok("cluster backups", "the user may begin them"),
+    let sql = "SELECT has_function_privilege($1, 'EXECUTE') AND has_function_privilege($2, 'EXECUTE')";
+    match server.query_one("ask for the right to make a base backup", sql, &[&begin, &end]).await {
+        Ok(row) if row.get(0) => report.ok("cluster backups", "the user may begin and end them"),
         Ok(_) => report.warn(
             "cluster backups",
-            "the user may not begin a base backup",
+            "the user may not begin and end a base backup",
             "GRANT EXECUTE ON FUNCTION pg_backup_start, pg_backup_stop TO it, or use a superuser.",
         ),
         Err(error) => report.fault("cluster backups", &error),

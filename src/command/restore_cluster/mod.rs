@@ -6,6 +6,7 @@
 
 mod carry_out;
 mod plan;
+mod reachable;
 mod start;
 
 use std::path::PathBuf;

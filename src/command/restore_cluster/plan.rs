@@ -6,21 +6,21 @@ use std::sync::Arc;
 use chrono::Utc;
 use serde::Serialize;
 
+use super::reachable::{self, Asked};
 use super::{RestoreClusterReport, RestoreClusterRequest, TimelineWish};
 use crate::catalog::{BackupFilter, BackupRow};
 use crate::command::Context;
-use crate::command::archive::inventory::{self, Inventory};
+use crate::command::archive::inventory;
 use crate::command::manifests::{self, Fetched};
 use crate::format::cluster::Cluster;
 use crate::format::manifest::Manifest;
-use crate::model::{BackupId, BackupKind, Bytes, Fault, Kind, Lsn, timestamp_text};
-use crate::plan::recovery::{self, Base, Reach, Target};
+use crate::model::{BackupId, BackupKind, Bytes, Fault, Kind, Lsn};
+use crate::plan::recovery::{Base, Target};
 use crate::system::space;
 use crate::target::cluster::{self as target, ClusterPlaces, Occupant};
 use crate::target::kept_wal;
 
-const STILL_THERE: &str = "If the server still runs, it has WAL that it has not archived: `SELECT pg_switch_wal()` there, \
-                           wait until `pgkeep check` finds it arrived, then try again.";
+const GOES_ON: &str = "nowhere: a standby goes on asking for WAL";
 
 /// What a restore does, to be shown before it is done.
 #[derive(Debug, Clone, Serialize)]
@@ -91,11 +91,9 @@ impl Restore {
             TimelineWish::Latest => inventory.archive.newest_timeline(newest.timeline),
         };
         let way = inventory.archive.way_to(timeline);
-        let chosen = recovery::choose(&bases, &request.target, &way)
-            .ok_or_else(|| out_of_reach(&bases, &request.target, timeline, &way))?;
-        let reach = recovery::reach(chosen, &way, &inventory.archive);
+        let asked = Asked { context, inventory: &inventory, target: &request.target };
+        let (chosen, reach, until_time) = asked.choose(&bases, timeline, &way).await?;
         let mut warnings: Vec<String> = inventory.unasked.clone();
-        let until_time = refuse_unreachable(context, request, chosen, &reach, &inventory).await?;
 
         let keyring = context.keyring()?;
         let fetched = manifests::fetch(&context.settings, context.reading(), &chosen.id, &keyring).await?;
@@ -123,10 +121,10 @@ impl Restore {
             files: manifest.entries.len() as u64,
             fetch_bytes: manifest.stored_size + object.len() as u64,
             write_bytes: manifest.original_size,
-            target: words(&request.target),
+            target: if request.standby { GOES_ON.to_owned() } else { reachable::words(&request.target) },
             timeline,
             first_segment: cluster.first_segment.clone(),
-            segments: reach.segments,
+            segments: reach.segments.len() as u64,
             until_lsn: reach.until,
             until_time,
             warnings,
@@ -182,113 +180,6 @@ fn no_backup() -> Fault {
         .hint("`pgkeep list` shows what there is; `pgkeep backup cluster` makes one.")
 }
 
-/// No backup is consistent before the target.
-fn out_of_reach(bases: &[Base], target: &Target, timeline: u32, way: &[(u32, Option<Lsn>)]) -> Fault {
-    let on_the_way = bases.iter().filter(|base| recovery::is_on_the_way(base, way));
-    let Some(first) = on_the_way.min_by_key(|base| base.stop_lsn) else {
-        let message = format!("no cluster backup lies on the way to timeline {timeline}");
-        return Fault::new(Kind::Refused, message).hint(
-            "Name another timeline with --target-timeline, or `current` for that of the backup; `pgkeep list \
-             --recoverable` shows which there are.",
-        );
-    };
-    let (at, lsn) = (timestamp_text(first.consistent_at), first.stop_lsn);
-    let message = format!(
-        "no cluster backup was consistent {}: the earliest that can be reached is {at} ({lsn})",
-        words(target)
-    );
-    Fault::new(Kind::Refused, message)
-        .hint(format!("Give --target-time {at} or a later one; `pgkeep list --recoverable` shows all."))
-}
-
-/// Refuses a target that the archive does not reach. Returns the time up to which it does, if that was looked for.
-async fn refuse_unreachable(
-    context: &Context,
-    request: &RestoreClusterRequest,
-    base: &Base,
-    reach: &Reach,
-    inventory: &Inventory,
-) -> anyhow::Result<Option<String>> {
-    let refused = |message: String, hint: String| {
-        // What a store that could not be asked may have is not missing.
-        match inventory.unasked.first() {
-            Some(unasked) => {
-                Fault::new(Kind::Store, format!("{message}; not every store could be asked: {unasked}"))
-                    .hint("Run it again when that store can be reached.")
-            }
-            None => Fault::new(Kind::Refused, message).hint(hint),
-        }
-    };
-    let hole = reach.hole.as_ref().map_or_else(
-        || format!("the archive ends at {}", reach.until),
-        |(missing, next)| format!("{missing} is in no store, and {next} is: a hole"),
-    );
-    if reach.until < base.stop_lsn {
-        let message =
-            format!("{} can't be made consistent, it needs WAL up to {}: {hole}", base.id, base.stop_lsn);
-        return Err(
-            refused(message, "Restore an earlier backup (`pgkeep list --recoverable`).".to_owned()).into()
-        );
-    }
-    let last = match (&request.target, &reach.last) {
-        (Target::Consistent | Target::Transaction(_) | Target::Name(_), _) | (_, None) => return Ok(None),
-        (Target::Lsn(lsn), _) => {
-            if *lsn > reach.until {
-                let message = format!("{lsn} can't be reached: {hole}");
-                let hint = match reach.hole {
-                    None => format!(
-                        "{STILL_THERE} Otherwise the furthest that can be reached is {}.",
-                        reach.until
-                    ),
-                    Some(_) => format!("The furthest that can be reached is {}.", reach.until),
-                };
-                return Err(refused(message, hint).into());
-            }
-            return Ok(None);
-        }
-        (Target::Time(_) | Target::End, Some(last)) => last,
-    };
-    let stops = inventory.last_stops(context, last, base.segment_size).await?;
-    let shown = stops.last_transaction.map(timestamp_text);
-    let everything = match (&reach.hole, stops.last_record) {
-        (Some(_), Some(record)) => format!("Everything before the hole: --target-lsn {record}."),
-        (Some(_), None) => "Give an earlier target (`pgkeep list --recoverable`).".to_owned(),
-        (None, _) => {
-            format!("{STILL_THERE} Otherwise give an earlier target, or none for everything that there is.")
-        }
-    };
-    if let Target::End = request.target {
-        if reach.hole.is_some() {
-            return Err(
-                refused(format!("the end of the archive can't be reached: {hole}"), everything).into()
-            );
-        }
-        return Ok(shown);
-    }
-    // Recovery stops before the first transaction that ended later: there must be one.
-    if let (Target::Time(wanted), Some(until)) = (&request.target, stops.last_transaction)
-        && *wanted >= until
-    {
-        let (wanted, until) = (timestamp_text(*wanted), timestamp_text(until));
-        let message = format!(
-            "{wanted} can't be reached: the last transaction in the archive ended at {until}, {hole}"
-        );
-        return Err(refused(message, everything).into());
-    }
-    Ok(shown)
-}
-
-fn words(target: &Target) -> String {
-    match target {
-        Target::Consistent => "as soon as the backup is consistent".to_owned(),
-        Target::End => "at the end of the archive".to_owned(),
-        Target::Time(time) => format!("before {}", timestamp_text(*time)),
-        Target::Lsn(lsn) => format!("at {lsn}"),
-        Target::Transaction(id) => format!("behind transaction {id}"),
-        Target::Name(name) => format!("at the restore point \"{name}\""),
-    }
-}
-
 /// Where everything goes: a tablespace to where it was, unless it is moved.
 fn places(request: &RestoreClusterRequest, cluster: &Cluster) -> anyhow::Result<ClusterPlaces> {
     for (from, _) in &request.tablespaces {
@@ -307,26 +198,51 @@ fn places(request: &RestoreClusterRequest, cluster: &Cluster) -> anyhow::Result<
     let mut tablespaces = Vec::new();
     for tablespace in &cluster.tablespaces {
         let moved = request.tablespaces.iter().find(|(from, _)| from == Path::new(&tablespace.path));
-        let path = moved.map_or_else(|| PathBuf::from(&tablespace.path), |(_, to)| to.clone());
+        let was = PathBuf::from(&tablespace.path);
+        // One that lay in the data directory (the server warns of that) moves with it.
+        let inner = cluster.data_directory.as_ref().and_then(|top| was.strip_prefix(top).ok());
+        let stays = inner.map_or_else(|| was.clone(), |inner| root.join(inner));
+        let path = moved.map_or(stays, |(_, to)| to.clone());
         let path = std::path::absolute(path)?;
-        refuse_used_tablespace(&path, tablespace.oid, &root, request.force)?;
         tablespaces.push((tablespace.oid, path));
+    }
+    refuse_entangled(&root, &tablespaces)?;
+    if let Some((_, path)) =
+        tablespaces.iter().find(|(oid, path)| is_used_tablespace(path, *oid, &root, request.force))
+    {
+        let message = format!("the place of a tablespace, {}, is not empty", path.display());
+        let hint = format!("Put it elsewhere: --tablespace {}=DIRECTORY.", path.display());
+        return Fault::new(Kind::Refused, message).hint(hint).err();
     }
     let kept_wal = kept_wal::find(&root, Utc::now())?;
     Ok(ClusterPlaces { root, tablespaces, kept_wal })
 }
 
 /// A tablespace in which something lies may be that of a server that runs: the original.
-fn refuse_used_tablespace(path: &Path, oid: u32, root: &Path, force: bool) -> anyhow::Result<()> {
+fn is_used_tablespace(path: &Path, oid: u32, root: &Path, force: bool) -> bool {
     let is_empty = std::fs::read_dir(path).map_or(true, |mut entries| entries.next().is_none());
-    // That of the very directory that is replaced.
-    let is_own = std::fs::read_link(root.join(format!("pg_tblspc/{oid}"))).is_ok_and(|link| link == path);
-    if is_empty || (force && is_own) {
-        return Ok(());
+    // That of the very directory that is replaced, or what an unfinished restore has put there.
+    let is_own = std::fs::read_link(root.join(format!("pg_tblspc/{oid}"))).is_ok_and(|link| link == path)
+        || path.starts_with(root)
+        || matches!(target::look(root), Ok(Occupant::Unfinished { tablespaces, .. }) if tablespaces.iter().any(|it| it == path));
+    !(is_empty || (force && is_own))
+}
+
+/// Two tablespaces in one place, or one around the data directory, would overwrite each other.
+fn refuse_entangled(root: &Path, tablespaces: &[(u32, PathBuf)]) -> anyhow::Result<()> {
+    let paths: Vec<&Path> = tablespaces.iter().map(|(_, path)| path.as_path()).collect();
+    for (number, path) in paths.iter().enumerate() {
+        let others = paths[number + 1..].iter();
+        let other = others.into_iter().find(|other| other.starts_with(path) || path.starts_with(other));
+        let other = other.copied().or_else(|| root.starts_with(path).then_some(root));
+        if let Some(other) = other {
+            let message = format!("{} and {} lie in each other", path.display(), other.display());
+            return Fault::new(Kind::Usage, message)
+                .hint("Give each tablespace a directory of its own (--tablespace FROM=TO).")
+                .err();
+        }
     }
-    Fault::new(Kind::Refused, format!("the place of a tablespace, {}, is not empty", path.display()))
-        .hint(format!("Put it elsewhere: --tablespace {}=DIRECTORY.", path.display()))
-        .err()
+    Ok(())
 }
 
 fn moved(cluster: &Cluster, places: &ClusterPlaces) -> Vec<(String, String)> {
@@ -344,15 +260,16 @@ fn refuse_occupant(root: &Path, force: bool, system_identifier: u64) -> anyhow::
     let refused = |message: String, hint: &str| Err(Fault::new(Kind::Refused, message).hint(hint).into());
     match target::look(root)? {
         Occupant::Nobody => Ok(false),
-        Occupant::Unfinished { system_identifier: found } if found == system_identifier && force => Ok(false),
+        Occupant::Unfinished { system_identifier: found, .. } if found != system_identifier => refused(
+            format!("{shown} holds an unfinished restore of another cluster (system identifier {found})"),
+            "Empty it if nobody needs it, or restore into another directory.",
+        ),
+        Occupant::Unfinished { .. } if force => Ok(false),
         Occupant::Unfinished { .. } => refused(
             format!("{shown} holds a restore that did not come to its end"),
             "Give --force to begin it again, or another directory.",
         ),
-        Occupant::Server { running: Some(pid), .. } => refused(
-            format!("a server runs on {shown} (process {pid})"),
-            "Stop it first, or restore into another directory.",
-        ),
+        Occupant::Server { in_use: Some(in_use), .. } => Err(in_use.refuse(root).into()),
         Occupant::Server { system_identifier: found, .. } if found != system_identifier => refused(
             format!("{shown} is the data directory of another cluster (system identifier {found})"),
             "Restore into an empty directory; pgkeep does not replace another cluster.",
@@ -370,17 +287,31 @@ fn refuse_occupant(root: &Path, force: bool, system_identifier: u64) -> anyhow::
 }
 
 fn refuse_little_room(places: &ClusterPlaces, manifest: &Manifest) -> anyhow::Result<()> {
-    let free = space::of(&places.root)?.free;
     // What is replaced gives its room back, and how much that is nobody has counted.
-    if free < manifest.original_size
-        && target::look(&places.root)? == Occupant::Nobody
-        && places.tablespaces.is_empty()
-    {
-        let (free, need) = (Bytes(free), Bytes(manifest.original_size));
-        let message = format!("{} has {free} free, the backup has {need}", places.root.display());
-        return Fault::new(Kind::Store, message)
-            .hint("Make room there, or restore into another directory.")
-            .err();
+    if target::look(&places.root)? != Occupant::Nobody {
+        return Ok(());
+    }
+    let inside = |prefix: &str| -> u64 {
+        let entries = manifest.entries.iter().filter(|entry| entry.name.starts_with(prefix));
+        entries.map(|entry| entry.size).sum()
+    };
+    let mut elsewhere = 0;
+    let mut needs = Vec::new();
+    for (oid, path) in &places.tablespaces {
+        let need = inside(&format!("pg_tblspc/{oid}/"));
+        elsewhere += need;
+        needs.push((path, need));
+    }
+    needs.push((&places.root, manifest.original_size - elsewhere));
+    for (path, need) in needs {
+        let free = space::of(path)?.free;
+        if free < need {
+            let (free, need) = (Bytes(free), Bytes(need));
+            let message = format!("{} has {free} free, the backup needs {need} there", path.display());
+            return Fault::new(Kind::Store, message)
+                .hint("Make room there, or restore into another directory.")
+                .err();
+        }
     }
     Ok(())
 }

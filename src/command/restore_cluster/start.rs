@@ -16,6 +16,8 @@ use crate::command::Context;
 use crate::model::{ConnectionSettings, Fault, Kind, Lsn};
 use crate::postgres::{Server, tools};
 
+/// How long a server that is there may refuse to be asked: roles and passwords may be others at the target.
+const LOCKED_OUT: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(250);
 /// How long a server may take to say that it is there.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -60,10 +62,14 @@ pub(super) async fn follow(
     let mut started = start(&program, root, &log, request, restore)?;
     let stage = context.progress.waiting("replay");
     let begun = Instant::now();
+    // Since when it is there and does not let us in.
+    let mut locked_out: Option<Instant> = None;
     let mut reached = loop {
         if context.stop.is_requested() {
-            // As pg_ctl does in mode fast. Started again it goes on where it was.
+            // As pg_ctl does in mode fast. Started again it goes on where it was. One that can't be asked may have been
+            // promoted, and be in use.
             if let Some(pid) = started.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()))
+                && locked_out.is_none()
             {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
             }
@@ -77,9 +83,19 @@ pub(super) async fn follow(
             }
             return Err(ended(&log, root));
         }
-        if let Some(reached) = look(context, root, request).await {
-            drop(stage);
-            break reached;
+        match look(context, root, request).await {
+            Ok(Some(reached)) => {
+                drop(stage);
+                break reached;
+            }
+            Ok(None) => locked_out = None,
+            Err(error) => {
+                let since = locked_out.get_or_insert_with(Instant::now);
+                if since.elapsed() > LOCKED_OUT {
+                    std::mem::forget(started);
+                    return Err(cannot_ask(&error, &log, root));
+                }
+            }
         }
         if begun.elapsed() > PATIENCE && !root.join("postmaster.pid").exists() {
             return Err(ended(&log, root));
@@ -132,11 +148,12 @@ fn start(
                 .err();
         };
         arguments.extend(["-c".into(), format!("config_file={config}").into()]);
-        arguments.extend(["-c".into(), format!("data_directory={}", root.display()).into()]);
-        // Debian's names the file of the server that this directory is a copy of.
-        let pid_file = root.join("pgkeep-start.pid");
-        arguments.extend(["-c".into(), format!("external_pid_file={}", pid_file.display()).into()]);
     }
+    // The file may name those of the server that this directory is a copy of: with its data directory, the original would
+    // be started.
+    arguments.extend(["-c".into(), format!("data_directory={}", root.display()).into()]);
+    let pid_file = root.join("pgkeep-start.pid");
+    arguments.extend(["-c".into(), format!("external_pid_file={}", pid_file.display()).into()]);
     if restore.manifest.postgres_version_num >= SYNCFS_SINCE {
         // Otherwise the server flushes file after file before it replays; `ClusterTarget::finish` has flushed them.
         arguments.extend(["-c".into(), "recovery_init_sync_method=syncfs".into()]);
@@ -158,25 +175,29 @@ fn start(
     child.with_context(|| format!("start {}", program.display()))
 }
 
-/// `None` as long as it has not got there.
-async fn look(context: &Context, root: &Path, request: &RestoreClusterRequest) -> Option<Reached> {
-    let lock = fs::read_to_string(root.join("postmaster.pid")).ok()?;
+/// `None` as long as it has not got there. An error when it is ready and can't be asked.
+async fn look(
+    context: &Context,
+    root: &Path,
+    request: &RestoreClusterRequest,
+) -> anyhow::Result<Option<Reached>> {
+    let Ok(lock) = fs::read_to_string(root.join("postmaster.pid")) else { return Ok(None) };
     let lines: Vec<&str> = lock.lines().map(str::trim).collect();
     // Asked before it is ready, the server refuses, and writes a FATAL into its log each time.
-    match *lines.get(7)? {
-        "ready" => {}
+    match lines.get(7).copied() {
+        Some("ready") => {}
         // With `hot_standby = off` nobody can ask it anything.
-        "standby" if request.standby => return Some(Reached::at("standby")),
-        _ => return None,
+        Some("standby") if request.standby => return Ok(Some(Reached::at("standby"))),
+        _ => return Ok(None),
     }
-    let connection = connection(context, &lines)?;
-    let server = Server::connect(&connection, Some("postgres"), &context.stop).await.ok()?;
+    let Some(connection) = connection(context, &lines) else { return Ok(None) };
+    let server = Server::connect(&connection, Some("postgres"), &context.stop).await?;
     let sql = "SELECT pg_is_in_recovery(), \
                       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text, \
                       to_char(pg_last_xact_replay_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), \
                       CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() ELSE false END, \
                       (SELECT timeline_id FROM pg_control_checkpoint())";
-    let row = server.query_one("ask how far it is", sql, &[]).await.ok()?;
+    let row = server.query_one("ask how far it is", sql, &[]).await?;
     let (in_recovery, lsn, time, paused): (bool, Option<String>, Option<String>, bool) =
         (row.get(0), row.get(1), row.get(2), row.get(3));
     server.close().await;
@@ -187,18 +208,32 @@ async fn look(context: &Context, root: &Path, request: &RestoreClusterRequest) -
         (true, false) => {
             let lsn = lsn.unwrap_or_default();
             context.progress.detail(&format!("replayed up to {lsn}, {}", time.unwrap_or_default()));
-            return None;
+            return Ok(None);
         }
     };
     let (host, port) = (connection.host.clone().unwrap_or_default(), connection.port.unwrap_or_default());
-    Some(Reached {
+    Ok(Some(Reached {
         state,
         lsn: lsn.and_then(|lsn| lsn.parse().ok()),
         time,
         timeline: u32::try_from(row.get::<_, i32>(4)).ok(),
         said: Vec::new(),
         connect: Some(format!("psql -h {host} -p {port}")),
-    })
+    }))
+}
+
+fn cannot_ask(error: &anyhow::Error, log: &Path, root: &Path) -> anyhow::Error {
+    let message = format!(
+        "the restored server on {} runs, and can't be asked how far it is: {error:#}",
+        root.display()
+    );
+    Fault::new(Kind::Postgres, message)
+        .hint(format!(
+            "It goes on by itself: follow it in {} and in its own log. Its roles and passwords are those of the time to \
+             which it is restored.",
+            log.display()
+        ))
+        .into()
 }
 
 /// The server's own word on where it listens (`postmaster.pid`, lines 4 to 6; `src/include/utils/pidfile.h`).

@@ -18,7 +18,7 @@ use crate::format::volume::FRAME_BYTES;
 use crate::model::{Fault, Kind, Stage};
 use crate::pipeline::{FinishedEntry, Framer};
 use crate::plan::data_directory::{RelationFile, has_pages};
-use crate::postgres::page::{self, PAGE_BYTES, Verdict};
+use crate::postgres::page::{self, PAGE_BYTES, Wrong};
 use crate::system::Stop;
 
 /// How often a page that looks wrong is read again, and after how long: the server may be writing it.
@@ -28,8 +28,6 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// How pages are looked at.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pages {
-    /// Where replay begins: what is newer is written anew.
-    pub(super) begun: u64,
     /// Pages of each file of a relation but the last.
     pub(super) blocks_per_file: u32,
 }
@@ -123,14 +121,16 @@ fn read_file(
             break;
         }
     }
-    let wrong = pages.map(|pages| pages.look_again(&reader, suspicious)).unwrap_or_default();
+    let wrong = match pages {
+        Some(pages) => pages.look_again(&reader, suspicious, stops)?,
+        None => Vec::new(),
+    };
     let modified = metadata.modified().map_or_else(|_| Utc::now(), Into::into);
     Ok(Some(ReadFile { entry: framer.finish(entry), modified, wrong }))
 }
 
 /// The pages of one file.
 struct Looking {
-    pages: Pages,
     /// The number of the file's first page within its relation.
     first: u32,
 }
@@ -139,39 +139,45 @@ impl Looking {
     fn at(file: &FileToRead, pages: Pages) -> Option<Self> {
         let (directory, name) = file.name.rsplit_once('/')?;
         let relation = RelationFile::parse(name).filter(|_| has_pages(directory))?;
-        Some(Self { pages, first: relation.segment.checked_mul(pages.blocks_per_file)? })
+        Some(Self { first: relation.segment.checked_mul(pages.blocks_per_file)? })
     }
 
-    fn look_at(&self, bytes: &[u8], offset: u64, suspicious: &mut Vec<u32>) {
+    fn look_at(&self, bytes: &[u8], offset: u64, suspicious: &mut Vec<(u32, Wrong)>) {
         let first = (offset / PAGE_BYTES as u64) as u32;
         for (number, page) in (first..).zip(bytes.chunks_exact(PAGE_BYTES)) {
-            if self.verdict(page, number) == Verdict::Wrong {
-                suspicious.push(number);
-            }
+            suspicious.extend(self.wrong(page, number).map(|wrong| (number, wrong)));
         }
     }
 
-    fn verdict(&self, page: &[u8], number: u32) -> Verdict {
-        page::look_at(page, self.first.wrapping_add(number), self.pages.begun)
+    fn wrong(&self, page: &[u8], number: u32) -> Option<Wrong> {
+        page::look_at(page, self.first.wrapping_add(number))
     }
 
-    /// Those that stay wrong when they are read again. One that is half written is newer a moment later.
-    fn look_again(&self, file: &File, suspicious: Vec<u32>) -> Vec<u32> {
+    /// Those that stay as wrong as they were when they are read again. What changes is being written: replay writes it
+    /// anew.
+    fn look_again(
+        &self,
+        file: &File,
+        mut suspicious: Vec<(u32, Wrong)>,
+        stops: &[Stop],
+    ) -> anyhow::Result<Vec<u32>> {
         let mut page = vec![0; PAGE_BYTES];
-        let stays_wrong = |number: &u32| {
-            for again in 0..AGAIN {
-                if again > 0 {
-                    std::thread::sleep(PAUSE);
-                }
-                let read = file.read_exact_at(&mut page, u64::from(*number) * PAGE_BYTES as u64);
-                // Cut off meanwhile.
-                if read.is_err() || self.verdict(&page, *number) != Verdict::Wrong {
-                    return false;
-                }
+        for again in 0..AGAIN {
+            if suspicious.is_empty() {
+                break;
             }
-            true
-        };
-        suspicious.into_iter().filter(stays_wrong).collect()
+            std::thread::sleep(PAUSE);
+            stops.iter().try_for_each(Stop::check)?;
+            let is_last = again + 1 == AGAIN;
+            suspicious.retain_mut(|(number, before)| {
+                let read = file.read_exact_at(&mut page, u64::from(*number) * PAGE_BYTES as u64);
+                // Cut off meanwhile, or right now.
+                let Some(now) = read.ok().and_then(|()| self.wrong(&page, *number)) else { return false };
+                let changed = std::mem::replace(before, now) != now;
+                !(is_last && changed)
+            });
+        }
+        Ok(suspicious.into_iter().map(|(number, _)| number).collect())
     }
 }
 

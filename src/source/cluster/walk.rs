@@ -1,9 +1,9 @@
 //! What there is in the data directory, decided before anything is read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -30,23 +30,38 @@ pub(super) struct Walked {
     pub(super) directories: Vec<Directory>,
     pub(super) left_out: Vec<String>,
     pub(super) warnings: Vec<String>,
+    /// Links to tablespaces of which the server had not told when it was asked.
+    pub(super) unknown_tablespaces: Vec<String>,
     /// Of the data directory itself.
     pub(super) mode: u32,
 }
 
 struct Walk<'a> {
     tablespaces: BTreeMap<String, &'a Path>,
+    /// Those that lie in the data directory, by their path in it: they are read through their links.
+    inner: BTreeSet<String>,
     /// How the directory of this version in a tablespace begins.
     version: String,
     walked: Walked,
 }
 
-/// Lists a data directory and its tablespaces. What vanishes meanwhile is passed over.
-pub(super) fn walk(top: &Path, tablespaces: &[(u32, PathBuf)], major: u32) -> anyhow::Result<Walked> {
+/// Lists a data directory, that of the server at `server_top`, and its tablespaces. What vanishes meanwhile is passed
+/// over.
+pub(super) fn walk(
+    top: &Path,
+    server_top: &Path,
+    tablespaces: &[(u32, PathBuf)],
+    major: u32,
+) -> anyhow::Result<Walked> {
+    let inner = tablespaces.iter().filter_map(|(_, path)| {
+        let inside = path.strip_prefix(server_top).ok()?.to_str()?;
+        (!inside.is_empty()).then(|| inside.to_owned())
+    });
+    let inner = inner.collect();
     let tablespaces =
         tablespaces.iter().map(|(oid, path)| (format!("pg_tblspc/{oid}"), path.as_path())).collect();
     let walked = Walked { mode: mode_of(top)?, ..Walked::default() };
-    let mut walk = Walk { tablespaces, version: format!("PG_{major}_"), walked };
+    let mut walk = Walk { tablespaces, inner, version: format!("PG_{major}_"), walked };
     walk.directory(top, "")?;
     let mut walked = walk.walked;
     walked.files.sort_by_key(|file| std::cmp::Reverse(file.size));
@@ -102,8 +117,10 @@ impl Walk<'_> {
                 }
             } else if metadata.is_dir() {
                 self.below(&there, &path, &metadata)?;
-            } else {
+            } else if metadata.is_symlink() {
                 self.link(&there, path)?;
+            } else if !metadata.file_type().is_socket() {
+                self.walked.left_out.push(path);
             }
         }
         Ok(())
@@ -111,7 +128,7 @@ impl Walk<'_> {
 
     fn below(&mut self, directory: &Path, path: &str, metadata: &Metadata) -> anyhow::Result<()> {
         let wanted = rules::directory(path);
-        if wanted == Wanted::No {
+        if wanted == Wanted::No || self.inner.contains(path) {
             return Ok(());
         }
         let mode = metadata.permissions().mode() & 0o7777;
@@ -155,9 +172,18 @@ impl Walk<'_> {
             }
             return Ok(());
         }
+        if path.starts_with("pg_tblspc/") {
+            self.walked.unknown_tablespaces.push(path);
+            return Ok(());
+        }
         match fs::metadata(link) {
-            Ok(metadata) if path == "pg_wal" && metadata.is_dir() => self.below(link, &path, &metadata),
+            // Those that the server needs, empty, are made as directories (`convert_link_to_directory`).
+            Ok(metadata) if metadata.is_dir() && rules::directory(&path) == Wanted::Empty => {
+                self.below(link, &path, &metadata)
+            }
             _ => {
+                let (why, link) = ("where it leads is none of the data directory's", link.display());
+                self.walked.warnings.push(format!("{link} is left out, it is a link: {why}"));
                 self.walked.left_out.push(path);
                 Ok(())
             }
