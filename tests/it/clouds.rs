@@ -901,8 +901,11 @@ fn a_rebuild_knows_archived_wal_by_its_names() {
     clouds.b2.bucket().write("test/wal/00000001/notes.txt", b"somebody's");
     fs::remove_dir_all(clouds.place.state()).unwrap();
     let before = clouds.r2.s3.requests_of("GetObject");
-    let run = clouds.place.pgkeep(&["--output", "json", "catalog", "rebuild"]).ok();
+    let run = clouds.place.pgkeep(&["--output", "json", "catalog", "rebuild"]).ended_with(3);
     assert_eq!(run.json()["wal_files"], 3);
+    // Of a timeline's history the bytes are wanted, too.
+    let warning = run.json()["warnings"][0].as_str().unwrap().to_owned();
+    assert!(warning.contains("00000002.history is in the archive and can't be read"), "{warning}");
     let rows =
         "SELECT timeline, segment, group_concat(store) FROM wal_segments GROUP BY segment ORDER BY segment";
     assert_eq!(

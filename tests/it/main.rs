@@ -22,6 +22,8 @@ mod list;
 mod objects;
 mod pitr;
 mod pitr_faults;
+mod pitr_over;
+mod pitr_targets;
 mod places;
 mod python;
 mod quickstart;

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
 use std::time::Duration;
 
 use crate::clouds::Cloud;
@@ -85,12 +84,12 @@ fn just_before_and_just_after_a_dropped_table_by_time_position_and_transaction()
 }
 
 /// Makes a restored server take the original's place.
-fn takes_over(archiving: &Archiving, server: &Cluster) {
+pub(crate) fn takes_over(archiving: &Archiving, server: &Cluster) {
     archiving.place.set("PGHOST", &server.socket_dir.display().to_string());
     archiving.place.init();
 }
 
-fn archive_on(archiving: &Archiving, server: &Cluster) {
+pub(crate) fn archive_on(archiving: &Archiving, server: &Cluster) {
     let name = server.psql(
         "postgres",
         "SELECT pg_walfile_name(pg_current_wal_insert_lsn()) FROM pg_logical_emit_message(true, 'test', 'x')",
@@ -447,94 +446,6 @@ fn a_backup_that_is_cut_off_leaves_the_server_out_of_backup_mode_and_nothing_beh
             }
         }
     }
-}
-
-#[test]
-fn a_restore_that_is_cut_off_can_be_started_on_by_nobody_and_is_begun_again_with_force() {
-    let archiving = Archiving::ready();
-    archiving.cluster.psql("postgres", "CREATE TABLE t AS SELECT generate_series(1, 1000) AS n");
-    backup(&archiving);
-    archiving.archive();
-    for step in ["RestoreBegun", "DirectoryBegun", "DirectoryFilled", "DirectoryWhole"] {
-        for how in ["kill", "fail"] {
-            let directory = fresh();
-            let data = directory.join("data");
-            let arguments = ["restore", "latest", "--to-dir", data.to_str().unwrap()];
-            let run = stopped_at(&archiving.place, &arguments, step, how);
-            assert_ne!(run.code, 0, "{step}:{how}");
-            let is_whole = step == "DirectoryWhole";
-            assert_eq!(data.join("global/pg_control").exists(), is_whole, "{step}:{how}");
-            if step != "RestoreBegun" {
-                restore(&archiving, &directory, &[]).fails_with(5);
-            }
-            // A directory on which a server can start is not emptied without a yes.
-            let run = restore(&archiving, &directory, &["--force"]);
-            if is_whole {
-                run.fails_with(5);
-                restore(&archiving, &directory, &["--force", "--yes"]).ok();
-            } else {
-                run.ok();
-            }
-            assert!(!data.join("pgkeep.restore").exists());
-            let server = Cluster::around(directory, archiving.cluster.bindir.clone());
-            server.start_again();
-            until_promoted(&server);
-            assert_eq!(server.psql("postgres", "SELECT count(*) FROM t"), "1000", "{step}:{how}");
-        }
-    }
-}
-
-#[test]
-fn nothing_that_is_in_use_or_somebody_elses_is_replaced() {
-    let archiving = Archiving::ready();
-    backup(&archiving);
-    archiving.archive();
-    let over = |path: &Path, arguments: &[&str]| {
-        let all = [&["restore", "latest", "--to-dir", path.to_str().unwrap(), "--yes"], arguments].concat();
-        archiving.place.pgkeep(&all)
-    };
-    let run = over(archiving.cluster.data(), &["--force"]).fails_with(5);
-    assert!(run.stderr.contains("a server runs on"), "{}", run.stderr);
-    let other = Cluster::own(&[]);
-    other.shut_down();
-    let run = over(other.data(), &["--force"]).fails_with(5);
-    assert!(run.stderr.contains("another cluster"), "{}", run.stderr);
-    other.start_again();
-    let strange = fresh();
-    fs::write(strange.join("notes.txt"), "mine").unwrap();
-    over(&strange, &["--force"]).fails_with(5);
-    assert_eq!(fs::read_to_string(strange.join("notes.txt")).unwrap(), "mine");
-    // A stopped one of this cluster needs --force and a yes.
-    archiving.cluster.shut_down();
-    over(archiving.cluster.data(), &[]).fails_with(5);
-    over(archiving.cluster.data(), &["--force"]).ok();
-}
-
-#[test]
-fn wal_that_was_not_archived_outlives_the_server_that_is_replaced() {
-    let archiving = Archiving::ready();
-    backup(&archiving);
-    archiving.archive();
-    archiving.cluster.psql("postgres", "CREATE TABLE last AS SELECT 4711 AS n");
-    // The server dies; its last segment was never finished, and lies nowhere else.
-    archiving.cluster.stop();
-    let data = archiving.cluster.data().to_path_buf();
-    let over = ["restore", "latest", "--to-dir", data.to_str().unwrap(), "--force", "--yes"];
-    for step in ["DirectoryBegun", "DirectoryFilled"] {
-        assert_ne!(stopped_at(&archiving.place, &over, step, "kill").code, 0);
-    }
-    let done = archiving.place.pgkeep(&over).ok();
-    let kept: Vec<_> = fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().path()).collect();
-    let kept: Vec<_> =
-        kept.iter().filter(|path| path.to_str().unwrap().contains("/pgkeep-pg_wal-")).collect();
-    let [kept] = kept.as_slice() else { panic!("{kept:?}\n{}", done.stdout) };
-    assert!(done.stdout.contains(kept.to_str().unwrap()), "{}", done.stdout);
-    let files = fs::read_dir(kept).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
-    let copied = run(ordinary("cp").args(files).arg(data.join("pg_wal")));
-    assert_eq!(copied.code, 0, "{}", copied.stderr);
-    archiving.cluster.start_again();
-    until_promoted(&archiving.cluster);
-    assert_eq!(archiving.cluster.psql("postgres", "TABLE last"), "4711");
 }
 
 #[test]
