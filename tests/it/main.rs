@@ -44,4 +44,5 @@ mod support;
 mod verify;
 mod versions;
 mod wal;
+mod wal_copies;
 mod wal_faults;

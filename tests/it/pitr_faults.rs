@@ -334,16 +334,19 @@ fn a_damaged_page_is_named_and_the_backup_is_kept() {
     archiving.cluster.shut_down();
     let relation = fs::OpenOptions::new().write(true).open(archiving.cluster.data().join(&file)).unwrap();
     relation.write_all_at(b"rot", 7 * 8192 + 4000).unwrap();
+    // Garbage, its LSN too; and a header of zeroes over rows.
+    relation.write_all_at(&[0xA5; 8192], 9 * 8192).unwrap();
+    relation.write_all_at(&[0; 24], 11 * 8192).unwrap();
     drop(relation);
     archiving.cluster.start_again();
     let run = archiving.place.pgkeep(&["--output", "json", "backup", "cluster", "--fast"]).ended_with(4);
     let report = run.json();
-    assert_eq!(report["damaged_pages"], serde_json::json!([{ "file": file, "blocks": [7] }]));
+    assert_eq!(report["damaged_pages"], serde_json::json!([{ "file": file, "blocks": [7, 9, 11] }]));
     let alerts = archiving.place.catalog("SELECT alert_type, severity FROM alerts");
     assert_eq!(alerts, [["damaged-pages", "CRITICAL"]]);
     let id = report["id"].as_str().unwrap();
     let shown = archiving.place.pgkeep(&["show", id]).ok().stdout;
-    assert!(shown.contains(&format!("damaged: {file}, page 7\n")), "{shown}");
+    assert!(shown.contains(&format!("damaged: {file}, page 7, 9, 11\n")), "{shown}");
     let is_there = archiving.place.backups().iter().any(|path| path.ends_with(id));
     assert!(is_there, "{:?}", archiving.place.backups());
     archiving.place.pgkeep(&["verify", "--deep"]).ok();
