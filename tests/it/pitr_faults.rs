@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::clouds::Cloud;
 use crate::pitr::{backup, fresh, now, recover, restore, until_promoted};
-use crate::support::faults::stopped_at;
+use crate::support::faults::{stopped_at, wait_for};
 use crate::support::proxy::{Fault, Rule};
 use crate::support::s3::Options;
 use crate::support::{Archiving, Cluster, Place, Running, base, give, ordinary, run, set_mode, unique};
@@ -353,28 +353,48 @@ fn a_damaged_page_is_named_and_the_backup_is_kept() {
 }
 
 #[test]
-fn a_table_that_is_truncated_and_vacuumed_while_it_is_read_comes_back_whole() {
-    let archiving = Archiving::new(&[("autovacuum", "off")]);
+fn a_table_of_1_gb_that_is_truncated_and_vacuumed_while_it_is_read_comes_back_whole() {
+    let archiving = Archiving::new(&[("autovacuum", "off"), ("max_wal_size", "4GB")]);
     archiving.begin();
-    archiving
-        .cluster
-        .psql("postgres", "CREATE EXTENSION amcheck; CREATE TABLE t (n int PRIMARY KEY, text text)");
-    let fill = "INSERT INTO t SELECT n, repeat(md5(n::text), 20) FROM generate_series(1, 60000) n";
-    archiving.cluster.psql("postgres", fill);
-    let script = archiving.place.put(
-        "churn.sql",
-        format!("TRUNCATE t;\n{fill};\nDELETE FROM t WHERE n % 3 = 0;\nVACUUM t;\nUPDATE t SET text = 'x' WHERE n % 5 = 0;\n").as_bytes(),
-    );
-    let mut churn = archiving.cluster.client("pgbench");
-    churn.args(["-n", "-t", "6", "-c", "1", "-f"]).arg(&script).arg("postgres");
-    let churn = Running::start(&mut churn);
-    std::thread::sleep(Duration::from_millis(300));
-    backup(&archiving);
-    churn.wait().ok();
-    let expected = archiving.cluster.psql("postgres", "SELECT count(*), sum(hashtext(text)::bigint) FROM t");
+    // So that reading takes longer than what happens meanwhile.
+    archiving.place.set("BACKUP_COMPRESSION", "zstd:19");
+    let psql = |sql: &str| archiving.cluster.psql("postgres", sql);
+    psql("CREATE TABLE steps (at pg_lsn); CREATE TABLE t (n int, text text)");
+    let fill = |rows: u32| {
+        format!("INSERT INTO t SELECT n, repeat(md5(n::text), 30) FROM generate_series(1, {rows}) n")
+    };
+    psql(&fill(1_050_000));
+    psql("CREATE INDEX ON t (n)");
+    let size: u64 = psql("SELECT pg_relation_size('t')").parse().unwrap();
+    assert!(size > 1 << 30, "{size}");
+    let running =
+        archiving.place.start(&[], &["--output", "json", "backup", "cluster", "--fast", "--jobs", "1"]);
+    let in_backup_mode = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_tablespace_location%' \
+                          AND state = 'idle' AND pid <> pg_backend_pid()";
+    wait_for("the backup to read", || (psql(in_backup_mode) != "0").then_some(()));
+    for sql in [
+        "DELETE FROM t WHERE n > 900000",
+        // Gives the end of the file back.
+        "VACUUM t",
+        "INSERT INTO steps SELECT pg_current_wal_insert_lsn()",
+        "TRUNCATE t",
+        &fill(60_000),
+        "DELETE FROM t WHERE n % 3 = 0",
+        "VACUUM t",
+        "UPDATE t SET text = 'x' WHERE n % 5 = 0",
+        "INSERT INTO steps SELECT pg_current_wal_insert_lsn()",
+    ] {
+        psql(sql);
+    }
+    let report = running.wait().ok().json();
+    let stop = report["wal"]["stop_lsn"].as_str().unwrap();
+    let during = psql(&format!("SELECT count(*) FROM steps WHERE at < '{stop}'"));
+    assert_eq!(during, "2", "the backup was over before the table was cut off");
+    let expected = psql("SELECT count(*), sum(hashtext(text)::bigint) FROM t");
     archiving.archive();
     let server = recover(&archiving, &[]);
     assert_eq!(server.psql("postgres", "SELECT count(*), sum(hashtext(text)::bigint) FROM t"), expected);
+    server.psql("postgres", "CREATE EXTENSION amcheck");
     let checked = run(server.client("pg_amcheck").args(["-d", "postgres", "--heapallindexed"]));
     assert_eq!(checked.code, 0, "{}{}", checked.stdout, checked.stderr);
 }

@@ -1,22 +1,8 @@
 //! Servers and clients of other major versions than the one that all other tests use.
 
-use std::path::PathBuf;
-
 use crate::pitr;
-use crate::support::{Archiving, Cluster, Place, cluster, ordinary, project, run, set_mode};
-
-/// The programs of this major version, from where `tests/postgres_versions.sh` puts them.
-fn bindir(major: u32) -> PathBuf {
-    let root = std::env::var_os("PGKEEP_POSTGRES_DIR")
-        .map_or_else(|| project().join("target/postgres"), PathBuf::from);
-    let bindir = root.join(major.to_string()).join("bin");
-    assert!(
-        bindir.join("postgres").exists(),
-        "there is no PostgreSQL {major} in {}: run tests/postgres_versions.sh (tests/run.sh does)",
-        root.display()
-    );
-    bindir
-}
+use crate::support::cluster::bindir;
+use crate::support::{Archiving, Cluster, Place, cluster, ordinary, run, set_mode};
 
 /// A server of this version and a place for it that uses the programs of `client`.
 fn server_and_place(server: u32, client: u32) -> (Cluster, Place) {
@@ -187,7 +173,7 @@ fn a_client_older_than_the_server_is_refused() {
         "{}",
         run.stderr
     );
-    assert_eq!(place.backups(), Vec::<PathBuf>::new());
+    assert_eq!(place.backups(), Vec::<std::path::PathBuf>::new());
     let run = place.pgkeep(&["check"]).fails_with(30);
     assert!(run.stdout.contains("older than the server's 18"), "{}", run.stdout);
 }

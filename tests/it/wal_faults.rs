@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::clouds::Cloud;
-use crate::support::faults::SmallDisk;
+use crate::support::faults::{SmallDisk, wait_for};
 use crate::support::proxy::{Fault, Rule};
 use crate::support::s3::Options;
-use crate::support::{Archiving, Cluster, Run, base, give, ordinary, pgkeep_binary, run, set_mode, unique};
+use crate::support::{
+    Archiving, Cluster, Run, Running, base, give, ordinary, pgkeep_binary, run, set_mode, unique,
+};
 
 /// With a local store and two clouds, initialised and archiving.
 pub(crate) fn with_clouds() -> (Archiving, Cloud, Cloud) {
@@ -309,12 +311,14 @@ fn two_hundred_kills_under_load_lose_and_change_no_segment() {
         archiving.cluster.psql("postgres", load);
         archiving.cluster.psql("postgres", "SELECT pg_switch_wal()");
         let Some(name) = oldest_ready(&archiving) else { continue };
+        let mut loading = archiving.cluster.client("psql");
+        let loading = Running::start(loading.args(["-XAtq", "-d", "postgres", "-c", load]));
         let mut push = archiving.place.start(&[], &["wal-push", &path_of(&archiving, &name)]);
         std::thread::sleep(Duration::from_millis(random(35)));
-        if round % 20 == 19 {
+        if round % 10 == 9 {
             // The server, too, in the middle of whatever it does.
-            archiving.cluster.stop();
-            archiving.cluster.start_again();
+            archiving.cluster.kill();
+            wait_for("the server to recover", || archiving.cluster.try_start().then_some(()));
         }
         if push.is_running() {
             push.signal(Signal::KILL);
@@ -324,6 +328,8 @@ fn two_hundred_kills_under_load_lose_and_change_no_segment() {
             let ready = archiving.cluster.data().join(format!("pg_wal/archive_status/{name}.ready"));
             fs::rename(&ready, ready.with_extension("done")).unwrap();
         }
+        // Where the server was killed, it has failed.
+        loading.wait();
     }
     archiving.archive_through("");
     let last = archiving.archive();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
-use super::{base, give, ordinary, run, set_mode, unique};
+use super::{base, give, ordinary, project, run, set_mode, unique};
 
 /// A running server. Superuser `postgres`, reached through a socket, without a password.
 pub(crate) struct Cluster {
@@ -26,8 +26,12 @@ pub(crate) fn cluster() -> &'static Cluster {
     &SHARED
 }
 
-/// The programs of the newest server that is installed.
+/// The programs of the version that `PGKEEP_TEST_POSTGRES` names, from where `tests/postgres_versions.sh` puts them; as a rule
+/// those of the newest server that is installed.
 fn newest_bindir() -> PathBuf {
+    if let Some(major) = std::env::var("PGKEEP_TEST_POSTGRES").ok().and_then(|major| major.parse().ok()) {
+        return bindir(major);
+    }
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let number = |path: &Path| path.file_name()?.to_str()?.parse::<u32>().ok();
     let mut found: Vec<(u32, PathBuf)> = versions
@@ -39,6 +43,19 @@ fn newest_bindir() -> PathBuf {
         .pop()
         .map(|(_, bin)| bin)
         .expect("no server in /usr/lib/postgresql: install postgresql (tests/run.sh does)")
+}
+
+/// The programs of this major version, from where `tests/postgres_versions.sh` puts them.
+pub(crate) fn bindir(major: u32) -> PathBuf {
+    let root = std::env::var_os("PGKEEP_POSTGRES_DIR")
+        .map_or_else(|| project().join("target/postgres"), PathBuf::from);
+    let bindir = root.join(major.to_string()).join("bin");
+    assert!(
+        bindir.join("postgres").exists(),
+        "there is no PostgreSQL {major} in {}: run tests/postgres_versions.sh (tests/run.sh does)",
+        root.display()
+    );
+    bindir
 }
 
 impl Cluster {
@@ -155,6 +172,15 @@ impl Cluster {
     pub(crate) fn stop(&self) {
         let stopped = run(self.pg_ctl().args(["stop", "-s", "-m", "immediate"]));
         assert_eq!(stopped.code, 0, "pg_ctl: {}{}", stopped.stderr, self.log());
+    }
+
+    /// Kills it with signal 9, and waits until its processes have noticed.
+    pub(crate) fn kill(&self) {
+        let lock = self.data.join("postmaster.pid");
+        let text = std::fs::read_to_string(lock).expect("postmaster.pid");
+        let number = text.lines().next().and_then(|line| line.parse().ok()).expect("a process");
+        let pid = rustix::process::Pid::from_raw(number).expect("a process");
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("kill the server");
     }
 
     fn pg_ctl(&self) -> Command {

@@ -7,7 +7,7 @@
 #![allow(dead_code, unused_imports, reason = "the tests and the benchmarks use each a part of it")]
 
 pub(crate) mod archiving;
-mod cluster;
+pub(crate) mod cluster;
 pub(crate) mod faults;
 pub(crate) mod many;
 mod place;

@@ -45,6 +45,9 @@ impl Place {
         ] {
             place.set(name, value);
         }
+        if std::env::var_os("PGKEEP_TEST_POSTGRES").is_some() {
+            place.set("BACKUP_PG_BINDIR", &cluster.bindir.display().to_string());
+        }
         place
     }
 
