@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
-# Tries pgkeep with servers and clients of PostgreSQL 14, 16, 17 and 18 (15 is what all other tests use): databases, cluster
-# backups, WAL and recovery to a point in time, with each version's own programs as judges. Fetches what is missing.
+# Runs the tests of archiving, cluster backups and recovery with servers and clients of PostgreSQL 16, 17 and 18 (all other
+# tests use 15, and tests/it/versions.rs takes databases from each version to each). Fetches what is missing.
 #
-#   tests/acceptance/postgresql_versions.sh
+#   tests/acceptance/postgresql_versions.sh [VERSION]...
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-exec tests/run.sh --test it versions::
+(($#)) || set -- 16 17 18
+for version; do
+    printf 'PostgreSQL %s\n' "$version"
+    PGKEEP_TEST_POSTGRES=$version tests/run.sh --test it -- wal pitr
+done

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::pitr::{backup, fresh, recover, restore, until_promoted};
 use crate::pitr_faults::{archive_on, takes_over};
-use crate::support::faults::stopped_at;
+use crate::support::faults::{stopped_at, wait_for};
 use crate::support::{Archiving, Cluster, base, give, ordinary, run, set_mode, unique};
 
 #[test]
@@ -240,4 +240,27 @@ fn group_rights_come_back() {
     let mode =
         |name: &str| fs::metadata(directory.join("data").join(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode("postgresql.auto.conf"), mode("postgresql.conf"), mode("")), (0o640, 0o640, 0o750));
+}
+
+#[test]
+fn a_standby_is_promoted_while_the_stores_are_away() {
+    let archiving = Archiving::ready();
+    archiving.cluster.psql("postgres", "CREATE TABLE t AS SELECT generate_series(1, 1000) AS n");
+    backup(&archiving);
+    archiving.archive();
+    let directory = fresh();
+    restore(&archiving, &directory, &["--standby"]).ok();
+    let standby = Cluster::around(directory, archiving.cluster.bindir.clone());
+    standby.start_again();
+    wait_for("the standby to follow", || {
+        (standby.psql("postgres", "SELECT pg_is_in_recovery() AND count(*) = 1000 FROM t") == "t")
+            .then_some(())
+    });
+    archiving.cluster.stop();
+    fs::rename(archiving.place.store(), archiving.place.path("burnt")).unwrap();
+    standby.psql("postgres", "SELECT pg_promote(true, 60)");
+    until_promoted(&standby);
+    assert_eq!(standby.psql("postgres", "SELECT count(*) FROM t"), "1000");
+    let timeline = "SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)";
+    assert_eq!(standby.psql("postgres", timeline), "00000002", "{}", standby.log());
 }

@@ -246,7 +246,7 @@ fn a_backup_that_is_not_there_is_not_restored() {
     let place = Place::ready();
     let run = place.pgkeep(&["restore", "latest", "--yes"]).fails_with(1);
     insta::assert_snapshot!(run.message(), @r"
-    pgkeep: there is no backup
+    pgkeep: there is no backup of a database
     hint: `pgkeep list` shows what there is; if the catalog is new, run `pgkeep catalog rebuild`.
     ");
     let run = place.pgkeep(&["restore", "20200101T000000Z", "--yes"]).fails_with(1);
