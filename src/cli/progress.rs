@@ -94,6 +94,7 @@ impl Console {
                 bar.set_length(counter.total().max(done));
             }
             bar.set_position(done);
+            bar.set_message(counter.text());
             if counter.is_finished() {
                 bar.finish_and_clear();
             }
@@ -130,7 +131,7 @@ impl Progress for Console {
     }
 
     fn waiting(&self, label: &str) -> Stage {
-        self.begin(label, 0, "{prefix:>8} {elapsed}")
+        self.begin(label, 0, "{prefix:>8} {elapsed} {msg}")
     }
 
     fn detail(&self, text: &str) {

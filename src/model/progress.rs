@@ -1,7 +1,7 @@
 //! How far a run is: counters that stages advance and the command line shows.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What one stage has done so far, in bytes or other units.
 #[derive(Debug, Default)]
@@ -9,6 +9,7 @@ pub struct Counter {
     done: AtomicU64,
     total: AtomicU64,
     finished: AtomicBool,
+    text: Mutex<String>,
 }
 
 impl Counter {
@@ -20,6 +21,11 @@ impl Counter {
     /// Units in all as far as is known; 0 when nothing is.
     pub fn total(&self) -> u64 {
         self.total.load(Ordering::Relaxed)
+    }
+
+    /// Where it is, in words; empty when it has not said.
+    pub fn text(&self) -> String {
+        self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether the stage has ended.
@@ -48,6 +54,11 @@ impl Stage {
     /// Counts units as done.
     pub fn add(&self, units: u64) {
         self.0.done.fetch_add(units, Ordering::Relaxed);
+    }
+
+    /// Says where it is, for stages whose units say too little.
+    pub fn say(&self, text: String) {
+        *self.0.text.lock().unwrap_or_else(PoisonError::into_inner) = text;
     }
 
     /// Corrects the estimate.

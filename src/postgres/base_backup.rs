@@ -158,6 +158,12 @@ impl Begun {
     }
 }
 
+/// The file that the server's archiver has archived last.
+pub async fn last_archived(server: &Server) -> anyhow::Result<Option<String>> {
+    let sql = "SELECT last_archived_wal FROM pg_stat_archiver";
+    Ok(server.query_one("ask the archiver", sql, &[]).await?.get(0))
+}
+
 /// What the archiver says of itself: why something is late.
 pub async fn archiver_account(server: &Server) -> anyhow::Result<String> {
     let sql = "SELECT last_archived_wal, failed_count, last_failed_wal, \

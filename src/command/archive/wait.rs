@@ -8,7 +8,6 @@ use crate::command::Context;
 use crate::format::cluster::Cluster;
 use crate::model::{Bytes, Elapsed, Fault, Kind, StoreName, WalName};
 use crate::postgres::{Server, base_backup};
-use crate::store::{ReadStore, StoreError};
 
 /// How often is looked: a directory of this machine costs nothing, a request to a cloud does.
 const LOOK_HERE: Duration = Duration::from_millis(50);
@@ -16,13 +15,14 @@ const LOOK_THERE: Duration = Duration::from_secs(2);
 /// How many names a message holds.
 const NAMED: usize = 5;
 
-/// Waits until every segment of the backup is in at least one store.
+/// Waits until every segment of the backup is safe: in as many stores as count (`BACKUP_MIN_COPIES`), or in one and archived
+/// by the word of the server, whose `archive_command` says so only then.
 pub(in crate::command) async fn until_archived(
     context: &Context,
     server: &Server,
     cluster: &Cluster,
 ) -> anyhow::Result<()> {
-    let needed = needed(cluster)?;
+    let mut needed: Needed = names(cluster)?.into_iter().map(|name| (name, BTreeSet::new())).collect();
     let waiting = context.progress.waiting("archive");
     let begun = Instant::now();
     let has_local = context.reading().each().any(|store| store.name() == StoreName::Local);
@@ -33,20 +33,30 @@ pub(in crate::command) async fn until_archived(
         if there {
             asked_there = Some(Instant::now());
         }
-        let (missing, failed) = missing(context, &needed, there).await;
-        if missing.is_empty() {
+        let failed = look_for(context, &mut needed, there).await;
+        // What it can't say, the stores will.
+        let archived = base_backup::last_archived(server).await.unwrap_or_default();
+        let is_safe = |name: &WalName, stores: &BTreeSet<StoreName>| {
+            stores.len() >= context.settings.min_copies
+                || (!stores.is_empty() && archived.as_deref().is_some_and(|last| name.as_str() <= last))
+        };
+        needed.retain(|name, stores| !is_safe(name, stores));
+        if needed.is_empty() {
             drop(waiting);
             return Ok(());
         }
         if there && begun.elapsed() > context.settings.archive_timeout {
-            return Err(late(server, &missing, &failed, begun.elapsed(), cluster).await);
+            return Err(late(server, &needed, &failed, begun.elapsed(), cluster).await);
         }
         tokio::time::sleep(if has_local { LOOK_HERE } else { LOOK_THERE }).await;
     }
 }
 
+/// What is waited for, and the stores that have it.
+type Needed = BTreeMap<WalName, BTreeSet<StoreName>>;
+
 /// The segments from the first to the last.
-fn needed(cluster: &Cluster) -> anyhow::Result<BTreeSet<WalName>> {
+fn names(cluster: &Cluster) -> anyhow::Result<BTreeSet<WalName>> {
     let (first, last): (WalName, WalName) = (cluster.first_segment.parse()?, cluster.last_segment.parse()?);
     let mut names = BTreeSet::new();
     let mut next = Some(first);
@@ -57,71 +67,52 @@ fn needed(cluster: &Cluster) -> anyhow::Result<BTreeSet<WalName>> {
     Ok(names)
 }
 
-/// Those that no store has. The local one is asked first; the others only for what it lacks, the last one first, because
-/// the server archives in order.
-async fn missing(
-    context: &Context,
-    needed: &BTreeSet<WalName>,
-    there: bool,
-) -> (BTreeSet<WalName>, Vec<String>) {
-    let (mut missing, mut failed) = (needed.clone(), Vec::new());
-    let mut stores = context.reading().by_preference();
-    stores.retain(|store| there || store.name() == StoreName::Local);
-    stores.sort_by_key(|store| store.name() != StoreName::Local);
-    for store in stores {
-        let mut groups: BTreeMap<String, WalName> = BTreeMap::new();
-        for name in &missing {
-            groups.entry(name.group().to_owned()).or_insert_with(|| name.clone());
+/// Looks into the stores, those elsewhere only when it is their turn. Returns what those say that can't be asked.
+async fn look_for(context: &Context, needed: &mut Needed, there: bool) -> Vec<String> {
+    let groups: BTreeMap<String, WalName> =
+        needed.keys().map(|name| (name.group().to_owned(), name.clone())).collect();
+    let mut failed = Vec::new();
+    for store in context.reading().by_preference() {
+        if !there && store.name() != StoreName::Local {
+            continue;
         }
+        // The last ones first: the server archives in order.
         for name in groups.values().rev() {
-            match take_away(context, &*store, name, &mut missing).await {
-                Ok(true) => {}
-                Ok(false) => break,
+            match look::around(&*store, &context.settings.cluster, name).await {
+                Ok(archived) if archived.is_empty() => break,
+                Ok(archived) => {
+                    for it in &archived {
+                        if let Some(stores) = needed.get_mut(&it.name) {
+                            stores.insert(store.name());
+                        }
+                    }
+                }
                 Err(error) => {
+                    context.reading().failed(&error);
                     failed.push(error.to_string());
                     break;
                 }
             }
         }
-        if missing.is_empty() {
-            break;
-        }
     }
-    (missing, failed)
-}
-
-/// False when there is no sense in asking this store for more.
-async fn take_away(
-    context: &Context,
-    store: &dyn ReadStore,
-    name: &WalName,
-    missing: &mut BTreeSet<WalName>,
-) -> Result<bool, StoreError> {
-    match look::around(store, &context.settings.cluster, name).await {
-        Ok(archived) => {
-            for it in &archived {
-                missing.remove(&it.name);
-            }
-            Ok(!archived.is_empty())
-        }
-        Err(error) => {
-            context.reading().failed(&error);
-            Err(error)
-        }
-    }
+    failed
 }
 
 /// Who is late.
 async fn late(
     server: &Server,
-    missing: &BTreeSet<WalName>,
+    missing: &Needed,
     failed: &[String],
     after: Duration,
     cluster: &Cluster,
 ) -> anyhow::Error {
     let account = base_backup::archiver_account(server).await;
     let account = account.unwrap_or_else(|error| format!("the archiver could not be asked ({error:#})"));
-    let mut named: Vec<String> = missing.iter().take(NAMED).map(ToString::to_string).collect();
+    let text = |(name, stores): (&WalName, &BTreeSet<StoreName>)| {
+        let stores: Vec<String> = stores.iter().map(ToString::to_string).collect();
+        if stores.is_empty() { name.to_string() } else { format!("{name} (only in {})", stores.join(", ")) }
+    };
+    let mut named: Vec<String> = missing.iter().take(NAMED).map(text).collect();
     if missing.len() > NAMED {
         named.push(format!("{} more", missing.len() - NAMED));
     }

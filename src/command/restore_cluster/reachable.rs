@@ -55,7 +55,9 @@ impl Asked<'_> {
         }
         let until_time = match wanted {
             Target::Lsn(lsn) => self.refuse_position(*lsn, chosen, &reach).await.map(|()| None)?,
-            Target::Time(_) | Target::End => self.refuse_time(chosen, &reach).await?,
+            Target::Time(_) | Target::End => {
+                self.refuse_time(chosen, &reach, after(bases, wanted, way)).await?
+            }
             Target::Consistent | Target::Transaction(_) | Target::Name(_) => None,
         };
         Ok((chosen, reach, until_time))
@@ -107,7 +109,12 @@ impl Asked<'_> {
     }
 
     /// Recovery stops before the first transaction that ended later: there must be one.
-    async fn refuse_time(&self, base: &Base, reach: &Reach) -> anyhow::Result<Option<String>> {
+    async fn refuse_time(
+        &self,
+        base: &Base,
+        reach: &Reach,
+        after: Option<String>,
+    ) -> anyhow::Result<Option<String>> {
         // At the end only in order to say when it is.
         let segments = match self.target {
             Target::End => &reach.segments[reach.segments.len().saturating_sub(LOOKED_INTO)..],
@@ -116,7 +123,11 @@ impl Asked<'_> {
         let stops = self.inventory.last_stops(self.context, segments).await?;
         let shown = stops.last_transaction.map(timestamp_text);
         let everything = match (&reach.hole, stops.last_record) {
-            (Some(_), Some(record)) => format!("Everything before the hole: --target-lsn {record}."),
+            (Some(_), Some(record)) => {
+                let after =
+                    after.map_or_else(String::new, |at| format!(" After it: --target-time {at} or later."));
+                format!("Everything before the hole: --target-lsn {record}.{after}")
+            }
             (Some(_), None) => "Give an earlier target (`pgkeep list --recoverable`).".to_owned(),
             (None, _) => {
                 format!(
@@ -148,6 +159,14 @@ impl Asked<'_> {
         };
         Err(self.refused(message, everything).into())
     }
+}
+
+/// From when on the next backup carries again.
+fn after(bases: &[Base], target: &Target, way: &[(u32, Option<Lsn>)]) -> Option<String> {
+    let Target::Time(wanted) = target else { return None };
+    let later =
+        bases.iter().filter(|base| base.consistent_at > *wanted && recovery::is_on_the_way(base, way));
+    later.map(|base| base.consistent_at).min().map(timestamp_text)
 }
 
 fn mark(target: &Target) -> anyhow::Result<Option<Mark>> {

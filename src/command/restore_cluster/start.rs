@@ -61,7 +61,9 @@ pub(super) async fn follow(
     let program = program(context, restore)?;
     let mut started = start(&program, root, &log, request, restore)?;
     let stage = context.progress.waiting("replay");
-    let begun = Instant::now();
+    let segment_size =
+        restore.manifest.physical.as_ref().map_or(1, |cluster| u64::from(cluster.wal_segment_size));
+    let (begun, mut replay) = (Instant::now(), Replay { first: None, segment_size, said: String::new() });
     // Since when it is there and does not let us in.
     let mut locked_out: Option<Instant> = None;
     let mut reached = loop {
@@ -83,12 +85,15 @@ pub(super) async fn follow(
             }
             return Err(ended(&log, root));
         }
-        match look(context, root, request).await {
+        match look(context, root, request, &mut replay).await {
             Ok(Some(reached)) => {
                 drop(stage);
                 break reached;
             }
-            Ok(None) => locked_out = None,
+            Ok(None) => {
+                locked_out = None;
+                stage.say(replay.said.clone());
+            }
             Err(error) => {
                 let since = locked_out.get_or_insert_with(Instant::now);
                 if since.elapsed() > LOCKED_OUT {
@@ -175,11 +180,29 @@ fn start(
     child.with_context(|| format!("start {}", program.display()))
 }
 
+/// How far replay is, and how fast since it was first seen.
+struct Replay {
+    first: Option<(Instant, Lsn)>,
+    segment_size: u64,
+    said: String,
+}
+
+impl Replay {
+    fn say(&mut self, lsn: Option<Lsn>, time: &str) {
+        let Some(lsn) = lsn else { return };
+        let (since, from) = *self.first.get_or_insert_with(|| (Instant::now(), lsn));
+        let segments = lsn.0.saturating_sub(from.0) as f64 / self.segment_size as f64;
+        let rate = segments / since.elapsed().as_secs_f64().max(0.001);
+        self.said = format!("at {lsn}, {time}, {rate:.1} segments/s");
+    }
+}
+
 /// `None` as long as it has not got there. An error when it is ready and can't be asked.
 async fn look(
     context: &Context,
     root: &Path,
     request: &RestoreClusterRequest,
+    replay: &mut Replay,
 ) -> anyhow::Result<Option<Reached>> {
     let Ok(lock) = fs::read_to_string(root.join("postmaster.pid")) else { return Ok(None) };
     let lines: Vec<&str> = lock.lines().map(str::trim).collect();
@@ -206,8 +229,8 @@ async fn look(
         (true, true) => "paused",
         (true, false) if request.standby => "standby",
         (true, false) => {
-            let lsn = lsn.unwrap_or_default();
-            context.progress.detail(&format!("replayed up to {lsn}, {}", time.unwrap_or_default()));
+            replay.say(lsn.and_then(|lsn| lsn.parse().ok()), &time.unwrap_or_default());
+            context.progress.detail(&format!("replay: {}", replay.said));
             return Ok(None);
         }
     };
