@@ -132,17 +132,24 @@ pub async fn load(
 /// The first version that has the setting `transaction_timeout`. Every `pg_restore` since sets it, whatever the server.
 const TRANSACTION_TIMEOUT: u32 = 17;
 
-/// What such a `pg_restore` says of it where the server is older; the server's own words may be in any language.
+/// What such a `pg_restore` says of it where the server is older; the server's own words may be in any language. Without
+/// what stands before it: that is written piece by piece (`pg_log_generic_v` in `src/common/logging.c`), and between the
+/// pieces of one worker come those of another.
 static UNKNOWN_SETTING: [&[&str]; 2] = [
-    &["pg_restore: error: could not execute query: ", "\"transaction_timeout\""],
+    &["could not execute query: ", "\"transaction_timeout\""],
     &["Command was: SET transaction_timeout = 0;"],
 ];
 
 /// Whether nothing is left of what `pg_restore` said but that it passed over errors: those that were expected.
 fn nothing_else_failed(ended: &Ended) -> bool {
-    let expected =
-        |line: &String| line.trim().is_empty() || line.contains("warning: errors ignored on restore: ");
-    ended.status.code() == Some(1) && ended.messages.iter().all(expected)
+    ended.status.code() == Some(1) && ended.messages.iter().all(|line| says_nothing(line))
+}
+
+/// The last line, and pieces of lines whose ends were those that were expected.
+fn says_nothing(line: &str) -> bool {
+    let is_piece = |word: &str| matches!(word, "pg_restore:" | "error:" | "warning:");
+    line.contains("warning: errors ignored on restore: ")
+        || line.replace(':', ": ").split_whitespace().all(is_piece)
 }
 
 /// The major version of the oldest `pg_restore` that reads this table of contents, as far as it says more than that of
@@ -242,4 +249,20 @@ pub async fn apply(
         properties.privileges.clear();
     }
     database::apply(server, &properties, staging).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_of_several_workers_lines_say_nothing_and_an_error_does() {
+        assert!(says_nothing("pg_restore: pg_restore: error: pg_restore:error: "));
+        assert!(says_nothing("pg_restore: warning: errors ignored on restore: 3"));
+        assert!(says_nothing(""));
+        assert!(!says_nothing(
+            "pg_restore: error: could not execute query: ERROR:  role \"a\" does not exist"
+        ));
+        assert!(!says_nothing("could not execute query: ERROR:  out of memory"));
+    }
 }

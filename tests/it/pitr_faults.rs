@@ -5,6 +5,8 @@ use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::clouds::Cloud;
 use crate::pitr::{backup, fresh, now, recover, restore, until_promoted};
 use crate::support::faults::{stopped_at, wait_for};
@@ -356,7 +358,7 @@ fn a_damaged_page_is_named_and_the_backup_is_kept() {
 fn a_table_of_1_gb_that_is_truncated_and_vacuumed_while_it_is_read_comes_back_whole() {
     let archiving = Archiving::new(&[("autovacuum", "off"), ("max_wal_size", "4GB")]);
     archiving.begin();
-    // So that reading takes longer than what happens meanwhile.
+    // So that reading takes a while.
     archiving.place.set("BACKUP_COMPRESSION", "zstd:19");
     let psql = |sql: &str| archiving.cluster.psql("postgres", sql);
     psql("CREATE TABLE steps (at pg_lsn); CREATE TABLE t (n int, text text)");
@@ -372,6 +374,9 @@ fn a_table_of_1_gb_that_is_truncated_and_vacuumed_while_it_is_read_comes_back_wh
     let in_backup_mode = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_tablespace_location%' \
                           AND state = 'idle' AND pid <> pg_backend_pid()";
     wait_for("the backup to read", || (psql(in_backup_mode) != "0").then_some(()));
+    // In the middle of the table, and until all of this is done.
+    std::thread::sleep(Duration::from_millis(700));
+    running.signal(Signal::STOP);
     for sql in [
         "DELETE FROM t WHERE n > 900000",
         // Gives the end of the file back.
@@ -386,6 +391,7 @@ fn a_table_of_1_gb_that_is_truncated_and_vacuumed_while_it_is_read_comes_back_wh
     ] {
         psql(sql);
     }
+    running.signal(Signal::CONT);
     let report = running.wait().ok().json();
     let stop = report["wal"]["stop_lsn"].as_str().unwrap();
     let during = psql(&format!("SELECT count(*) FROM steps WHERE at < '{stop}'"));
