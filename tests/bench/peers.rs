@@ -51,8 +51,8 @@ impl Peers {
             std::env::var_os("PGKEEP_BENCH_PGBACKREST").map_or_else(|| "pgbackrest".into(), PathBuf::from);
         let peers = Self { cluster, place, program };
         peers.configure();
-        let version = run(&mut peers.theirs(&["version"]));
-        assert_eq!(version.code, 0, "pgBackRest is missing: apt-get install pgbackrest");
+        let version = run(ordinary(&peers.program).arg("version"));
+        assert_eq!(version.code, 0, "pgBackRest is missing: apt-get install pgbackrest: {}", version.stdout);
         println!("against {}", version.stdout.trim());
         peers
     }
