@@ -95,6 +95,9 @@ impl Values {
         for (name, value) in environment {
             let Some(name) = name.to_str() else { continue };
             match value.to_str() {
+                // `pg_ctl -D data` hands it on to the server, and that to archive_command: of the directory in which
+                // pg_ctl was called.
+                Some(value) if name == "PGDATA" && !value.starts_with('/') => {}
                 Some(value) => {
                     values.put(name, Zeroizing::new(value.to_owned()), Source::Environment, faults);
                 }

@@ -12,7 +12,8 @@ use super::measure::{Cost, children, cost, in_turns, peak_memory};
 use super::support::{Cluster, Place, give, ordinary, run, set_mode};
 
 /// A part of the benchmark, by the word that asks for it.
-pub(crate) const SECTIONS: [(&str, fn()); 3] = [("cluster", cluster), ("wal", wal), ("replay", replay)];
+pub(crate) const SECTIONS: [(&str, fn()); 4] =
+    [("cluster", cluster), ("restore", restore), ("wal", wal), ("replay", replay)];
 
 /// How many segments are pushed alone, and how many wait together.
 const ALONE: usize = 20;
@@ -147,22 +148,7 @@ fn cluster() {
         megabytes(repository.last().expect("a backup"))
     );
 
-    let (here, there) = (place.path("ours"), place.path("theirs"));
-    let mut ours = || {
-        drop(fs::remove_dir_all(&here));
-        let arguments = ["-q", "restore", "latest", "--mode", "full", "--to-dir", here.to_str().unwrap()];
-        cost(&mut place.command(&arguments))
-    };
-    let mut theirs = || {
-        drop(fs::remove_dir_all(&there));
-        fs::create_dir(&there).expect("make a directory");
-        set_mode(&there, 0o700);
-        give(&there);
-        cost(&mut peers.theirs(&[&format!("--pg1-path={}", there.display()), "restore"]))
-    };
-    let costs = in_turns(5, &mut [&mut theirs, &mut ours]);
-    print("restore of it", "at most 0.85 of the wall time", costs[1], costs[0]);
-    drop((fs::remove_dir_all(&here), fs::remove_dir_all(&there)));
+    restored(&peers);
 
     place.unset("BACKUP_COMPRESSION");
     let mut ours = || cost(&mut place.command(&["-q", "backup", "cluster", "--fast"]));
@@ -189,6 +175,39 @@ fn cluster() {
         megabytes(&newest),
         megabytes(repository.last().expect("a backup"))
     );
+}
+
+/// Restores of the newest backups, into directories that are not there.
+fn restored(peers: &Peers) {
+    let place = &peers.place;
+    let (here, there) = (place.path("ours"), place.path("theirs"));
+    let mut ours = || {
+        drop(fs::remove_dir_all(&here));
+        let arguments = ["-q", "restore", "latest", "--mode", "full", "--to-dir", here.to_str().unwrap()];
+        cost(&mut place.command(&arguments))
+    };
+    let mut theirs = || {
+        drop(fs::remove_dir_all(&there));
+        fs::create_dir(&there).expect("make a directory");
+        set_mode(&there, 0o700);
+        give(&there);
+        cost(&mut peers.theirs(&[&format!("--pg1-path={}", there.display()), "restore"]))
+    };
+    let costs = in_turns(9, &mut [&mut theirs, &mut ours]);
+    print("restore of it", "at most 0.85 of the wall time", costs[1], costs[0]);
+    drop((fs::remove_dir_all(&here), fs::remove_dir_all(&there)));
+}
+
+/// The restore alone.
+fn restore() {
+    println!("\n## Cluster restore against pgBackRest");
+    let peers = Peers::new(90);
+    peers.archive_through_pgkeep();
+    peers.place.set("BACKUP_COMPRESSION", "zstd:3");
+    peers.place.pgkeep(&["-q", "backup", "cluster", "--fast", "--jobs", "2"]).ok();
+    let made = run(&mut peers.theirs(&["--type=full", "--no-archive-check", "backup"]));
+    assert_eq!(made.code, 0, "{}{}", made.stdout, made.stderr);
+    restored(&peers);
 }
 
 /// Full segments of 16 MiB that nobody has archived, in a directory that looks like a data directory when asked to.

@@ -135,3 +135,12 @@ fn segments_are_got_beforehand_and_outside_of_pg_wal() {
     let lying = archiving.place.files("state/prefetch");
     assert!(!lying.iter().any(|name| name.ends_with(".unfinished")), "{lying:?}");
 }
+
+#[test]
+fn a_server_that_was_started_in_another_directory_hands_on_a_path_that_is_passed_over() {
+    let archiving = Archiving::ready();
+    // As `pg_ctl -D data` does.
+    archiving.archive_through("PGDATA=data");
+    archiving.archive();
+    assert_eq!(archiving.cluster.psql("postgres", "SELECT failed_count FROM pg_stat_archiver"), "0");
+}

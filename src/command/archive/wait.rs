@@ -12,6 +12,8 @@ use crate::postgres::{Server, base_backup};
 /// How often is looked: a directory of this machine costs nothing, a request to a cloud does.
 const LOOK_HERE: Duration = Duration::from_millis(50);
 const LOOK_THERE: Duration = Duration::from_secs(2);
+/// After how long the operator is told what is waited for.
+const SOON: Duration = Duration::from_secs(10);
 /// How many names a message holds.
 const NAMED: usize = 5;
 
@@ -27,6 +29,7 @@ pub(in crate::command) async fn until_archived(
     let begun = Instant::now();
     let has_local = context.reading().each().any(|store| store.name() == StoreName::Local);
     let mut asked_there: Option<Instant> = None;
+    let mut told = false;
     loop {
         // The clouds are asked seldom: each question is a listing that is paid for.
         let there = asked_there.is_none_or(|asked| asked.elapsed() >= LOOK_THERE);
@@ -47,6 +50,18 @@ pub(in crate::command) async fn until_archived(
         }
         if there && begun.elapsed() > context.settings.archive_timeout {
             return Err(late(server, &needed, &failed, begun.elapsed(), cluster).await);
+        }
+        if there && begun.elapsed() > SOON {
+            let account = account(server).await;
+            if !told {
+                let limit = Elapsed(context.settings.archive_timeout);
+                let text = format!(
+                    "waiting up to {limit} for the WAL of the backup to be archived; the archiver: {account}"
+                );
+                context.progress.note(&text);
+                told = true;
+            }
+            waiting.say(account);
         }
         tokio::time::sleep(if has_local { LOOK_HERE } else { LOOK_THERE }).await;
     }
@@ -98,6 +113,11 @@ async fn look_for(context: &Context, needed: &mut Needed, there: bool) -> Vec<St
     failed
 }
 
+async fn account(server: &Server) -> String {
+    let account = base_backup::archiver_account(server).await;
+    account.unwrap_or_else(|error| format!("it could not be asked ({error:#})"))
+}
+
 /// Who is late.
 async fn late(
     server: &Server,
@@ -106,8 +126,7 @@ async fn late(
     after: Duration,
     cluster: &Cluster,
 ) -> anyhow::Error {
-    let account = base_backup::archiver_account(server).await;
-    let account = account.unwrap_or_else(|error| format!("the archiver could not be asked ({error:#})"));
+    let account = account(server).await;
     let text = |(name, stores): (&WalName, &BTreeSet<StoreName>)| {
         let stores: Vec<String> = stores.iter().map(ToString::to_string).collect();
         if stores.is_empty() { name.to_string() } else { format!("{name} (only in {})", stores.join(", ")) }
