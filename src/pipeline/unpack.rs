@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender};
 
 use anyhow::Context;
 use sha2::{Digest as _, Sha256};
@@ -62,6 +63,9 @@ pub struct Unpack {
     pub stage: Stage,
 }
 
+/// Frames that are checked and wait to be written.
+const CHECKED: usize = 2;
+
 /// Reads, opens, decompresses, checks and hands out the wanted entries. Returns the sink when all was right.
 pub async fn unpack<S: Sink>(
     request: Unpack,
@@ -73,10 +77,16 @@ pub async fn unpack<S: Sink>(
     let by_frame = frames_wanted(&manifest, &entries)?;
     let (opening_in, opening) = mpsc::channel::<Opening>(in_flight());
     let buffers = Buffers::default();
-    let write = spawn_blocking({
-        let (manifest, buffers, stop) = (Arc::clone(&manifest), buffers.clone(), stop.clone());
+    let (checked_in, checked) = std::sync::mpsc::sync_channel::<Checked>(CHECKED);
+    let check = spawn_blocking({
+        let (manifest, stop) = (Arc::clone(&manifest), stop.clone());
         let runtime = tokio::runtime::Handle::current();
-        move || hand_out(&runtime, &manifest, &entries, opening, sink, &buffers, &stage, &stop)
+        move || check(&runtime, &manifest, &entries, opening, &checked_in, &stop)
+    });
+    // Beside it: summing up and writing each take about as long.
+    let write = spawn_blocking({
+        let buffers = buffers.clone();
+        move || hand_out(&checked, sink, &buffers, &stage)
     });
     let fetch = async {
         let mut by_frame = by_frame;
@@ -99,8 +109,12 @@ pub async fn unpack<S: Sink>(
         drop(opening_in);
         Ok(())
     };
-    let both = async { tokio::try_join!(fetch, async { write.await.context("hand out entries")? }) };
-    let ((), sink) = stop.or(both).await?;
+    let all = async {
+        tokio::try_join!(fetch, async { check.await.context("check entries")? }, async {
+            write.await.context("hand out entries")?
+        })
+    };
+    let ((), (), sink) = stop.or(all).await?;
     Ok(sink)
 }
 
@@ -143,33 +157,46 @@ struct Progressing {
     size: u64,
 }
 
-/// Gives the bytes to the sink in order and compares every entry's length and digest at its end.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "runs on a thread of its own and borrows everything from there"
-)]
-fn hand_out<S: Sink>(
+/// A frame whose pieces are in order.
+struct Checked {
+    bytes: Vec<u8>,
+    pieces: Vec<Piece>,
+}
+
+struct Piece {
+    wanted: Wanted,
+    /// The entry is complete with it, and its digest is right.
+    ends: bool,
+}
+
+/// Compares every entry's length and digest at its end, and passes its bytes on. Ends early, without an error, when nobody
+/// takes them any more: who took them says why.
+fn check(
     runtime: &tokio::runtime::Handle,
     manifest: &Manifest,
     entries: &[usize],
     mut opening: mpsc::Receiver<Opening>,
-    mut sink: S,
-    buffers: &Buffers,
-    stage: &Stage,
+    checked: &SyncSender<Checked>,
     stop: &Stop,
-) -> anyhow::Result<S> {
+) -> anyhow::Result<()> {
     let mut under_way: BTreeMap<usize, Progressing> = BTreeMap::new();
     let mut done = 0;
     // Entries without a byte are in no frame.
+    let mut empty = Checked { bytes: Vec::new(), pieces: Vec::new() };
     for &index in entries.iter().filter(|index| manifest.entries[**index].size == 0) {
         finish(manifest, index, Progressing { hasher: Sha256::new(), size: 0 })?;
-        sink.complete(index)?;
+        let wanted = Wanted { entry: index, entry_offset: 0, offset: 0, length: 0 };
+        empty.pieces.push(Piece { wanted, ends: true });
         done += 1;
+    }
+    if checked.send(empty).is_err() {
+        return Ok(());
     }
     while let Some(frame) = opening.blocking_recv() {
         stop.check()?;
         let frame = runtime.block_on(frame).context("open a frame")??;
-        for wanted in &frame.wanted {
+        let mut pieces = Vec::with_capacity(frame.wanted.len());
+        for wanted in frame.wanted {
             let entry = &manifest.entries[wanted.entry];
             let bytes = frame.bytes.get(wanted.offset..wanted.offset + wanted.length).ok_or_else(|| {
                 Fault::new(
@@ -185,17 +212,16 @@ fn hand_out<S: Sink>(
             }
             state.hasher.update(bytes);
             state.size += wanted.length as u64;
-            sink.write(wanted.entry, wanted.entry_offset, bytes)?;
-            stage.add(wanted.length as u64);
-            if state.size == entry.size
-                && let Some(state) = under_way.remove(&wanted.entry)
-            {
+            let ends = state.size == entry.size;
+            if ends && let Some(state) = under_way.remove(&wanted.entry) {
                 finish(manifest, wanted.entry, state)?;
-                sink.complete(wanted.entry)?;
                 done += 1;
             }
+            pieces.push(Piece { wanted, ends });
         }
-        buffers.give_packed(frame.bytes);
+        if checked.send(Checked { bytes: frame.bytes, pieces }).is_err() {
+            return Ok(());
+        }
     }
     // The fetching side says itself why it ended early; this is what it forgot.
     if done != entries.len() {
@@ -206,6 +232,29 @@ fn hand_out<S: Sink>(
             format!("{}: {missing} is not complete in the volumes", manifest.id),
         )
         .err();
+    }
+    Ok(())
+}
+
+/// Gives the bytes to the sink, in order.
+fn hand_out<S: Sink>(
+    checked: &Receiver<Checked>,
+    mut sink: S,
+    buffers: &Buffers,
+    stage: &Stage,
+) -> anyhow::Result<S> {
+    while let Ok(Checked { bytes, pieces }) = checked.recv() {
+        for Piece { wanted, ends } in pieces {
+            if wanted.length > 0 {
+                let piece = &bytes[wanted.offset..wanted.offset + wanted.length];
+                sink.write(wanted.entry, wanted.entry_offset, piece)?;
+                stage.add(wanted.length as u64);
+            }
+            if ends {
+                sink.complete(wanted.entry)?;
+            }
+        }
+        buffers.give_packed(bytes);
     }
     Ok(sink)
 }
