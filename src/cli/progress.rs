@@ -127,7 +127,7 @@ impl Progress for Console {
     }
 
     fn rows(&self, label: &str, total: u64) -> Stage {
-        self.begin(label, total, "{prefix:>8} [{wide_bar}] {human_pos}/{human_len} rows {eta}")
+        self.begin(label, total, "{prefix:>8} [{wide_bar}] {human_pos}/{human_len} rows {per_sec} {eta}")
     }
 
     fn waiting(&self, label: &str) -> Stage {

@@ -279,6 +279,16 @@ pub(super) fn verify(report: &VerifyReport) -> String {
             finding.message
         );
     }
+    for finding in &report.wal_findings {
+        line!(
+            text,
+            "{}: WAL file {} in store {}: {}",
+            finding.state,
+            finding.file,
+            finding.store,
+            finding.message
+        );
+    }
     for away in &report.away {
         line!(text, "away: store {}: {}", away.store, away.message);
     }
@@ -287,6 +297,11 @@ pub(super) fn verify(report: &VerifyReport) -> String {
         (true, true) => "read, decrypted and compared",
         (true, false) => "read and compared (not decrypted: no key is set)",
     };
+    let faults = report.findings.iter().filter(|finding| finding.is_fault()).count();
+    let faults = (faults + report.wal_findings.len()) as u64;
+    if report.wal_copies > 0 {
+        line!(text, "{} of WAL listed", counted(report.wal_copies, "copy"));
+    }
     line!(
         text,
         "{}, {} {how}, {} read, {}: {}",
@@ -294,7 +309,7 @@ pub(super) fn verify(report: &VerifyReport) -> String {
         counted(report.objects, "object"),
         Bytes(report.bytes_read),
         seconds(report.seconds),
-        match (report.findings.iter().filter(|finding| finding.is_fault()).count() as u64, report.backups) {
+        match (faults, report.backups) {
             (0, _) if !report.away.is_empty() => "nothing wrong in the stores that answered".to_owned(),
             (0, 0) => "there is nothing to verify yet".to_owned(),
             (0, _) => "all good".to_owned(),

@@ -64,9 +64,27 @@ impl Report for RecoverableReport {
 
 /// Draws up the ledger.
 pub fn run(shelf: &Shelf) -> anyhow::Result<RecoverableReport> {
-    unrecorded::take_in(&shelf.settings, &shelf.catalog)?;
+    let bases = bases(shelf)?;
+    let windows = windows(shelf, &bases)?;
+    let reached = |id: &BackupId| windows.iter().any(|window| window.backups.contains(id));
+    let inconsistent = bases.iter().map(|base| base.id.clone()).filter(|id| !reached(id)).collect();
+    Ok(RecoverableReport { windows: windows.into_iter().map(shown).collect(), inconsistent })
+}
+
+/// The window to which a backup belongs, the one that ends last; `None` when its WAL is not all there.
+pub(super) fn window_of(shelf: &Shelf, id: &BackupId) -> anyhow::Result<Option<RecoverableWindow>> {
+    let windows = windows(shelf, &bases(shelf)?)?;
+    let of_it = windows.into_iter().filter(|window| window.backups.contains(id));
+    Ok(of_it.max_by_key(|window| (window.timeline, window.until_lsn)).map(shown))
+}
+
+fn bases(shelf: &Shelf) -> anyhow::Result<Vec<Base>> {
     let filter = BackupFilter { kind: Some(BackupKind::Cluster), ..BackupFilter::default() };
-    let bases: Vec<Base> = shelf.catalog.backups().list(&filter)?.iter().filter_map(base).collect();
+    Ok(shelf.catalog.backups().list(&filter)?.iter().filter_map(base).collect())
+}
+
+fn windows(shelf: &Shelf, bases: &[Base]) -> anyhow::Result<Vec<Window>> {
+    unrecorded::take_in(&shelf.settings, &shelf.catalog)?;
     let mut segments: BTreeMap<WalName, Segment> = BTreeMap::new();
     for row in shelf.catalog.wal().all()? {
         if row.file.kind() != WalKind::Segment || row.state != CopyState::Good {
@@ -81,10 +99,7 @@ pub fn run(shelf: &Shelf) -> anyhow::Result<RecoverableReport> {
         };
     }
     let histories = Archive { histories: shelf.catalog.wal().histories()?, ..Archive::default() };
-    let windows = ledger::windows(&bases, &segments, &histories, shelf.settings.stores());
-    let reached = |id: &BackupId| windows.iter().any(|window| window.backups.contains(id));
-    let inconsistent = bases.iter().map(|base| base.id.clone()).filter(|id| !reached(id)).collect();
-    Ok(RecoverableReport { windows: windows.into_iter().map(shown).collect(), inconsistent })
+    Ok(ledger::windows(bases, &segments, &histories, shelf.settings.stores()))
 }
 
 fn shown(window: Window) -> RecoverableWindow {

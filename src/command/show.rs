@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::backup::WalRange;
 use super::context::keyring;
 use super::list::{ListedBackup, listed};
+use super::recoverable::{self, RecoverableWindow};
 use super::stores::replicas;
 use super::{Report, Shelf, manifests};
 use crate::catalog::{Proof, WalPlace};
@@ -96,6 +97,9 @@ pub struct ShowReport {
     pub copies: Vec<ShownCopy>,
     /// The WAL that a backup of a cluster needs.
     pub wal: Option<WalRange>,
+    /// How far the archive carries a backup of a cluster; nothing where its WAL is not all there, as far as the catalog
+    /// knows.
+    pub recoverable: Option<RecoverableWindow>,
     /// The tables of a database, largest first; nothing without a key.
     pub tables: Option<Vec<ShownTable>>,
     /// What is in a cluster's backup; nothing without a key.
@@ -143,6 +147,7 @@ pub async fn run(shelf: &Shelf, backup: &str) -> anyhow::Result<ShowReport> {
         run: row.run_id.as_ref().map(ToString::to_string),
         places: places.into_iter().flatten().cloned().collect(),
         copies: copies.collect(),
+        recoverable: row.wal.map(|_| recoverable::window_of(shelf, &row.id)).transpose()?.flatten(),
         wal: row.wal.map(range),
         tables: manifest.as_ref().filter(|manifest| manifest.database.is_some()).map(tables),
         physical: manifest.as_ref().and_then(physical),

@@ -7,6 +7,7 @@ use std::time::Instant;
 use chrono::{TimeDelta, Utc};
 use serde::Serialize;
 
+use super::archive::reconcile::{self, WalFinding};
 use super::listing::{self, Listings, Objects};
 use super::manifests;
 use super::stores::{self, Absent};
@@ -89,6 +90,10 @@ pub struct VerifyReport {
     pub bytes_read: u64,
     /// What is wrong.
     pub findings: Vec<Finding>,
+    /// Copies of archived WAL files, in all stores; of one backup alone they are not looked at.
+    pub wal_copies: u64,
+    /// What is wrong with others.
+    pub wal_findings: Vec<WalFinding>,
     /// Stores that could not be looked at, or not to the end.
     pub away: Vec<Away>,
     /// Duration in seconds.
@@ -101,9 +106,11 @@ impl Report for VerifyReport {
         let owed = CopyState::Owed.as_str();
         let (incomplete, damaged): (Vec<_>, Vec<_>) =
             faults.partition(|finding| finding.state == UNKNOWN || finding.state == owed);
-        if !damaged.is_empty() {
+        let (wal_owed, wal_damaged): (Vec<_>, Vec<_>) =
+            self.wal_findings.iter().partition(|finding| finding.state == CopyState::Owed);
+        if !damaged.is_empty() || !wal_damaged.is_empty() {
             Some(Kind::Damaged)
-        } else if !incomplete.is_empty() || !self.away.is_empty() {
+        } else if !wal_owed.is_empty() || !incomplete.is_empty() || !self.away.is_empty() {
             Some(Kind::Incomplete)
         } else {
             None
@@ -133,6 +140,8 @@ pub async fn run(context: &Context, request: &VerifyRequest) -> anyhow::Result<V
         objects: 0,
         bytes_read: 0,
         findings: Vec::new(),
+        wal_copies: 0,
+        wal_findings: Vec::new(),
         away,
         seconds: 0.0,
     };
@@ -140,6 +149,13 @@ pub async fn run(context: &Context, request: &VerifyRequest) -> anyhow::Result<V
     let stores: Vec<_> =
         context.reading().each().filter(|store| listings.listed.contains_key(&store.name())).collect();
     let stage = context.progress.bytes("verify", if request.deep { total * stores.len() as u64 } else { 0 });
+    if request.backup.is_none() {
+        let of: Vec<_> = stores.iter().map(|store| Arc::clone(store)).collect();
+        let (copies, findings, failed) = reconcile::reconcile(context, &of).await?;
+        (report.wal_copies, report.wal_findings) = (copies, findings);
+        let failed = failed.iter().map(|error| Away { store: error.store, message: error.to_string() });
+        report.away.extend(failed);
+    }
     for store in stores {
         let strange = strange(&listings.listed[&store.name()], &rows, store.name());
         for row in &backups {

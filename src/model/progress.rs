@@ -56,6 +56,11 @@ impl Stage {
         self.0.done.fetch_add(units, Ordering::Relaxed);
     }
 
+    /// So many units are done, for what is measured and not counted.
+    pub fn set_done(&self, units: u64) {
+        self.0.done.store(units, Ordering::Relaxed);
+    }
+
     /// Says where it is, for stages whose units say too little.
     pub fn say(&self, text: String) {
         *self.0.text.lock().unwrap_or_else(PoisonError::into_inner) = text;

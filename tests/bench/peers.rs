@@ -17,7 +17,7 @@ pub(crate) const SECTIONS: [(&str, fn()); 4] =
 
 /// How many segments are pushed alone, and how many wait together.
 const ALONE: usize = 20;
-const TOGETHER: usize = 100;
+const TOGETHER: usize = 200;
 
 /// A cluster, a place of pgkeep's, and a repository of pgBackRest's.
 struct Peers {

@@ -38,7 +38,13 @@ fn assert_balanced(sums: &str) {
 
 #[test]
 fn under_full_load_a_recorded_instant_comes_back_with_an_exact_balance_sheet() {
-    let archiving = Archiving::ready();
+    // Pages are read while they are written: a checksum that is wrong must be read again before it is believed.
+    let cluster = Cluster::made_with(
+        &["--wal-segsize=1", "--data-checksums"],
+        &[("archive_mode", "on"), ("archive_command", "/bin/false"), ("max_wal_senders", "5")],
+    );
+    let archiving = Archiving::on(cluster);
+    archiving.begin();
     pgbench(&archiving.cluster, &["-i", "-q", "-s", "1"]).wait().ok();
     let load = pgbench(&archiving.cluster, &["-c", "4", "-T", "6"]);
     std::thread::sleep(Duration::from_millis(500));
@@ -178,6 +184,8 @@ fn a_hole_in_one_store_is_bridged_and_one_in_all_is_refused_with_the_times() {
     r2.is_r2_of(&archiving.place);
     archiving.begin();
     backup(&archiving);
+    archiving.cluster.psql("postgres", "CREATE TABLE early (n int)");
+    archiving.archive();
     archiving.cluster.psql("postgres", "CREATE TABLE t (n int); INSERT INTO t VALUES (1)");
     let before = now(&archiving.cluster);
     let hole = archiving.archive();
@@ -191,6 +199,18 @@ fn a_hole_in_one_store_is_bridged_and_one_in_all_is_refused_with_the_times() {
     let directory = fresh();
     let refused = restore(&archiving, &directory, &[]).fails_with(5);
     assert!(refused.stderr.contains(&format!("{hole} is in no store")), "{}", refused.stderr);
+    // The ledger knows as soon as somebody has looked.
+    let old = "UPDATE wal_segments SET stored_at = '2026-01-01T00:00:00.000Z'";
+    rusqlite::Connection::open(archiving.place.state().join("catalog.sqlite"))
+        .unwrap()
+        .execute(old, [])
+        .unwrap();
+    archiving.place.pgkeep(&["verify"]).fails_with(4);
+    let ledger = archiving.place.pgkeep(&["list", "--recoverable"]);
+    assert_eq!(ledger.code, 4, "{}", ledger.stdout);
+    assert!(ledger.stdout.contains(&hole), "{}", ledger.stdout);
+    let late = restore(&archiving, &directory, &["--target-time", &now(&archiving.cluster)]).fails_with(5);
+    assert!(late.stderr.contains("the last transaction before it ended at 20"), "{}", late.stderr);
     assert!(!directory.join("data").exists(), "refused before a byte is written");
     // With what the hint says it goes as far as can be.
     let hint = refused.stderr.split("--target-lsn ").nth(1).unwrap().split_whitespace().next().unwrap();

@@ -291,9 +291,15 @@ fn a_statement_that_fails_in_the_checks_replaces_nothing() {
     let directory = place.path("bin");
     fs::create_dir(&directory).unwrap();
     set_mode(&directory, 0o755);
-    for (damage, words) in [
-        ("DROP TABLE orders", "orders"),
-        ("ALTER TABLE tenants RENAME COLUMN id TO number; DROP TABLE items", "items"),
+    for (damage, words, code) in [
+        ("DROP TABLE orders", "orders", 30),
+        (
+            "UPDATE pg_index SET indisvalid = false WHERE indexrelid = $q$items_pkey$q$::regclass",
+            "items_pkey is not valid",
+            4,
+        ),
+        ("ALTER TABLE items ADD CONSTRAINT doubted CHECK (true) NOT VALID", "doubted is not valid", 4),
+        ("ALTER TABLE tenants RENAME COLUMN id TO number; DROP TABLE items", "items", 30),
     ] {
         let script = format!(
             "#!/bin/bash\nreal={}\n[[ $* == *--exit-on-error* ]] || exec \"$real/pg_restore\" \"$@\"\n\
@@ -305,7 +311,7 @@ fn a_statement_that_fails_in_the_checks_replaces_nothing() {
         set_mode(&program, 0o755);
         place.set("BACKUP_PG_BINDIR", &directory.display().to_string());
         for arguments in [&["--yes"][..], &["--yes", "--terminate", "--drop-old"]] {
-            let run = place.pgkeep(&[&["restore", "latest"], arguments].concat()).fails_with(30);
+            let run = place.pgkeep(&[&["restore", "latest"], arguments].concat()).fails_with(code);
             assert!(run.stderr.contains(words) && run.stderr.contains("hint: "), "{}", run.stderr);
             assert_eq!(cluster.databases_like(&database), std::slice::from_ref(&database));
             assert_eq!(cluster.dump(&database), before);

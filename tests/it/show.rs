@@ -26,7 +26,7 @@ fn everything_about_a_backup_as_json() {
     assert_eq!(shown["run"], run[0][0]);
     let mut fields: Vec<&String> = shown.as_object().unwrap().keys().collect();
     fields.sort();
-    insta::assert_snapshot!(format!("{fields:?}"), @r#"["bytes_per_second", "codec", "copies", "copies_not_good", "database", "finished_at", "id", "kind", "original_size_bytes", "pgkeep_version", "physical", "places", "postgres_version", "ratio", "rows", "run", "seconds", "size_bytes", "started_at", "stores", "system_identifier", "tables", "wal"]"#);
+    insta::assert_snapshot!(format!("{fields:?}"), @r#"["bytes_per_second", "codec", "copies", "copies_not_good", "database", "finished_at", "id", "kind", "original_size_bytes", "pgkeep_version", "physical", "places", "postgres_version", "ratio", "recoverable", "rows", "run", "seconds", "size_bytes", "started_at", "stores", "system_identifier", "tables", "wal"]"#);
     let mut fields: Vec<&String> = copies[0].as_object().unwrap().keys().collect();
     fields.sort();
     insta::assert_snapshot!(format!("{fields:?}"), @r#"["note", "object", "proven_at", "proven_how", "sha256", "size_bytes", "state", "store"]"#);

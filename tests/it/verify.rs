@@ -105,7 +105,8 @@ fn a_store_that_fails_while_a_copy_is_decrypted_is_away_and_the_others_go_on() {
         vec![
             Rule::new(gone()).on("GET", "data.").from(volumes + 1),
             Rule::new(gone()).on("GET", "identity").from(2),
-            Rule::new(Fault::Answer(EMPTY_LIST.into())).on("GET", "list-type").from(2),
+            // After the backups and the WAL were listed.
+            Rule::new(Fault::Answer(EMPTY_LIST.into())).on("GET", "list-type").from(3),
         ],
     ] {
         for rule in &rules {

@@ -56,6 +56,58 @@ fn the_same_segment_again_is_fine_and_other_bytes_are_refused() {
 }
 
 #[test]
+fn histories_backup_labels_and_partial_segments_are_archived_under_the_same_rule() {
+    let archiving = Archiving::ready();
+    let segment = archiving.archive();
+    let directory = archiving.place.path("files");
+    fs::create_dir(&directory).unwrap();
+    give(&directory);
+    let bytes = fs::read(archiving.cluster.data().join("pg_wal").join(&segment)).unwrap();
+    let partial =
+        format!("{}{:08X}.partial", &segment[..16], u32::from_str_radix(&segment[16..], 16).unwrap());
+    for (name, content) in [
+        ("00000002.history".to_owned(), b"1\t0/3000000\tno recovery target specified\n".to_vec()),
+        (format!("{segment}.00000028.backup"), b"START WAL LOCATION: 0/3000028\n".to_vec()),
+        (partial.clone(), bytes.clone()),
+    ] {
+        let path = directory.join(&name);
+        fs::write(&path, &content).unwrap();
+        let push = || archiving.place.pgkeep(&["--output", "json", "wal-push", path.to_str().unwrap()]);
+        assert_eq!(push().ok().json()["known"], false, "{name}");
+        assert_eq!(push().ok().json()["known"], true, "{name}");
+        let mut other = content.clone();
+        let last = other.len() - 2;
+        other[last] ^= 1;
+        fs::write(&path, &other).unwrap();
+        let refused = push().fails_with(5);
+        assert!(refused.stderr.contains("nothing was overwritten"), "{}", refused.stderr);
+        let fetched = archiving.place.path("fetched");
+        archiving.place.pgkeep(&["wal-fetch", &name, fetched.to_str().unwrap()]).ok();
+        assert_eq!(fs::read(&fetched).unwrap(), content, "{name}");
+    }
+    // What is partial is not taken for the segment.
+    let whole = archiving.archived().into_iter().filter(|name| name.starts_with(&format!("{segment}-")));
+    assert_eq!(whole.count(), 1);
+}
+
+#[test]
+fn what_the_catalog_knows_as_archived_and_no_store_has_is_not_the_end_of_the_archive() {
+    let archiving = Archiving::ready();
+    archiving.archive();
+    let last = archiving.archive();
+    archiving.place.pgkeep(&["list"]).ok();
+    let wanted = archiving.place.path("wanted");
+    let fetch = || archiving.place.pgkeep(&["wal-fetch", &last, wanted.to_str().unwrap()]);
+    fetch().ok();
+    let directory = format!("store/test/wal/{}/{}", &last[..8], &last[8..16]);
+    for name in archiving.place.files(&directory).into_iter().filter(|name| name.starts_with(&last)) {
+        fs::remove_file(archiving.place.path(&directory).join(name)).unwrap();
+    }
+    let run = fetch().fails_with(200);
+    assert!(run.stderr.contains("was archived and is in no store any more"), "{}", run.stderr);
+}
+
+#[test]
 fn waiting_segments_are_archived_together_and_acknowledged_later() {
     let archiving = Archiving::new(&[]);
     archiving.place.init();
@@ -69,6 +121,10 @@ fn waiting_segments_are_archived_together_and_acknowledged_later() {
     let segments = archiving.place.catalog("SELECT count(*) FROM wal_segments WHERE state = 'good'");
     assert!(segments[0][0].parse::<u32>().unwrap() >= 20, "{segments:?}");
     assert_eq!(archiving.place.files("store/.staging/wal"), [""; 0]);
+    // Those that were archived with the first are known when the server comes to them.
+    let path = archiving.cluster.data().join("pg_wal").join(&last).display().to_string();
+    let again = archiving.place.pgkeep(&["--output", "json", "wal-push", &path]).ok();
+    assert_eq!(again.json()["known"], true);
 }
 
 #[test]

@@ -114,7 +114,35 @@ fn a_damaged_or_missing_copy_is_passed_over_and_healed() {
     let report = archiving.place.pgkeep(&arguments).ok().json();
     assert_eq!(report["store"], "local", "the order is r2, b2, local");
     assert_eq!(fs::read(&wanted).unwrap(), bytes);
+    // What the stores list says who lacks it, and what only looks whole is found when it is read as a source.
+    let place = &archiving.place;
+    let old =
+        format!("UPDATE wal_segments SET stored_at = '2026-01-01T00:00:00.000Z' WHERE segment = '{name}'");
+    rusqlite::Connection::open(place.state().join("catalog.sqlite")).unwrap().execute(&old, []).unwrap();
+    let verified = place.pgkeep(&["verify"]).fails_with(4);
+    assert!(
+        verified.stdout.contains(&format!("missing: WAL file {name} in store b2")),
+        "{}",
+        verified.stdout
+    );
+    place.pgkeep(&["sync"]).ok();
+    assert_eq!(keys(&b2, &name), [key.as_str()], "healed");
+    place.pgkeep(&["verify"]).ok();
+    // Cut short by somebody, and put in its place again.
+    r2.bucket().cut(&key, 5);
+    let verified = place.pgkeep(&["verify"]).fails_with(4);
+    assert!(
+        verified.stdout.contains(&format!("damaged: WAL file {name} in store r2")),
+        "{}",
+        verified.stdout
+    );
+    place.pgkeep(&["sync"]).ok();
+    place.pgkeep(&["verify"]).ok();
+    assert_eq!(r2.bucket().read(&key), b2.bucket().read(&key));
     // All damaged: that is not "not there".
+    for cloud in [&r2, &b2] {
+        cloud.bucket().damage(&key);
+    }
     fs::write(archiving.place.store().join(&key), "nothing").unwrap();
     archiving.place.pgkeep(&arguments).fails_with(200);
 }
@@ -185,6 +213,26 @@ fn a_full_disk_fails_the_command_and_loses_nothing() {
     disk.run(&archiving.place.command(&["wal-push", &path])).ok();
     assert!(disk.files().iter().any(|file| file.contains(&name)), "{:?}", disk.files());
     assert!(!disk.files().iter().any(|file| file.contains(".staging/wal/")), "{:?}", disk.files());
+}
+
+#[test]
+fn a_full_disk_below_the_catalog_keeps_no_wal_waiting() {
+    let archiving = Archiving::ready();
+    let name = archiving.archive();
+    let disk = SmallDisk::mount(&archiving.place.path("small"), "4m");
+    archiving.place.set("BACKUP_STATE_DIR", &archiving.place.path("small/state").display().to_string());
+    archiving.place.set("BACKUP_SCRATCH_DIR", &archiving.place.path("scratch").display().to_string());
+    archiving.place.set("BACKUP_LOCAL_DIR", &archiving.place.path("other").display().to_string());
+    disk.run(&archiving.place.command(&["init"])).ok();
+    disk.fill(0);
+    let push = || disk.run(&archiving.place.command(&["wal-push", &path_of(&archiving, &name)]));
+    let run = push().ok();
+    let stored = archiving.place.files("other").into_iter().any(|file| file.contains(&name));
+    assert!(stored, "{:?} {}", archiving.place.files("other"), run.stderr);
+    disk.empty();
+    push().ok();
+    disk.run(&archiving.place.command(&["catalog", "rebuild"])).ok();
+    disk.run(&archiving.place.command(&["catalog", "check"])).ok();
 }
 
 #[test]

@@ -22,6 +22,14 @@ pub(in crate::cli) fn show(report: &ShowReport) -> String {
                 wal.last_segment,
                 wal.start_lsn
             );
+            let until = match &report.recoverable {
+                None => "not now: its WAL is not all there, see `pgkeep list --recoverable`".to_owned(),
+                Some(window) => format!(
+                    "to any second until about {} (timeline {}, {})",
+                    window.until, window.timeline, window.until_lsn
+                ),
+            };
+            line!(text, "recoverable  {until}");
         }
         (None, None) => {}
     }

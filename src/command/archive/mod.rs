@@ -12,6 +12,7 @@ pub(super) mod inventory;
 pub(super) mod look;
 pub(super) mod owed;
 pub(super) mod prefetch;
+pub(super) mod reconcile;
 pub(super) mod registration;
 mod staged;
 pub(super) mod unrecorded;

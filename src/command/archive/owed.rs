@@ -8,14 +8,14 @@ use chrono::Utc;
 use futures_util::stream::{self, StreamExt as _};
 use serde::Serialize;
 
-use super::{checked, look, unrecorded};
+use super::{checked, look, reconcile};
 use crate::catalog::{CopyState, Severity, WalRow};
 use crate::command::Context;
 use crate::command::stores::Presence;
 use crate::format::keyring::Keyring;
 use crate::model::{Digest, Fault, Kind, Stage, StoreName, WalName};
 use crate::pipeline::read_hashed;
-use crate::store::{Body, Store};
+use crate::store::{Body, ReadStore, Store};
 use crate::system::durable;
 
 /// How many files are under way at the same time.
@@ -52,7 +52,11 @@ pub(in crate::command) async fn make_copies(
     warnings: &mut Vec<String>,
 ) -> anyhow::Result<WalSync> {
     let wal = context.catalog.wal();
-    unrecorded::take_in(&context.settings, &context.catalog)?;
+    // First what the stores themselves say: a copy that somebody removed is owed again.
+    let present: Vec<Arc<dyn ReadStore>> =
+        presence.present.iter().map(|store| Arc::clone(store) as Arc<dyn ReadStore>).collect();
+    let (_, _, failed) = reconcile::reconcile(context, &present).await?;
+    warnings.extend(failed.iter().map(ToString::to_string));
     for store in context.reading().each() {
         wal.expect_in(store.name())?;
     }

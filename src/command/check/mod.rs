@@ -128,13 +128,16 @@ pub async fn run(environment: &Environment) -> CheckReport {
 
 fn state(settings: &Settings, report: &mut CheckReport) {
     let path = &settings.state_dir;
-    match durable::open_to_others(path) {
-        Ok(true) => {
-            let hint = format!("Run `chmod 700 {}`.", path.display());
-            report.warn("state directory", format!("{} is open to other users", path.display()), &hint);
+    if let Ok(true) = durable::open_to_others(path) {
+        let hint = format!("Run `chmod 700 {}`.", path.display());
+        report.warn("state directory", format!("{} is open to other users", path.display()), &hint);
+    }
+    // Runs, locks and the catalog's journal are written there; what is not there is said by the catalog.
+    if path.exists() {
+        match writable(path) {
+            Ok(()) => room("state directory", path, 0, report),
+            Err(error) => report.fault("state directory", &error),
         }
-        Ok(false) => report.ok("state directory", path.display().to_string()),
-        Err(_) => {}
     }
     let opened = Catalog::open(&catalog_path(settings)).and_then(|catalog| {
         catalog.refuse_another_cluster(&settings.cluster)?;

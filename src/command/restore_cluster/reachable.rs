@@ -140,7 +140,9 @@ impl Asked<'_> {
             if reach.hole.is_none() {
                 return Ok(shown);
             }
-            let message = format!("the end of the archive can't be reached: {end}");
+            let last = shown
+                .map_or_else(String::new, |at| format!("; the last transaction before it ended at {at}"));
+            let message = format!("the end of the archive can't be reached: {end}{last}");
             return Err(self.refused(message, everything).into());
         };
         if stops.last_transaction.is_some_and(|until| *wanted < until) {
@@ -149,9 +151,8 @@ impl Asked<'_> {
         let wanted = timestamp_text(*wanted);
         let message = match shown {
             Some(until) => {
-                format!(
-                    "{wanted} can't be reached: the last transaction in the archive ended at {until}, {end}"
-                )
+                let before = if reach.hole.is_some() { "before it" } else { "in the archive" };
+                format!("{wanted} can't be reached: {end}; the last transaction {before} ended at {until}")
             }
             None => {
                 format!("{wanted} can't be reached: no transaction has ended since {} began, {end}", base.id)
@@ -163,9 +164,14 @@ impl Asked<'_> {
 
 /// From when on the next backup carries again.
 fn after(bases: &[Base], target: &Target, way: &[(u32, Option<Lsn>)]) -> Option<String> {
-    let Target::Time(wanted) = target else { return None };
-    let later =
-        bases.iter().filter(|base| base.consistent_at > *wanted && recovery::is_on_the_way(base, way));
+    let wanted = match target {
+        Target::Time(wanted) => Some(*wanted),
+        _ => None,
+    };
+    let later = bases.iter().filter(|base| {
+        // Of the end, the one that lies behind the hole was chosen by itself, were there any.
+        wanted.is_some_and(|wanted| base.consistent_at > wanted) && recovery::is_on_the_way(base, way)
+    });
     later.map(|base| base.consistent_at).min().map(timestamp_text)
 }
 
