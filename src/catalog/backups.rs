@@ -80,6 +80,8 @@ pub struct BackupRow {
     /// The instant whose data it holds; of a cluster, from when on it is consistent.
     #[serde(serialize_with = "super::values::time_or_null_as_text")]
     pub consistent_at: Option<Timestamp>,
+    /// Whether it was made before a restore, so that this can be undone.
+    pub before_restore: bool,
     /// Where a cluster's backup lies in the stream of WAL.
     pub wal: Option<WalPlace>,
 }
@@ -216,11 +218,11 @@ fn insert(transaction: &Transaction<'_>, backup: &BackupRow) -> rusqlite::Result
         "INSERT INTO backups (id, type, database, tenant_id, filename, status, size_bytes, original_size_bytes, \
          compressed_size_bytes, checksum, local_path, r2_path, b2_path, parent, codec, rows, entries, \
          postgres_version, system_identifier, format_version, pgkeep_version, run_id, started_at, finished_at, \
-         seconds, consistent_at, timeline, start_lsn, stop_lsn, wal_segment_size, damaged_pages) VALUES (:id, :type, :database, :tenant_id, :filename, :status, :size_bytes, \
+         seconds, consistent_at, timeline, start_lsn, stop_lsn, wal_segment_size, damaged_pages, before_restore) VALUES (:id, :type, :database, :tenant_id, :filename, :status, :size_bytes, \
          :original_size_bytes, :compressed_size_bytes, :checksum, :local_path, :r2_path, :b2_path, :parent, \
          :codec, :rows, :entries, :postgres_version, :system_identifier, :format_version, :pgkeep_version, \
          :run_id, :started_at, :finished_at, :seconds, :consistent_at, :timeline, :start_lsn, :stop_lsn, \
-         :wal_segment_size, :damaged_pages) ON CONFLICT (id) DO NOTHING",
+         :wal_segment_size, :damaged_pages, :before_restore) ON CONFLICT (id) DO NOTHING",
         named_params! {
             ":id": backup.id.as_str(),
             ":type": backup.kind.as_str(),
@@ -253,6 +255,7 @@ fn insert(transaction: &Transaction<'_>, backup: &BackupRow) -> rusqlite::Result
             ":stop_lsn": backup.wal.map(|wal| wal.stop_lsn.to_string()),
             ":wal_segment_size": backup.wal.map(|wal| wal.wal_segment_size),
             ":damaged_pages": backup.wal.map(|wal| integer(wal.damaged_pages)),
+            ":before_restore": backup.before_restore,
         },
     )?;
     Ok(())
@@ -286,6 +289,7 @@ fn backup(row: &Row<'_>) -> rusqlite::Result<BackupRow> {
         finished_at: time(row, "finished_at")?,
         seconds: row.get("seconds")?,
         consistent_at: time_or_null(row, "consistent_at")?,
+        before_restore: row.get("before_restore")?,
         wal: wal_place(row)?,
     })
 }

@@ -51,7 +51,7 @@ pub enum Command {
     Backup(Backup),
     /// Restore a database beside the one in use and swap it in by renaming; or, with --to-dir, a cluster to any point in
     /// time
-    Restore(Restore),
+    Restore(Box<Restore>),
     /// Compare what is stored with what should be
     Verify(Verify),
     /// Make the copies that a store missed, lost or damaged
@@ -111,6 +111,21 @@ pub enum Backup {
         #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=64))]
         jobs: Option<u16>,
     },
+    /// Tenants that share tables, each as a backup of its own, all at one instant
+    Tenant {
+        /// The tenants, by their key
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        tenants: Vec<String>,
+        /// All that there are
+        #[arg(long)]
+        all: bool,
+        /// The database [default: PGDATABASE]
+        #[arg(long, value_name = "NAME")]
+        database: Option<String>,
+        /// How many tables to read at the same time [default: `BACKUP_JOBS`]
+        #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=64))]
+        jobs: Option<u16>,
+    },
     /// One database: `pg_dump` under one snapshot, compressed, encrypted, stored
     Database {
         /// The database [default: PGDATABASE]
@@ -125,7 +140,8 @@ pub enum Backup {
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct Restore {
-    /// The backup: `latest`, an identifier, or the beginning of one
+    /// The backup: `latest`, an identifier, or the beginning of one; with --tenant it may be left out
+    #[arg(required_unless_present = "tenant", default_value = "latest", hide_default_value = true)]
     pub backup: String,
     /// What comes back [default: full; with --to-dir: pitr]
     #[arg(long, value_enum)]
@@ -157,9 +173,39 @@ pub struct Restore {
     /// Do not bring back privileges
     #[arg(long)]
     pub no_privileges: bool,
+    /// One tenant among others
+    #[command(flatten)]
+    pub tenants: RestoreTenants,
     /// Where a cluster goes, and up to which point
     #[command(flatten)]
     pub cluster: RestoreCluster,
+}
+
+/// Putting tenants back among others.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Restoring tenants (--tenant)")]
+pub struct RestoreTenants {
+    /// Restore this tenant alone, by its key; may be repeated
+    #[arg(long, value_name = "ID", group = "place", conflicts_with_all = ["to_dir", "to_database", "terminate", "drop_old", "no_owner", "no_privileges"])]
+    pub tenant: Vec<String>,
+    /// With --mode merge: what becomes of rows that differ [default: keep]
+    #[arg(long, value_enum, requires = "tenant")]
+    pub on_conflict: Option<OnConflict>,
+    /// Show so many rows of each table that would be written or removed
+    #[arg(long, value_name = "N", requires = "tenant", default_value_t = 0, hide_default_value = true)]
+    pub show_rows: usize,
+    /// Count and sum up everybody else's rows before and after
+    #[arg(long, requires = "tenant")]
+    pub prove_others: bool,
+}
+
+/// What becomes of a tenant's rows that differ from those of the backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnConflict {
+    /// They stay
+    Keep,
+    /// They become those of the backup
+    Take,
 }
 
 /// Restoring a cluster backup into a data directory.
@@ -168,10 +214,10 @@ pub struct Restore {
 #[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct RestoreCluster {
     /// Restore a cluster backup into this directory, which is empty or is made
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["to_database", "database", "terminate", "drop_old"])]
+    #[arg(long, value_name = "DIR", group = "place", conflicts_with_all = ["to_database", "database", "terminate", "drop_old"])]
     pub to_dir: Option<PathBuf>,
     /// Up to this time, RFC 3339 (2026-11-22T14:02:00Z) [default: the end of the archive]
-    #[arg(long, value_name = "TIME", value_parser = time, requires = "to_dir", group = "target")]
+    #[arg(long, value_name = "TIME", value_parser = time, requires = "place", group = "target")]
     pub target_time: Option<Timestamp>,
     /// Up to this position in WAL
     #[arg(long, value_name = "LSN", value_parser = lsn, requires = "to_dir", group = "target")]
@@ -213,6 +259,8 @@ pub struct RestoreCluster {
 pub enum Mode {
     /// The state of the backup itself
     Full,
+    /// With --tenant: what is there stays, what is missing is added
+    Merge,
     /// The state at a point in time: a cluster backup, and WAL replayed on it
     Pitr,
 }
@@ -255,6 +303,9 @@ pub struct List {
     /// Only backups of this database
     #[arg(long, value_name = "NAME")]
     pub database: Option<String>,
+    /// The tenants of the database, and the newest backup of each
+    #[arg(long, conflicts_with = "recoverable")]
+    pub tenants: bool,
     /// Which points in time can be reached by restoring a cluster, and where the holes are
     #[arg(long, conflicts_with = "database")]
     pub recoverable: bool,
@@ -296,6 +347,7 @@ impl Command {
             Self::Check => "check",
             Self::Backup(Backup::Cluster { .. }) => "backup cluster",
             Self::Backup(Backup::Database { .. }) => "backup database",
+            Self::Backup(Backup::Tenant { .. }) => "backup tenant",
             Self::Restore(_) => "restore",
             Self::Verify(_) => "verify",
             Self::Sync(_) => "sync",

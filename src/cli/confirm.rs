@@ -6,6 +6,7 @@ use super::progress::Console;
 use super::text;
 use crate::command::restore::RestorePlan;
 use crate::command::restore_cluster::ClusterPlan;
+use crate::command::restore_tenant::TenantPlan;
 use crate::model::{Fault, Kind};
 
 /// Shows the plan and asks for the database's name to be typed; without a terminal and without `--yes` it refuses.
@@ -43,6 +44,12 @@ fn typed(
         }
         Fault::new(Kind::Refused, format!("{what} was not confirmed")).hint("Nothing was done.").err()
     })
+}
+
+/// Shows the plan and asks for the tenant's key to be typed, whose rows are going to be replaced.
+pub(super) fn tenant(plan: &TenantPlan, yes: bool, progress: &Console) -> anyhow::Result<()> {
+    let what = format!("restoring tenant \"{}\" of database \"{}\"", plan.tenant, plan.database);
+    typed(&what, &text::tenant_plan(plan), "the tenant", &plan.tenant, yes, progress)
 }
 
 /// Shows the plan and asks for the directory to be typed, which is going to be replaced.

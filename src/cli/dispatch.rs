@@ -11,6 +11,7 @@ use super::progress::Console;
 use super::{restoring, text};
 use crate::command::backup::cluster::BackupCluster;
 use crate::command::backup::database::BackupDatabase;
+use crate::command::backup::tenant::{BackupTenants, Wanted};
 use crate::command::list::ListRequest;
 use crate::command::sync::SyncRequest;
 use crate::command::verify::VerifyRequest;
@@ -55,6 +56,16 @@ pub(super) async fn run(
             let result = command::backup::database::run(&context, &request).await;
             done(&context.conclude(result).await?, text::backup)
         }
+        Command::Backup(Backup::Tenant { tenants, all, database, jobs }) => {
+            let context = Context::open(environment, words).await?;
+            progress
+                .announce(&format!("{words} {}", if *all { "--all".to_owned() } else { tenants.join(" ") }));
+            let tenants = if *all { Wanted::All } else { Wanted::These(tenants.clone()) };
+            let (database, jobs) = (database.clone(), jobs.map(usize::from));
+            let request = BackupTenants { database, tenants, jobs, before_restore: false };
+            let result = command::backup::tenant::run(&context, &request).await;
+            done(&context.conclude(result).await?, text::backup_tenants)
+        }
         Command::Backup(Backup::Cluster { fast, jobs }) => {
             let context = Context::open(environment, words).await?;
             progress.announce(words);
@@ -92,6 +103,9 @@ pub(super) async fn run(
         }
         Command::List(list) if list.recoverable => {
             done(&command::recoverable::run(&Shelf::open(environment)?)?, text::recoverable)
+        }
+        Command::List(list) if list.tenants => {
+            done(&command::tenants::run(environment, list.database.as_deref()).await?, text::tenants)
         }
         Command::List(list) => {
             let request = ListRequest { database: list.database.clone() };

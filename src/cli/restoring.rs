@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use super::args::{Action, Mode, Restore};
+use super::args::{Action, Mode, OnConflict, Restore};
 use super::dispatch::{Done, done};
 use super::progress::Console;
 use super::{confirm, text};
 use crate::command::catalog::Wanted;
 use crate::command::restore::RestoreRequest;
 use crate::command::restore_cluster::{RestoreClusterRequest, TargetAction, TimelineWish};
-use crate::command::{self, Environment, Target};
+use crate::command::restore_tenant::{RestoreTenantRequest, tenant};
+use crate::command::{self, Context, Environment, Target};
 use crate::model::{BackupKind, Fault, Kind};
 
 /// Restores what was asked for.
@@ -19,6 +20,12 @@ pub(super) async fn run(
     restore: &Restore,
     progress: &Arc<Console>,
 ) -> anyhow::Result<Done> {
+    if !restore.tenants.tenant.is_empty() {
+        return tenants(environment, words, restore, progress).await;
+    }
+    if restore.mode == Some(Mode::Merge) {
+        return Fault::new(Kind::Usage, "--mode merge is for tenants").hint("Name them: --tenant ID.").err();
+    }
     if restore.cluster.to_dir.is_some() {
         return cluster(environment, words, restore, progress).await;
     }
@@ -34,6 +41,47 @@ pub(super) async fn run(
     let confirm = |plan: &_| confirm::restore(plan, restore.yes, progress);
     let result = command::restore::run(&context, &request(restore), &confirm).await;
     done(&context.conclude(result).await?, text::restore)
+}
+
+async fn tenants(
+    environment: &Environment,
+    words: &str,
+    restore: &Restore,
+    progress: &Arc<Console>,
+) -> anyhow::Result<Done> {
+    let wanted = &restore.tenants;
+    let is_pitr = restore.mode == Some(Mode::Pitr);
+    if restore.cluster.target_time.is_some() && !is_pitr {
+        return Fault::new(Kind::Usage, "--target-time is of a point in time, and the mode is not pitr")
+            .hint("Give --mode pitr.")
+            .err();
+    }
+    let take = wanted.on_conflict == Some(OnConflict::Take);
+    let mode = match restore.mode {
+        Some(Mode::Merge) => tenant::Mode::Merge { take },
+        _ if wanted.on_conflict.is_some() => {
+            return Fault::new(Kind::Usage, "--on-conflict is for --mode merge")
+                .hint("Give --mode merge.")
+                .err();
+        }
+        _ => tenant::Mode::Full,
+    };
+    let request = RestoreTenantRequest {
+        backup: restore.backup.clone(),
+        tenants: wanted.tenant.clone(),
+        database: restore.database.clone(),
+        mode,
+        pitr: is_pitr.then_some(restore.cluster.target_time),
+        jobs: restore.jobs.map(usize::from),
+        dry_run: restore.dry_run,
+        show_rows: wanted.show_rows,
+        prove_others: wanted.prove_others,
+    };
+    let context = Context::open(environment, words).await?.unlimited()?;
+    progress.announce(&format!("{words} of tenant {}", wanted.tenant.join(", ")));
+    let confirm = |plan: &_| confirm::tenant(plan, restore.yes, progress);
+    let result = command::restore_tenant::run(&context, &request, &confirm).await;
+    done(&context.conclude(result).await?, text::restore_tenant)
 }
 
 async fn cluster(

@@ -22,6 +22,9 @@ pub struct ListedBackup {
     pub kind: BackupKind,
     /// The database.
     pub database: Option<String>,
+    /// The tenant, where it is of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
     /// When it was begun.
     pub started_at: String,
     /// Duration in seconds.
@@ -76,6 +79,7 @@ pub(super) fn listed(shelf: &Shelf, row: &BackupRow) -> anyhow::Result<ListedBac
         id: row.id.clone(),
         kind: row.kind,
         database: row.database.clone(),
+        tenant: row.tenant_id.clone(),
         started_at: timestamp_text(row.started_at),
         seconds: row.seconds,
         original_size_bytes: row.original_size_bytes,

@@ -198,8 +198,8 @@ pub(super) fn record(context: &Context, stored: &Stored<'_>, run: Option<&RunId>
     let row = BackupRow {
         id: manifest.id.clone(),
         kind: manifest.kind,
-        database: manifest.database.as_ref().map(|database| database.properties.name.clone()),
-        tenant_id: None,
+        database: manifest.database_name(),
+        tenant_id: manifest.tenant.as_ref().map(|tenant| tenant.id.clone()),
         filename: names::backup(cluster, &manifest.id),
         status: BackupStatus::Complete,
         size_bytes: manifest.stored_size + object.len() as u64,
@@ -211,7 +211,7 @@ pub(super) fn record(context: &Context, stored: &Stored<'_>, run: Option<&RunId>
         b2_path: place(StoreName::B2),
         parent: None,
         codec: manifest.codec,
-        rows: manifest.database.as_ref().map(|_| manifest.rows()),
+        rows: manifest.database_name().map(|_| manifest.rows()),
         entries: manifest.entries.len() as u64,
         postgres_version: Some(version_text(manifest.postgres_version_num)),
         system_identifier: Some(manifest.system_identifier.to_string()),
@@ -222,6 +222,7 @@ pub(super) fn record(context: &Context, stored: &Stored<'_>, run: Option<&RunId>
         finished_at,
         seconds: (finished_at - started_at).as_seconds_f64().max(0.0),
         consistent_at: Some(time(&manifest.consistent_at)?),
+        before_restore: manifest.tenant.as_ref().is_some_and(|tenant| tenant.before_restore),
         wal: manifest.physical.as_ref().map(|cluster| WalPlace {
             timeline: cluster.timeline,
             start_lsn: cluster.start_lsn,

@@ -149,7 +149,7 @@ pub async fn run(shelf: &Shelf, backup: &str) -> anyhow::Result<ShowReport> {
         copies: copies.collect(),
         recoverable: row.wal.map(|_| recoverable::window_of(shelf, &row.id)).transpose()?.flatten(),
         wal: row.wal.map(range),
-        tables: manifest.as_ref().filter(|manifest| manifest.database.is_some()).map(tables),
+        tables: manifest.as_ref().filter(|manifest| manifest.database_name().is_some()).map(tables),
         physical: manifest.as_ref().and_then(physical),
     })
 }

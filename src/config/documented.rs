@@ -21,7 +21,7 @@ const fn secret(name: &'static str, default: &'static str, meaning: &'static str
     Documented { name, default, meaning, secret: true }
 }
 
-const TABLE: [Documented; 43] = [
+const TABLE: [Documented; 46] = [
     setting("BACKUP_CLUSTER", "main", "name of this cluster, first part of every object's key"),
     setting("BACKUP_STATE_DIR", "/var/lib/pgkeep", "catalog and locks"),
     secret("BACKUP_ENCRYPTION_KEY", "", "one or more Fernet keys, comma separated; the first one seals"),
@@ -69,6 +69,13 @@ const TABLE: [Documented; 43] = [
         "BACKUP_ARCHIVE_TIMEOUT",
         "10m",
         "how long a cluster backup waits for its WAL to be archived: s, m, h, d",
+    ),
+    setting("TENANT_COLUMN", "tenant_id", "the column that says whose a row is"),
+    setting("TENANT_TABLE", "the one they refer to", "the table of tenants, with or without its schema"),
+    setting(
+        "TENANT_TABLES",
+        "",
+        "decisions for single tables: orders=column:NAME, notes=via:KEY+KEY, plans=shared; comma separated",
     ),
     setting("RPO_TARGET", "15m", "how much of the newest data may be lost at most: s, m, h, d"),
     setting("PGDATA", "asked of the server", "where the server's data directory is seen from here"),

@@ -16,6 +16,7 @@ mod postgres;
 mod private_file;
 mod read;
 mod size;
+mod tenants;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -24,7 +25,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::model::{ClusterName, Codec, ConnectionSettings, Fault, Kind, StoreName};
+use crate::model::{ClusterName, Codec, ConnectionSettings, Fault, Kind, StoreName, TenantRules};
 use crate::system::Secret;
 
 pub use clouds::Cloud;
@@ -79,6 +80,8 @@ pub struct Settings {
     pub data_directory: Option<PathBuf>,
     /// `BACKUP_ARCHIVE_TIMEOUT`: how long a cluster backup waits for its WAL to be archived.
     pub archive_timeout: Duration,
+    /// `TENANT_COLUMN`, `TENANT_TABLE` and `TENANT_TABLES`.
+    pub tenants: TenantRules,
     /// `RPO_TARGET`: how much of the newest data may be lost at most.
     pub rpo_target: Duration,
     /// `BACKUP_PG_BINDIR`: the directory with `pg_dump` and `pg_restore`. Absolute.

@@ -15,6 +15,7 @@ use super::block;
 use super::cluster::Cluster;
 use super::database::DatabaseProperties;
 use super::keyring::Keyring;
+use super::tenant::Tenant;
 use crate::model::{BackupId, BackupKind, ClusterName, Codec, Digest, Fault, Kind};
 
 const FIRST_LINE: &str = "pgkeep manifest ";
@@ -67,6 +68,9 @@ pub struct Manifest {
     /// The database, in backups of that kind.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub database: Option<Database>,
+    /// The tenant, in backups of that kind.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tenant: Option<Tenant>,
     /// The data directory and its place in the stream of WAL, in backups of a cluster.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub physical: Option<Cluster>,
@@ -231,6 +235,12 @@ pub struct ManifestHead {
 }
 
 impl Manifest {
+    /// The database that was backed up, or of which a tenant was.
+    pub fn database_name(&self) -> Option<String> {
+        let own = self.database.as_ref().map(|database| database.properties.name.clone());
+        own.or_else(|| self.tenant.as_ref().map(|tenant| tenant.database.clone()))
+    }
+
     /// Rows of all tables.
     pub fn rows(&self) -> u64 {
         self.tables().map(|table| table.rows).sum()
@@ -403,6 +413,7 @@ mod tests {
             compressed_size: 284,
             stored_size: 500,
             database: None,
+            tenant: None,
             physical: None,
         }
     }

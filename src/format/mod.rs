@@ -11,6 +11,7 @@ pub mod identity;
 pub mod keyring;
 pub mod manifest;
 pub mod names;
+pub mod tenant;
 pub mod volume;
 
 /// The version of the format that is written.

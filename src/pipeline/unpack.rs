@@ -20,8 +20,16 @@ pub trait Sink: Send + 'static {
     /// Takes bytes of the entry with this index in the manifest.
     fn write(&mut self, entry: usize, offset: u64, bytes: &[u8]) -> anyhow::Result<()>;
 
-    /// Learns that an entry is complete and its digest is right.
+    /// Learns that an entry is complete and its digest is right. Beside another, not that this has written its part.
     fn complete(&mut self, entry: usize) -> anyhow::Result<()>;
+
+    /// Another one that writes parts of the same entries at the same time; nothing where they must come in their order.
+    fn beside(&self) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
 }
 
 /// Throws everything away: for verifying.
@@ -63,8 +71,10 @@ pub struct Unpack {
     pub stage: Stage,
 }
 
-/// Frames that are checked and wait to be written.
+/// Frames that are checked and wait for one writer.
 const CHECKED: usize = 2;
+/// How many write at the same time, where that can be.
+const WRITERS: usize = 2;
 
 /// Reads, opens, decompresses, checks and hands out the wanted entries. Returns the sink when all was right.
 pub async fn unpack<S: Sink>(
@@ -77,16 +87,20 @@ pub async fn unpack<S: Sink>(
     let by_frame = frames_wanted(&manifest, &entries)?;
     let (opening_in, opening) = mpsc::channel::<Opening>(in_flight());
     let buffers = Buffers::default();
-    let (checked_in, checked) = std::sync::mpsc::sync_channel::<Checked>(CHECKED);
+    let (mut queues, mut writers) = (Vec::new(), Vec::new());
+    let others: Vec<S> = (1..WRITERS).map_while(|_| sink.beside()).collect();
+    let stage = Arc::new(stage);
+    for sink in std::iter::once(sink).chain(others) {
+        let (checked_in, checked) = std::sync::mpsc::sync_channel::<Checked>(CHECKED);
+        let (buffers, stage) = (buffers.clone(), Arc::clone(&stage));
+        queues.push(checked_in);
+        // Beside the checking: summing up and writing each take about as long.
+        writers.push(spawn_blocking(move || hand_out(&checked, sink, &buffers, &stage)));
+    }
     let check = spawn_blocking({
         let (manifest, stop) = (Arc::clone(&manifest), stop.clone());
         let runtime = tokio::runtime::Handle::current();
-        move || check(&runtime, &manifest, &entries, opening, &checked_in, &stop)
-    });
-    // Beside it: summing up and writing each take about as long.
-    let write = spawn_blocking({
-        let buffers = buffers.clone();
-        move || hand_out(&checked, sink, &buffers, &stage)
+        move || check(&runtime, &manifest, &entries, opening, &queues, &stop)
     });
     let fetch = async {
         let mut by_frame = by_frame;
@@ -109,13 +123,16 @@ pub async fn unpack<S: Sink>(
         drop(opening_in);
         Ok(())
     };
-    let all = async {
-        tokio::try_join!(fetch, async { check.await.context("check entries")? }, async {
-            write.await.context("hand out entries")?
-        })
+    let writing = async {
+        let mut sinks = Vec::with_capacity(writers.len());
+        for writer in writers {
+            sinks.push(writer.await.context("hand out entries")??);
+        }
+        Ok(sinks)
     };
-    let ((), (), sink) = stop.or(all).await?;
-    Ok(sink)
+    let all = async { tokio::try_join!(fetch, async { check.await.context("check entries")? }, writing) };
+    let ((), (), sinks) = stop.or(all).await?;
+    sinks.into_iter().next().context("nobody has written")
 }
 
 /// By volume and frame, which of its bytes are wanted.
@@ -176,7 +193,7 @@ fn check(
     manifest: &Manifest,
     entries: &[usize],
     mut opening: mpsc::Receiver<Opening>,
-    checked: &SyncSender<Checked>,
+    queues: &[SyncSender<Checked>],
     stop: &Stop,
 ) -> anyhow::Result<()> {
     let mut under_way: BTreeMap<usize, Progressing> = BTreeMap::new();
@@ -189,9 +206,10 @@ fn check(
         empty.pieces.push(Piece { wanted, ends: true });
         done += 1;
     }
-    if checked.send(empty).is_err() {
+    if queues.first().is_none_or(|queue| queue.send(empty).is_err()) {
         return Ok(());
     }
+    let mut turns = queues.iter().cycle();
     while let Some(frame) = opening.blocking_recv() {
         stop.check()?;
         let frame = runtime.block_on(frame).context("open a frame")??;
@@ -219,7 +237,7 @@ fn check(
             }
             pieces.push(Piece { wanted, ends });
         }
-        if checked.send(Checked { bytes: frame.bytes, pieces }).is_err() {
+        if turns.next().is_none_or(|queue| queue.send(Checked { bytes: frame.bytes, pieces }).is_err()) {
             return Ok(());
         }
     }

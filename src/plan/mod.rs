@@ -4,3 +4,4 @@ pub mod copies;
 pub mod data_directory;
 pub mod ledger;
 pub mod recovery;
+pub mod tenants;

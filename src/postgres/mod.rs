@@ -16,6 +16,7 @@ pub mod quote;
 pub mod recovery_settings;
 pub mod snapshot;
 pub mod swap;
+pub mod tenants;
 mod text;
 mod tls;
 pub mod tools;

@@ -3,4 +3,5 @@
 pub mod cluster;
 pub mod database;
 mod tail;
+pub mod tenant;
 pub mod wal;

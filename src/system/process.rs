@@ -57,6 +57,11 @@ impl Running {
         Self::start_without(&[], program, arguments, environment).await
     }
 
+    /// The same with the environment of this run.
+    pub async fn start_with_ours(program: &Path, arguments: &[OsString]) -> anyhow::Result<Self> {
+        Self::spawn(&[], program, arguments, None).await
+    }
+
     /// The same; lines in which all parts of one of `noise` stand are not kept.
     pub async fn start_without(
         noise: &'static [&'static [&'static str]],
@@ -64,16 +69,24 @@ impl Running {
         arguments: &[OsString],
         environment: &[(OsString, OsString)],
     ) -> anyhow::Result<Self> {
+        Self::spawn(noise, program, arguments, Some(environment)).await
+    }
+
+    async fn spawn(
+        noise: &'static [&'static [&'static str]],
+        program: &Path,
+        arguments: &[OsString],
+        environment: Option<&[(OsString, OsString)]>,
+    ) -> anyhow::Result<Self> {
         let describe = || format!("start {}", program.display());
         let name = program.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         // Not killed with this value: it is the guard who sees to it that all others end.
-        let mut guard = Command::new(tether::OWN_FILE)
-            .arg0("pgkeep")
-            .arg(tether::GUARD)
-            .arg(program)
-            .args(arguments)
-            .env_clear()
-            .envs(environment.iter().map(|(key, value)| (key, value)))
+        let mut command = Command::new(tether::OWN_FILE);
+        command.arg0("pgkeep").arg(tether::GUARD).arg(program).args(arguments);
+        if let Some(environment) = environment {
+            command.env_clear().envs(environment.iter().map(|(key, value)| (key, value)));
+        }
+        let mut guard = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -173,7 +186,8 @@ impl ProcessGroup {
         self.signal(Signal::CONT);
     }
 
-    fn ask_to_end(&self) {
+    /// Asks every process of the group to end.
+    pub fn ask_to_end(&self) {
         if let Some(group) = *self.number() {
             tether::ask_to_end(group);
         }

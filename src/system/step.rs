@@ -63,6 +63,12 @@ pub enum Step {
     DirectoryFilled,
     /// `restore --to-dir`: the control file is in its place, the marker is still there.
     DirectoryWhole,
+    /// `restore --tenant`: what goes is removed, in a transaction that is not committed.
+    TenantRemoved,
+    /// `restore --tenant`: everything is written and checked, not committed.
+    TenantWritten,
+    /// `restore --tenant`: committed, the log does not know.
+    TenantCommitted,
     /// `verify`: some copies are read, their proofs are not written down.
     VerifyRead,
     /// `sync`: copies are made, the catalog does not know.
@@ -83,7 +89,7 @@ pub enum Step {
 
 impl Step {
     /// Every step.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 39] = [
         Self::RunLocked,
         Self::InitStateDirectory,
         Self::InitCatalog,
@@ -112,6 +118,9 @@ impl Step {
         Self::DirectoryBegun,
         Self::DirectoryFilled,
         Self::DirectoryWhole,
+        Self::TenantRemoved,
+        Self::TenantWritten,
+        Self::TenantCommitted,
         Self::VerifyRead,
         Self::SyncCopied,
         Self::WalSealed,

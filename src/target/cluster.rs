@@ -8,7 +8,7 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt, PermissionsExt, chown, symlink};
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -150,7 +150,15 @@ pub struct ClusterPlaces {
 pub struct ClusterTarget {
     places: ClusterPlaces,
     manifest: Arc<Manifest>,
-    open: HashMap<usize, File>,
+    /// Shared by those who write at the same time.
+    open: Arc<Mutex<HashMap<usize, Open>>>,
+}
+
+/// A file of which bytes are still to come.
+#[derive(Debug)]
+struct Open {
+    file: Arc<File>,
+    written: u64,
 }
 
 impl ClusterTarget {
@@ -203,21 +211,43 @@ impl ClusterTarget {
             make_directory(&path, directory.mode)?;
         }
         link_tablespaces(&places, "")?;
-        Ok(Self { places, manifest, open: HashMap::new() })
+        Ok(Self { places, manifest, open: Arc::default() })
     }
 
-    fn file(&mut self, entry: usize) -> anyhow::Result<&File> {
+    fn open(&self) -> MutexGuard<'_, HashMap<usize, Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The entry's file, made when its first bytes come.
+    fn file(&self, entry: usize) -> anyhow::Result<Arc<File>> {
         let name = &self.manifest.entries[entry].name;
         // Under another name until all is done.
         let name = if name == CONTROL { "global/pg_control.pgkeep" } else { name.as_str() };
         let path = inside(&self.places.root, name)?;
-        match self.open.entry(entry) {
-            std::collections::hash_map::Entry::Occupied(file) => Ok(file.into_mut()),
+        match self.open().entry(entry) {
+            std::collections::hash_map::Entry::Occupied(open) => Ok(Arc::clone(&open.get().file)),
             std::collections::hash_map::Entry::Vacant(place) => {
-                let file = durable::create_private_file(&path)?;
-                Ok(place.insert(file))
+                let file = Arc::new(durable::create_private_file(&path)?);
+                place.insert(Open { file: Arc::clone(&file), written: 0 });
+                Ok(file)
             }
         }
+    }
+
+    /// Whoever writes an entry's last bytes, which may be in its middle, closes it.
+    fn wrote(&self, entry: usize, length: u64) -> anyhow::Result<()> {
+        let whole = &self.manifest.entries[entry];
+        let mut open = self.open();
+        let Some(state) = open.get_mut(&entry) else { return Ok(()) };
+        state.written += length;
+        if state.written < whole.size {
+            return Ok(());
+        }
+        let closed = open.remove(&entry);
+        drop(open);
+        closed.map_or(Ok(()), |closed| {
+            closed.file.set_permissions(Permissions::from_mode(whole.mode)).context("set a file's mode")
+        })
     }
 
     /// Adds the settings of the recovery and the file that asks for it, gives everything to its owner, flushes, and puts
@@ -264,16 +294,22 @@ impl Sink for ClusterTarget {
             format!("write {} below {}", self.manifest.entries[entry].name, self.places.root.display());
         self.file(entry)?.write_all_at(bytes, offset).or_fault(|| {
             Fault::new(Kind::Store, describe).hint("Make room there, and run the restore again with --force.")
-        })
+        })?;
+        self.wrote(entry, bytes.len() as u64)
     }
 
     fn complete(&mut self, entry: usize) -> anyhow::Result<()> {
-        // An empty entry had no write that made its file.
-        let mode = self.manifest.entries[entry].mode;
-        let file = self.file(entry).context("make a file")?;
-        file.set_permissions(Permissions::from_mode(mode)).context("set a file's mode")?;
-        self.open.remove(&entry);
+        // Only of an empty one nobody has written a byte.
+        if self.manifest.entries[entry].size == 0 {
+            self.file(entry).context("make a file")?;
+            self.wrote(entry, 0)?;
+        }
         Ok(())
+    }
+
+    fn beside(&self) -> Option<Self> {
+        let (places, manifest) = (self.places.clone(), Arc::clone(&self.manifest));
+        Some(Self { places, manifest, open: Arc::clone(&self.open) })
     }
 }
 

@@ -4,3 +4,4 @@ pub mod cluster;
 pub mod database;
 pub mod directory;
 pub mod kept_wal;
+pub mod tenant;

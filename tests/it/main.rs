@@ -41,6 +41,7 @@ mod store_faults;
 mod store_layers;
 mod store_line;
 mod support;
+mod tenants;
 mod verify;
 mod versions;
 mod wal;

@@ -1,17 +1,17 @@
-//! `examples/quickstart.sh`, the first thing that a newcomer runs.
+//! `examples/quickstart.sh`, the first thing that a newcomer runs, and the example that tells the story of a tenant.
 
 use std::fs;
 use std::process::{Command, Stdio};
 
 use crate::support::{base, pgkeep_binary, project, run, unique};
 
-#[test]
-fn it_ends_well_and_leaves_nothing() {
-    let directory = base().join(format!("quickstart{}", unique()));
+/// Runs an example as it is, sees that it leaves nothing, and returns what it said.
+fn told(name: &str) -> String {
+    let directory = base().join(format!("{name}{}", unique()));
     fs::create_dir(&directory).unwrap();
     let mut script = Command::new("bash");
     script
-        .arg(project().join("examples/quickstart.sh"))
+        .arg(project().join(format!("examples/{name}.sh")))
         .arg("--binary")
         .arg(pgkeep_binary())
         .env_clear()
@@ -21,12 +21,7 @@ fn it_ends_well_and_leaves_nothing() {
         .current_dir("/")
         .stdin(Stdio::null());
     let run = run(&mut script).ok();
-    let last = run.stdout.lines().last().unwrap_or_default();
-    let expected =
-        regex::Regex::new(r"^quickstart: 4 tables, \d{6} rows: identical after the restore$").unwrap();
-    assert!(expected.is_match(last), "{}", run.stdout);
     assert!(!run.stdout.contains("BACKUP_ENCRYPTION_KEY=Z"), "a key was shown");
-
     let left: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.is_empty(), "left behind: {left:?}");
     let place = directory.display().to_string();
@@ -35,6 +30,24 @@ fn it_ends_well_and_leaves_nothing() {
         let command = String::from_utf8_lossy(&command);
         assert!(!command.contains(&place), "still running: {command}");
     }
+    run.stdout
+}
+
+#[test]
+fn it_ends_well_and_leaves_nothing() {
+    let told = told("quickstart");
+    let expected =
+        regex::Regex::new(r"^quickstart: 4 tables, \d{6} rows: identical after the restore$").unwrap();
+    assert!(expected.is_match(told.lines().last().unwrap_or_default()), "{told}");
+}
+
+#[test]
+fn a_customer_goes_back_in_time_while_the_others_work() {
+    let told = told("tenant_time_travel");
+    let expected = regex::Regex::new(
+        r"^tenant_time_travel: customer 17 is as it was at \S+; \d+ later bookings of others, \d+ of them made meanwhile, are all there$",
+    );
+    assert!(expected.unwrap().is_match(told.lines().last().unwrap_or_default()), "{told}");
 }
 
 #[test]

@@ -163,6 +163,22 @@ fn the_commands_of_the_archive_write_what_their_schemas_say() {
 }
 
 #[test]
+fn the_commands_for_tenants_write_what_their_schemas_say() {
+    let (place, _) = crate::tenants::ready(3);
+    let made = assert_writes(&place, "backup_tenant", &["backup", "tenant", "1", "2"], 0);
+    assert_eq!(made["backups"].as_array().map(Vec::len), Some(2));
+    assert_writes(&place, "list_tenants", &["list", "--tenants"], 0);
+    let dry = ["restore", "--tenant", "2", "--mode", "merge", "--dry-run", "--show-rows", "2"];
+    assert_writes(&place, "restore_tenant", &dry, 0);
+    let done =
+        assert_writes(&place, "restore_tenant", &["restore", "--tenant", "2", "--yes", "--prove-others"], 0);
+    assert_eq!(done["tenants"][0]["applied"]["written"], 0);
+    assert_writes(&place, "list", &["list"], 0);
+    assert_writes(&place, "show", &["show", made["backups"][0]["id"].as_str().unwrap()], 0);
+    assert_writes(&place, "check", &["check"], 0);
+}
+
+#[test]
 fn a_catalog_that_was_rebuilt_and_damage_are_written_as_the_schemas_say() {
     let place = Place::ready();
     place.backup(&cluster().fresh_shop());

@@ -268,6 +268,7 @@ fn a_catalog_of_the_first_schema_is_settled_as_before() {
              ALTER TABLE runs DROP COLUMN unsettled;
              ALTER TABLE backups DROP COLUMN consistent_at; ALTER TABLE backups DROP COLUMN timeline;
              ALTER TABLE backups DROP COLUMN start_lsn; ALTER TABLE backups DROP COLUMN stop_lsn;
+             DROP INDEX backups_of_tenants; ALTER TABLE backups DROP COLUMN before_restore;
              ALTER TABLE backups DROP COLUMN wal_segment_size; ALTER TABLE backups DROP COLUMN damaged_pages;
              ALTER TABLE restore_log DROP COLUMN target_directory; DROP TABLE timelines;
              DROP INDEX wal_segments_not_good;

@@ -12,6 +12,9 @@ pub(in crate::cli) fn show(report: &ShowReport) -> String {
     match (&backup.database, &report.wal) {
         (Some(database), _) => {
             line!(text, "database     {database}");
+            if let Some(tenant) = &backup.tenant {
+                line!(text, "tenant       {tenant}");
+            }
         }
         (None, Some(wal)) => {
             line!(text, "cluster      consistent from {} on timeline {}", wal.stop_lsn, wal.timeline);

@@ -80,6 +80,7 @@ impl Source for ClusterSource {
             postgres_version_num: contents.postgres_version_num,
             warnings: contents.warnings,
             database: None,
+            tenant: None,
             cluster: Some((contents.cluster, contents.server)),
         })
     }

@@ -22,7 +22,7 @@ pub async fn run(context: &Context, request: &BackupDatabase) -> anyhow::Result<
 
 async fn open(context: &Context, request: &BackupDatabase) -> anyhow::Result<DatabaseSource> {
     let settings = &context.settings;
-    let name = database_name(context, request)?;
+    let name = database_name(context, request.database.as_deref())?;
     let plan = DumpPlan {
         connection: settings.postgres.clone(),
         jobs: request.jobs.unwrap_or(settings.jobs),
@@ -56,14 +56,16 @@ impl Source for DatabaseSource {
             postgres_version_num: contents.postgres_version_num,
             warnings: contents.warnings,
             database,
+            tenant: None,
             cluster: None,
         })
     }
 }
 
-fn database_name(context: &Context, request: &BackupDatabase) -> anyhow::Result<String> {
-    if let Some(name) = &request.database {
-        return Ok(name.clone());
+/// The database that is named, or else that of the settings.
+pub(in crate::command) fn database_name(context: &Context, named: Option<&str>) -> anyhow::Result<String> {
+    if let Some(name) = named {
+        return Ok(name.to_owned());
     }
     match &context.settings.postgres.database {
         Some(name) => Ok(name.clone()),

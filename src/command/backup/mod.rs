@@ -3,34 +3,28 @@
 
 pub mod cluster;
 pub mod database;
+mod storing;
+pub mod tenant;
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::Context as _;
 use chrono::Utc;
 use serde::Serialize;
-use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
 
 use super::context::staging_of;
 use super::manifests::{self, Held, Stored};
 use super::stores::{self, Absent, Presence};
 use super::{Context, Report, archive};
-use crate::catalog::Proof;
 use crate::format::cluster::{Cluster, DamagedPages};
-use crate::format::manifest::{Database, Entry, EntryKind, Manifest, SealedKey, Table};
+use crate::format::manifest::{Database, Manifest, SealedKey, Table};
+use crate::format::tenant::Tenant;
 use crate::format::{self, names};
-use crate::model::{
-    BackupId, BackupKind, Bytes, Fault, FaultContext, Kind, Lsn, Stage, StoreName, Timestamp, ratio,
-    timestamp_text,
-};
-use crate::pipeline::{self, Buffers, ClosedVolume, FinishedEntry, Framer, PackPlan, Packed};
+use crate::model::{BackupId, BackupKind, Fault, Kind, Lsn, Stage, Timestamp, ratio, timestamp_text};
+use crate::pipeline::{FinishedEntry, Framer, PackPlan, Packed};
 use crate::postgres::Server;
-use crate::store::{Placed, Placing, StoreResult};
 use crate::system::{Step, durable, fill_random, random_u32, step};
+use storing::{commit, entries, pump, staging_directories};
 
 /// What a kind of backup reads, opened: nothing is read yet.
 trait Source: Sized {
@@ -60,6 +54,7 @@ struct Contents {
     postgres_version_num: u32,
     warnings: Vec<String>,
     database: Option<Database>,
+    tenant: Option<Tenant>,
     /// With the connection on which the backup was made: who is late with the WAL is asked there.
     cluster: Option<(Cluster, Server)>,
 }
@@ -74,9 +69,12 @@ pub struct BackupReport {
     /// The database, where it is of one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub database: Option<String>,
+    /// The tenant, where it is of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
     /// The instant whose data it holds.
     pub consistent_at: String,
-    /// Tables of a database.
+    /// Tables of a database or a tenant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tables: Option<u64>,
     /// Rows of all tables.
@@ -129,7 +127,7 @@ impl Report for BackupReport {
     }
 }
 
-/// Makes a backup of what `open` opens when it is told the backup's identifier.
+/// Makes a backup of what `open` opens when it is told the backup's identifier, when its kind has its turn.
 async fn run<S: Source, F: Future<Output = anyhow::Result<S>>>(
     context: &Context,
     kind: BackupKind,
@@ -138,19 +136,41 @@ async fn run<S: Source, F: Future<Output = anyhow::Result<S>>>(
     let _turn = context.turn(&format!("backup-{kind}"), &format!("back up a {kind}"))?;
     // Before anything is read: without a key nothing could be sealed.
     let keyring = context.keyring()?;
+    let presence = present(context).await?;
+    one(&Room { context, keyring: &keyring, presence: &presence }, kind, open).await
+}
+
+/// What all backups of a run share.
+struct Room<'a> {
+    context: &'a Context,
+    keyring: &'a format::keyring::Keyring,
+    presence: &'a Presence,
+}
+
+/// Which stores there are; who gets no copy now is said.
+async fn present(context: &Context) -> anyhow::Result<Presence> {
+    let presence = context.stop.or(stores::presence(context)).await?;
+    for Absent { store, why } in &presence.absent {
+        context.progress.note(&format!("warning: store {store} gets no copy now: {why}"));
+    }
+    Ok(presence)
+}
+
+/// Makes one backup.
+async fn one<S: Source, F: Future<Output = anyhow::Result<S>>>(
+    room: &Room<'_>,
+    kind: BackupKind,
+    open: impl FnOnce(BackupId) -> F,
+) -> anyhow::Result<BackupReport> {
+    let Room { context, keyring, presence } = *room;
     let begun = Utc::now();
     let id = BackupId::new(begun, kind, random_u32()?);
     context.catalog.runs().set_subject(&context.run, id.as_str())?;
     step::reached(Step::BackupBegun)?;
     let clock = Instant::now();
-    let presence = context.stop.or(stores::presence(context)).await?;
-    for Absent { store, why } in &presence.absent {
-        context.progress.note(&format!("warning: store {store} gets no copy now: {why}"));
-    }
     let staging: Vec<PathBuf> =
         context.replicas.staging().iter().map(|staging| staging_of(staging, &context.run)).collect();
-    let making =
-        Making { context, keyring: &keyring, id: &id, begun, staging: &staging, presence: &presence };
+    let making = Making { context, keyring, id: &id, begun, staging: &staging, presence };
     let made = making.make(open).await;
     // The volumes of a backup that came to be are under their names; what is left here is of one that did not.
     let tidied: Vec<_> =
@@ -197,7 +217,7 @@ async fn run<S: Source, F: Future<Output = anyhow::Result<S>>>(
     let place = |held: &Held| context.replicas.get(held.store).map(|store| store.locate(&prefix));
     let places = whole.filter_map(place).collect();
     let size_bytes = manifest.stored_size + sealed.len() as u64;
-    let database = manifest.database.as_ref().map(|database| database.properties.name.clone());
+    let (database, tenant) = (manifest.database_name(), manifest.tenant.as_ref().map(|it| it.id.clone()));
     let cluster = manifest.physical.as_ref();
     Ok(BackupReport {
         id,
@@ -215,6 +235,7 @@ async fn run<S: Source, F: Future<Output = anyhow::Result<S>>>(
         }),
         damaged_pages: cluster.map(|cluster| cluster.damaged_pages.clone()).unwrap_or_default(),
         database,
+        tenant,
         original_size_bytes: manifest.original_size,
         size_bytes,
         ratio: ratio(manifest.original_size, size_bytes),
@@ -357,145 +378,8 @@ impl Making<'_> {
             volumes,
             entries,
             database: contents.database,
+            tenant: contents.tenant,
             physical: contents.cluster.map(|(cluster, _)| cluster),
         }
     }
-}
-
-/// Writes the manifest into each store as soon as it has all volumes, which is the commit point, and waits for all of
-/// them. Once one store has the manifest this does not fail any more.
-async fn commit(
-    context: &Context,
-    manifest: &Manifest,
-    sealed: &[u8],
-    mut placing: Placing,
-    presence: &Presence,
-) -> anyhow::Result<Vec<Held>> {
-    let settings = &context.settings;
-    let key = names::object(&settings.cluster, &manifest.id, names::MANIFEST);
-    placing.last(&key, sealed).await;
-    let cut_off = step::reached(Step::BackupManifestPlaced);
-    let placed = placing.finish(&context.stop).await;
-    cut_off?;
-    let prefix = names::backup(&settings.cluster, &manifest.id);
-    let (mut held, mut failed) = (Vec::new(), None);
-    for Placed { store, keys, error } in placed {
-        let objects =
-            keys.iter().filter_map(|key| key.strip_prefix(&prefix)).map(ToOwned::to_owned).collect();
-        let why = error.as_ref().map(ToString::to_string);
-        held.push(Held { store, objects, how: Proof::Written, why });
-        failed = failed.or(error);
-    }
-    if !held.iter().any(|held| held.is_whole(manifest)) {
-        context.stop.check()?;
-        return match failed {
-            Some(error) => Err(error).fault(),
-            None => Fault::new(Kind::Bug, "no store took the backup, and none says why").err(),
-        };
-    }
-    let absent = presence.absent.iter().cloned();
-    let nothing =
-        |Absent { store, why }| Held { store, objects: BTreeSet::new(), how: Proof::Written, why: Some(why) };
-    held.extend(absent.map(nothing));
-    Ok(held)
-}
-
-/// The directories into which volumes may be written, made if need be: beside the local store if that is there, else in
-/// the spool, which also helps when the local disk is full.
-fn staging_directories(staging: &[PathBuf], presence: &Presence) -> anyhow::Result<Vec<PathBuf>> {
-    let local_is_away = presence.absent.iter().any(|absent| absent.store == StoreName::Local);
-    let only_local = presence.present.iter().all(|store| store.name() == StoreName::Local);
-    let (mut made, mut failed) = (Vec::new(), None);
-    for (index, directory) in staging.iter().enumerate() {
-        let is_spool = index + 1 == staging.len();
-        // Nothing is to be written into the empty directory in which a disk should be mounted.
-        if (!is_spool && local_is_away) || (is_spool && only_local) {
-            continue;
-        }
-        match durable::create_private_dir(directory) {
-            Ok(()) => made.push(directory.clone()),
-            Err(error) => failed = failed.or(Some(error)),
-        }
-    }
-    match failed {
-        Some(error) if made.is_empty() => Err(error).or_fault(|| {
-            Fault::new(Kind::Store, "make the staging directory").hint(super::check::LOCAL_HINT)
-        }),
-        _ => Ok(made),
-    }
-}
-
-/// Runs the source, the packer and the storing of volumes side by side until all are done or one has failed.
-async fn pump<S: Source>(
-    context: &Context,
-    source: S,
-    plan: PackPlan,
-    id: &BackupId,
-    presence: &Presence,
-) -> anyhow::Result<(Contents, Packed, Placing)> {
-    let read = context.progress.bytes("read", source.estimate());
-    let stored = Arc::new(context.progress.bytes("stored", 0));
-    let buffers = Buffers::default();
-    // More than one: the source looks after its files in turns and should find room when a turn comes.
-    let (frames_in, frames) = mpsc::channel(pipeline::in_flight());
-    let (closed_in, closed) = mpsc::channel(1);
-    let framer = Framer::new(frames_in, buffers.clone());
-    let reading = Box::pin(source.read(framer, read, context));
-    let packing = pipeline::pack(plan, frames, closed_in, buffers, stored, context.stop.clone());
-    let sent = Arc::new(context.progress.bytes("sent", 0));
-    let mut placing = Placing::begin(&presence.present, &sent);
-    let storing = store_volumes(context, id, closed, &mut placing);
-    match tokio::try_join!(reading, packing, storing) {
-        Ok((contents, packed, ())) => {
-            // The source has let go of its snapshot; what is still on its way burdens the server no more.
-            sent.set_total(packed.stored_size * presence.clouds());
-            Ok((contents, packed, placing))
-        }
-        Err(error) => {
-            placing.abandon().await;
-            Err(error)
-        }
-    }
-}
-
-/// Takes closed volumes, makes each durable, and gives it its name in the stores.
-async fn store_volumes(
-    context: &Context,
-    id: &BackupId,
-    mut closed: mpsc::Receiver<ClosedVolume>,
-    placing: &mut Placing,
-) -> anyhow::Result<()> {
-    while let Some(volume) = closed.recv().await {
-        let ClosedVolume { name, path, file, size, .. } = volume;
-        let shown = path.display().to_string();
-        spawn_blocking(move || file.sync_all())
-            .await
-            .context("flush a volume")?
-            .with_context(|| format!("flush volume {shown}"))?;
-        step::reached(Step::BackupVolumeClosed)?;
-        let key = names::object(&context.settings.cluster, id, &name);
-        context.stop.or(placing.volume(&key, path, size)).await?;
-        context.progress.detail(&format!("volume {name} closed, {}", Bytes(size)));
-        step::reached(Step::BackupVolumeStored)?;
-    }
-    Ok(())
-}
-
-fn entries(
-    read: Vec<(FinishedEntry, Option<Box<Table>>)>,
-    mut extents: Vec<Vec<format::manifest::Extent>>,
-) -> Vec<Entry> {
-    let entry = |(finished, table): (FinishedEntry, Option<Box<Table>>)| {
-        let extents = extents.get_mut(finished.number as usize).map(std::mem::take).unwrap_or_default();
-        Entry {
-            name: finished.name,
-            kind: EntryKind::File,
-            mode: finished.mode,
-            size: finished.size,
-            sha256: finished.sha256,
-            table,
-            extents,
-        }
-    };
-    read.into_iter().map(entry).collect()
 }

@@ -1,6 +1,7 @@
 //! `pgkeep check`: whether a backup would work, before cron finds out. Each line is ok, a warning or a fault.
 
 mod archive;
+mod tenants;
 
 use std::path::Path;
 
@@ -307,5 +308,5 @@ async fn ask(
             Err(error) => report.fault(name, &error),
         }
     }
-    Ok(())
+    tenants::check(server, settings, report).await
 }

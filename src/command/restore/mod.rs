@@ -140,7 +140,7 @@ fn choose(context: &Context, request: &RestoreRequest) -> anyhow::Result<BackupR
         let mut names: Vec<String> = context
             .catalog
             .backups()
-            .list(&BackupFilter::default())?
+            .list(&BackupFilter { kind, ..BackupFilter::default() })?
             .into_iter()
             .filter_map(|row| row.database)
             .collect();
@@ -167,7 +167,11 @@ fn next_best(context: &Context, id: &BackupId, mut error: anyhow::Error) -> anyh
     let found = || -> anyhow::Result<Option<BackupId>> {
         let (backups, copies) = (context.catalog.backups(), context.catalog.copies());
         let database = backups.get(id)?.and_then(|row| row.database);
-        let filter = BackupFilter { database: database.as_deref(), ..BackupFilter::default() };
+        let filter = BackupFilter {
+            kind: Some(BackupKind::Database),
+            database: database.as_deref(),
+            ..BackupFilter::default()
+        };
         for row in backups.list(&filter)?.into_iter().filter(|row| row.id != *id) {
             let mut objects: BTreeMap<String, bool> = BTreeMap::new();
             for copy in copies.of(&row.id)? {

@@ -1,0 +1,104 @@
+//! Tenants' restores as text.
+
+use std::fmt::Write;
+
+use super::{columns, counted, seconds, warnings};
+use crate::command::restore_tenant::tenant::Mode;
+use crate::command::restore_tenant::{RestoreTenantReport, TenantPlan};
+use crate::command::tenants::TenantsReport;
+use crate::model::{Bytes, Thousands};
+
+pub(in crate::cli) fn tenant_plan(plan: &TenantPlan) -> String {
+    let mode = match plan.mode {
+        Mode::Full => "exactly as it was: newer rows go",
+        Mode::Merge { take: false } => "what is missing is added, everything else stays",
+        Mode::Merge { take: true } => {
+            "what is missing is added, what differs becomes as it was, nothing goes"
+        }
+    };
+    let mut text = format!(
+        "tenant {} of database {}, as it was at {} (out of {})\n  {mode}\n",
+        plan.tenant, plan.database, plan.consistent_at, plan.backup
+    );
+    let mut rows = vec![["TABLE", "INSERT", "UPDATE", "DELETE", "LEFT"].map(ToOwned::to_owned).to_vec()];
+    rows.extend(plan.tables.iter().map(|table| {
+        let counts = [table.insert, table.update, table.delete, table.left];
+        let counts = counts.into_iter().map(|count| Thousands(count).to_string());
+        std::iter::once(table.table.clone()).chain(counts).collect()
+    }));
+    line!(text, "{}", columns(&rows, &[1, 2, 3, 4]).trim_end());
+    for table in &plan.tables {
+        for said in &table.drift {
+            line!(text, "note: {}: {said}", table.table);
+        }
+        for said in &table.examples {
+            line!(text, "  {}: {said}", table.table);
+        }
+        for said in &table.conflicts {
+            line!(text, "CONFLICT: {}: {said}", table.table);
+        }
+    }
+    text
+}
+
+pub(in crate::cli) fn tenants(report: &TenantsReport) -> String {
+    if report.tenants.is_empty() {
+        return format!("database {} has no tenants\n", report.database);
+    }
+    let mut rows =
+        vec![["TENANT", "ROWS", "SIZE", "NEWEST BACKUP", "AS IT WAS AT"].map(ToOwned::to_owned).to_vec()];
+    rows.extend(report.tenants.iter().map(|tenant| {
+        vec![
+            tenant.tenant.clone(),
+            Thousands(tenant.rows).to_string(),
+            Bytes(tenant.bytes).to_string(),
+            tenant.backup.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
+            tenant.consistent_at.clone().unwrap_or_default(),
+        ]
+    }));
+    columns(&rows, &[1, 2])
+}
+
+pub(in crate::cli) fn restore_tenant(report: &RestoreTenantReport) -> String {
+    let mut text = String::new();
+    for tenant in &report.tenants {
+        text.push_str(&tenant_plan(&tenant.plan));
+        match (&tenant.applied, &tenant.undo) {
+            (None, _) => {
+                line!(text, "nothing was done (--dry-run)");
+            }
+            (Some(applied), undo) => {
+                line!(
+                    text,
+                    "tenant {} restored: {} written, {} removed, {} checked",
+                    tenant.plan.tenant,
+                    counted(applied.written, "row"),
+                    counted(applied.removed, "row"),
+                    counted(applied.foreign_keys, "foreign key")
+                );
+                for proven in applied.proven.iter().filter(|proven| proven.same) {
+                    line!(
+                        text,
+                        "  {}: the {} of others are the same, by count and checksum",
+                        proven.table,
+                        counted(proven.rows, "row")
+                    );
+                }
+                match undo {
+                    Some(undo) => {
+                        line!(text, "before it was as in {undo}; this undoes the restore:");
+                        line!(text, "  pgkeep restore {undo} --tenant {} --mode full", tenant.plan.tenant);
+                    }
+                    None => {
+                        line!(text, "the tenant was not there before, so nothing was saved");
+                    }
+                }
+            }
+        }
+    }
+    let phases: Vec<String> =
+        report.phases.iter().map(|phase| format!("{} {}", phase.name, seconds(phase.seconds))).collect();
+    line!(text, "{} in all: {}", seconds(report.seconds), phases.join(", "));
+    warnings(&mut text, &report.warnings);
+    text
+}

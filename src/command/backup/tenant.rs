@@ -1,0 +1,156 @@
+//! `pgkeep backup tenant`: tenants at one instant, each a backup of its own. Every table is read once, whatever their number.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use serde::Serialize;
+use tokio::task::spawn_blocking;
+
+use super::database::database_name;
+use super::{BackupReport, Contents, Room, Source, one, present};
+use crate::command::{Context, Report, judge};
+use crate::format::tenant::Tenant;
+use crate::model::{BackupKind, Kind, Stage, timestamp_text};
+use crate::pipeline::Framer;
+pub use crate::source::tenant::Wanted;
+use crate::source::tenant::{self, Spool, TenantPlan, TenantSource};
+
+/// Which tenants to back up.
+#[derive(Debug, Clone)]
+pub struct BackupTenants {
+    /// The database; without a name that of the settings.
+    pub database: Option<String>,
+    /// The tenants.
+    pub tenants: Wanted,
+    /// How many tables are read at the same time; without it that of the settings.
+    pub jobs: Option<usize>,
+    /// Whether it is for undoing a restore that is about to begin.
+    pub before_restore: bool,
+}
+
+/// The backups that were made.
+#[derive(Debug, Clone, Serialize)]
+pub struct TenantsReport {
+    /// The database.
+    pub database: String,
+    /// The instant, the same for all.
+    pub consistent_at: String,
+    /// One backup for each tenant.
+    pub backups: Vec<BackupReport>,
+    /// Those that could not be made.
+    pub failed: Vec<FailedTenant>,
+    /// What no tenant's backup covers.
+    pub not_covered: Vec<String>,
+    /// Duration in seconds.
+    pub seconds: f64,
+}
+
+/// A tenant without a backup.
+#[derive(Debug, Clone, Serialize)]
+pub struct FailedTenant {
+    /// The tenant.
+    pub tenant: String,
+    /// Why.
+    pub message: String,
+}
+
+impl Report for TenantsReport {
+    fn shortfall(&self) -> Option<Kind> {
+        let is_short =
+            !self.failed.is_empty() || self.backups.iter().any(|backup| backup.shortfall().is_some());
+        is_short.then_some(Kind::Incomplete)
+    }
+}
+
+/// Makes the backups. One that fails keeps the others from nothing; when all fail, so does the run.
+pub async fn run(context: &Context, request: &BackupTenants) -> anyhow::Result<TenantsReport> {
+    let _turn = context.turn("backup-tenant", "back up tenants")?;
+    let clock = Instant::now();
+    let keyring = context.keyring()?;
+    let presence = present(context).await?;
+    let room = Room { context, keyring: &keyring, presence: &presence };
+    let spool = Arc::new(spool(context, request).await?);
+    let mut report = TenantsReport {
+        database: spool.database.clone(),
+        consistent_at: timestamp_text(spool.consistent_at),
+        backups: Vec::new(),
+        failed: Vec::new(),
+        not_covered: spool.warnings.clone(),
+        seconds: 0.0,
+    };
+    let mut first = None;
+    for (number, id) in spool.ids().iter().enumerate() {
+        let source = OneTenant { spool: Arc::clone(&spool), number, before_restore: request.before_restore };
+        match one(&room, BackupKind::Tenant, |_| async { Ok(source) }).await {
+            Ok(made) => report.backups.push(made),
+            Err(error) if judge(&error).exit_code == Kind::Interrupted.exit_code() => return Err(error),
+            Err(error) => {
+                let message = format!("{error:#}");
+                context.progress.note(&format!("warning: no backup of tenant \"{id}\": {message}"));
+                report.failed.push(FailedTenant { tenant: id.clone(), message });
+                first = first.or(Some(error));
+            }
+        }
+    }
+    spool.remove()?;
+    report.seconds = clock.elapsed().as_secs_f64();
+    match first {
+        Some(error) if report.backups.is_empty() => Err(error),
+        _ => Ok(report),
+    }
+}
+
+async fn spool(context: &Context, request: &BackupTenants) -> anyhow::Result<Spool> {
+    let settings = &context.settings;
+    let plan = TenantPlan {
+        connection: settings.postgres.clone(),
+        database: database_name(context, request.database.as_deref())?,
+        jobs: request.jobs.unwrap_or(settings.jobs),
+        scratch: context.scratch()?,
+        rules: settings.tenants.clone(),
+    };
+    let source = TenantSource::open(plan, &request.tenants, &context.stop).await?;
+    let stage = Arc::new(context.progress.bytes("read", source.estimate()));
+    source.spool(&stage, &context.stop).await
+}
+
+/// One tenant out of the spool.
+struct OneTenant {
+    spool: Arc<Spool>,
+    number: usize,
+    before_restore: bool,
+}
+
+impl Source for OneTenant {
+    fn system_identifier(&self) -> u64 {
+        self.spool.system_identifier
+    }
+
+    fn details(&self) -> String {
+        format!("tenant \"{}\" of database \"{}\"", self.spool.ids()[self.number], self.spool.database)
+    }
+
+    fn estimate(&self) -> u64 {
+        self.spool.bytes(self.number)
+    }
+
+    async fn read(self, framer: Framer, stage: Stage, _: &Context) -> anyhow::Result<Contents> {
+        let Self { spool, number, before_restore } = self;
+        let packing = spawn_blocking({
+            let spool = Arc::clone(&spool);
+            move || tenant::pack(&spool, number, framer, &stage)
+        });
+        let (entries, tenant) = packing.await.context("take a tenant out of the spool")??;
+        Ok(Contents {
+            entries,
+            consistent_at: spool.consistent_at,
+            tool_version: String::new(),
+            postgres_version_num: spool.postgres_version_num,
+            warnings: Vec::new(),
+            database: None,
+            tenant: Some(Tenant { before_restore, ..tenant }),
+            cluster: None,
+        })
+    }
+}

@@ -1,0 +1,352 @@
+//! `pgkeep restore --tenant`: one tenant's rows put back among those of others, out of a tenant's backup, out of that of a
+//! database, or out of the cluster as it was at a point in time.
+//!
+//! Three rooms: `image` gets at the rows of then, `instance` brings a cluster to life for that, and here they are laid
+//! beside those of now, confirmed, saved as they are, and written.
+
+mod image;
+mod instance;
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use chrono::Utc;
+use serde::Serialize;
+
+use super::backup::database::database_name;
+use super::backup::tenant::{self as backup, BackupTenants, Wanted};
+use super::restore::Phase;
+use super::{Context, Report, judge};
+use crate::catalog::{NewRestore, RestoreEnd, RestoreMode, RestoreState};
+use crate::model::{BackupId, Fault, Kind, Timestamp};
+use crate::plan::tenants::TenantGraph;
+use crate::postgres::{Server, tenants};
+use crate::source::tenant::{graph_of, refuse_undecided};
+use crate::target::tenant::{Applied, Mode, Restoring, TablePlan};
+
+use image::Image;
+
+/// What a restore does with rows of now.
+pub mod tenant {
+    pub use crate::target::tenant::Mode;
+}
+
+/// What to restore.
+#[derive(Debug, Clone)]
+pub struct RestoreTenantRequest {
+    /// `latest`, an identifier or the beginning of one.
+    pub backup: String,
+    /// The tenants.
+    pub tenants: Vec<String>,
+    /// The database; without a name that of the settings.
+    pub database: Option<String>,
+    /// What becomes of rows of now.
+    pub mode: Mode,
+    /// The cluster as it was then; nothing: a backup itself.
+    pub pitr: Option<Option<Timestamp>>,
+    /// How many tables are read at the same time.
+    pub jobs: Option<usize>,
+    /// Only show what would be done.
+    pub dry_run: bool,
+    /// How many rows of each table are shown.
+    pub show_rows: usize,
+    /// Count and sum up everybody else's rows before and after.
+    pub prove_others: bool,
+}
+
+/// What would be done to one tenant.
+#[derive(Debug, Clone, Serialize)]
+pub struct TenantPlan {
+    /// The tenant.
+    pub tenant: String,
+    /// The database.
+    pub database: String,
+    /// The backup that its rows come from.
+    pub backup: BackupId,
+    /// The instant that they are of.
+    pub consistent_at: String,
+    /// `full` or `merge`.
+    pub mode: Mode,
+    /// By table.
+    pub tables: Vec<TablePlan>,
+}
+
+impl TenantPlan {
+    /// Rows that would be written or removed.
+    pub fn changes(&self) -> u64 {
+        self.tables.iter().map(|table| table.insert + table.update + table.delete).sum()
+    }
+}
+
+/// What was done to one tenant.
+#[derive(Debug, Clone, Serialize)]
+pub struct TenantRestored {
+    /// What was to be done.
+    pub plan: TenantPlan,
+    /// The backup of what was there before: `restore THAT --mode full` undoes the restore.
+    pub undo: Option<BackupId>,
+    /// What was written; nothing in a dry run.
+    pub applied: Option<Applied>,
+}
+
+/// How it went.
+#[derive(Debug, Clone, Serialize)]
+pub struct RestoreTenantReport {
+    /// Whether nothing was done.
+    pub dry_run: bool,
+    /// By tenant.
+    pub tenants: Vec<TenantRestored>,
+    /// How long what took.
+    pub phases: Vec<Phase>,
+    /// Duration in seconds.
+    pub seconds: f64,
+    /// What is not as it should be.
+    pub warnings: Vec<String>,
+}
+
+impl Report for RestoreTenantReport {
+    fn shortfall(&self) -> Option<Kind> {
+        let conflicts = self.tenants.iter().flat_map(|it| &it.plan.tables).any(|it| !it.conflicts.is_empty());
+        if self.dry_run && conflicts {
+            return Some(Kind::Refused);
+        }
+        (!self.dry_run && !self.warnings.is_empty()).then_some(Kind::Incomplete)
+    }
+}
+
+/// Asks the operator whether the plan is to be carried out; an error is a no.
+pub type Confirm<'a> = &'a (dyn Fn(&TenantPlan) -> anyhow::Result<()> + Send + Sync);
+
+/// Restores one tenant after the other, each in a transaction of its own.
+pub async fn run(
+    context: &Context,
+    request: &RestoreTenantRequest,
+    confirm: Confirm<'_>,
+) -> anyhow::Result<RestoreTenantReport> {
+    let clock = Instant::now();
+    let database = database_name(context, request.database.as_deref())?;
+    // Before anything is fetched: the database must be there, and it must be known whose its rows are.
+    let server = Server::connect(&context.settings.postgres, Some(&database), &context.stop).await?;
+    let graph = context.stop.or(graph_of(&server, &context.settings.tenants)).await?;
+    refuse_undecided(&graph)?;
+    let sources = image::choose(context, request, &database)?;
+    let mut report = RestoreTenantReport {
+        dry_run: request.dry_run,
+        tenants: Vec::new(),
+        phases: Vec::new(),
+        seconds: 0.0,
+        warnings: Vec::new(),
+    };
+    let images = Box::pin(image::open(context, request, &database, sources, &mut report)).await?;
+    let work = Work { context, request, database: &database, server: &server, graph: &graph };
+    for image in &images {
+        let entry = if request.dry_run { None } else { Some(work.begin(image)?) };
+        let result = Box::pin(work.restore(image, confirm, &mut report)).await;
+        let result = match entry {
+            Some(entry) => work.write_down(entry, result),
+            None => result,
+        };
+        report.tenants.push(result?);
+    }
+    server.close().await;
+    report.seconds = clock.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+/// How long the server may take to break off what it is doing.
+const ENDING: Duration = Duration::from_secs(10);
+
+struct Work<'a> {
+    context: &'a Context,
+    request: &'a RestoreTenantRequest,
+    database: &'a str,
+    server: &'a Server,
+    graph: &'a TenantGraph,
+}
+
+impl Work<'_> {
+    /// Writes down that the restore begins, whatever becomes of it.
+    fn begin(&self, image: &Image) -> anyhow::Result<i64> {
+        let request = self.request;
+        let mode = match (request.pitr, request.mode) {
+            (Some(_), _) => RestoreMode::Pitr,
+            (None, Mode::Full) => RestoreMode::Full,
+            (None, Mode::Merge { .. }) => RestoreMode::Merge,
+        };
+        self.context.catalog.restores().begin(&NewRestore {
+            run_id: Some(self.context.run.clone()),
+            backup_id: image.backup.clone(),
+            initiated_by: self.context.caller.user.clone(),
+            tenant_ids: Some(vec![image.tenant.id.clone()]),
+            mode,
+            target_timestamp: request.pitr.flatten(),
+            source_database: Some(image.tenant.database.clone()),
+            target_database: Some(self.database.to_owned()),
+            target_directory: None,
+            started_at: Utc::now(),
+        })
+    }
+
+    /// Looks, asks, saves what is there, looks again, and writes.
+    async fn restore(
+        &self,
+        image: &Image,
+        confirm: Confirm<'_>,
+        report: &mut RestoreTenantReport,
+    ) -> anyhow::Result<TenantRestored> {
+        let mut clock = Instant::now();
+        let stop = &self.context.stop;
+        let (plan, restoring) = self.or_cancel(stop.or(self.compare(image, report)).await).await?;
+        restoring.abandon().await?;
+        lap(report, "compare", &mut clock);
+        if self.request.dry_run {
+            return Ok(TenantRestored { plan, undo: None, applied: None });
+        }
+        refuse_conflicts(&plan)?;
+        confirm(&plan)?;
+        clock = Instant::now();
+        let undo = self.save(image, report).await?;
+        lap(report, "save what is there", &mut clock);
+        // Somebody may have written while the operator was reading.
+        let (plan, restoring) = self.or_cancel(stop.or(self.compare(image, report)).await).await?;
+        let applying = async {
+            refuse_conflicts(&plan)?;
+            restoring.apply(self.request.prove_others).await
+        };
+        let applied = self.or_cancel(stop.or(applying).await).await?;
+        stop.check()?;
+        restoring.commit().await?;
+        lap(report, "apply", &mut clock);
+        let changed = applied.proven.iter().filter(|proven| !proven.same);
+        report.warnings.extend(changed.map(|proven| {
+            format!(
+                "rows of others in {} were written by others meanwhile: their sum is another one",
+                proven.table
+            )
+        }));
+        Ok(TenantRestored { plan, undo, applied: Some(applied) })
+    }
+
+    /// After an error, ends what the server is doing and the transaction.
+    async fn or_cancel<T>(&self, result: anyhow::Result<T>) -> anyhow::Result<T> {
+        if result.is_err() {
+            // A connection that is gone has rolled it back.
+            let ending = async {
+                let _ = self.server.cancel().await;
+                let _ = self.server.run("end the transaction", "ROLLBACK").await;
+            };
+            let _ = tokio::time::timeout(ENDING, ending).await;
+        }
+        result
+    }
+
+    /// Lays the rows of then and of now side by side, in a transaction that is left open.
+    async fn compare(
+        &self,
+        image: &Image,
+        report: &mut RestoreTenantReport,
+    ) -> anyhow::Result<(TenantPlan, Restoring<'_>)> {
+        let mut restoring =
+            Restoring::begin(self.server, self.graph, image.tenant.clone(), self.request.mode).await?;
+        let compared = async {
+            restoring.stage(|table| image.lines(table)).await?;
+            restoring.compare(self.request.show_rows).await
+        };
+        let tables = compared.await?;
+        for warning in &restoring.warnings {
+            if !report.warnings.contains(warning) {
+                report.warnings.push(warning.clone());
+            }
+        }
+        let plan = TenantPlan {
+            tenant: image.tenant.id.clone(),
+            database: self.database.to_owned(),
+            backup: image.backup.clone(),
+            consistent_at: image.consistent_at.clone(),
+            mode: self.request.mode,
+            tables,
+        };
+        Ok((plan, restoring))
+    }
+
+    /// Backs the tenant up as it is now. One that is not there has nothing to lose.
+    async fn save(
+        &self,
+        image: &Image,
+        report: &mut RestoreTenantReport,
+    ) -> anyhow::Result<Option<BackupId>> {
+        let id = image.tenant.id.clone();
+        match tenants::find_tenants(self.server, self.graph, std::slice::from_ref(&id)).await {
+            Err(error) if judge(&error).exit_code == Kind::NotThere.exit_code() => return Ok(None),
+            found => found?,
+        };
+        let request = BackupTenants {
+            database: Some(self.database.to_owned()),
+            tenants: Wanted::These(vec![id]),
+            jobs: self.request.jobs,
+            before_restore: true,
+        };
+        let made = backup::run(self.context, &request).await.context("save what the tenant has now")?;
+        let made = made.backups.into_iter().next();
+        if let Some(made) = &made {
+            report.warnings.extend(made.warnings.clone());
+        }
+        Ok(made.map(|made| made.id))
+    }
+
+    /// Writes down how it ended. That this cannot be done never hides how it ended.
+    fn write_down(
+        &self,
+        entry: i64,
+        result: anyhow::Result<TenantRestored>,
+    ) -> anyhow::Result<TenantRestored> {
+        let end = match &result {
+            Ok(restored) => RestoreEnd {
+                state: RestoreState::Done,
+                message: None,
+                rows: restored.applied.as_ref().map(|applied| applied.written + applied.removed),
+                checks: Some(serde_json::json!({
+                    "tables": restored.plan.tables,
+                    "applied": restored.applied,
+                    "undo": restored.undo,
+                })),
+                at: Utc::now(),
+            },
+            Err(error) => {
+                let verdict = judge(error);
+                let state = match verdict.exit_code {
+                    code if code == Kind::Interrupted.exit_code() => RestoreState::Interrupted,
+                    code if code == Kind::Refused.exit_code() || code == Kind::Locked.exit_code() => {
+                        RestoreState::Refused
+                    }
+                    _ => RestoreState::Failed,
+                };
+                RestoreEnd { state, message: Some(verdict.message), rows: None, checks: None, at: Utc::now() }
+            }
+        };
+        let written = self.context.catalog.restores().end(entry, &end);
+        if let Err(error) = written.context("write down how the restore ended") {
+            self.context.progress.note(&format!("warning: {error:#}"));
+        }
+        result
+    }
+}
+
+fn lap(report: &mut RestoreTenantReport, name: &'static str, clock: &mut Instant) {
+    report.phases.push(Phase { name, seconds: clock.elapsed().as_secs_f64() });
+    *clock = Instant::now();
+}
+
+fn refuse_conflicts(plan: &TenantPlan) -> anyhow::Result<()> {
+    let all = plan
+        .tables
+        .iter()
+        .flat_map(|table| table.conflicts.iter().map(move |conflict| format!("{}: {conflict}", table.table)));
+    let all: Vec<String> = all.collect();
+    if all.is_empty() {
+        return Ok(());
+    }
+    Fault::new(Kind::Refused, format!("tenant \"{}\" can't be put back: {}", plan.tenant, all.join("; ")))
+        .hint("Nothing was changed. Clear away what is in the way, or bring the shared rows back first; `--dry-run` shows the plan.")
+        .err()
+}

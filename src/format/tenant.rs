@@ -1,0 +1,58 @@
+//! What the manifest of a tenant's backup knows beyond its entries (SPEC.md, section 5).
+
+use serde::{Deserialize, Serialize};
+
+/// One tenant's rows: where they come from and how they are written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tenant {
+    /// How tenants are told apart: `row`.
+    pub mode: String,
+    /// The tenant's key, as the server writes it.
+    pub id: String,
+    /// The database.
+    pub database: String,
+    /// The table of tenants: its schema and its name.
+    pub tenants: (String, String),
+    /// The key of that table.
+    pub tenants_key: String,
+    /// Whether it was made before a restore, so that this can be undone.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub before_restore: bool,
+    /// The tables with the tenant's rows; also those in which there is none.
+    pub tables: Vec<TenantTable>,
+    /// Rows of shared tables that the tenant's rows refer to. Never written by a restore.
+    #[serde(default)]
+    pub references: Vec<TenantTable>,
+}
+
+/// One table's rows: lines of `COPY ... TO STDOUT` in text format, of these columns in this order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantTable {
+    /// The schema.
+    pub schema: String,
+    /// The table.
+    pub name: String,
+    /// Why rows are the tenant's, for people.
+    pub belonging: String,
+    /// The columns, without those that are computed.
+    pub columns: Vec<TenantColumn>,
+    /// The columns of the key by which rows are told apart; empty where there is none.
+    pub key: Vec<String>,
+    /// Which entry holds the lines; nothing where there are none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub entry: Option<String>,
+    /// How many lines.
+    pub rows: u64,
+}
+
+/// A column.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantColumn {
+    /// Its name.
+    pub name: String,
+    /// Its type as SQL.
+    #[serde(rename = "type")]
+    pub type_name: String,
+    /// Whether it may not be null.
+    pub not_null: bool,
+}
