@@ -1,7 +1,7 @@
 //! Speed and size, as ratios measured in one run: `cargo bench` runs all sections, `cargo bench -- codecs` one.
 //!
 //! Sections: `codecs` (the table of levels), `pipeline` (memory to file, against zstd), `database` (whole backup and
-//! restore, against `pg_dump` and `pg_restore`), `memory`, `start`, and `clouds`, of which `places` (a backup to three
+//! restore, against `pg_dump` and `pg_restore`), `memory`, `start`, `tenants`, and `clouds`, of which `places` (a backup to three
 //! places), `upload` (over a line of 20 ms), `quick` (`verify` over 100,000 objects) and `rebuild` (of the catalog) can
 //! be asked for alone; and, only when asked for, `peers`: `cluster` and `wal` against pgBackRest, `replay` against `cp`.
 //! `PGKEEP_BENCH_ROWS` sets the size of the database (default 3,100,000 rows: about 1 GB on disk),
@@ -20,6 +20,7 @@ mod pipeline;
 mod server;
 #[path = "../it/support/mod.rs"]
 mod support;
+mod tenants;
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -55,6 +56,9 @@ fn main() {
         if wanted.iter().any(|word| word == section || word == "peers") {
             measure();
         }
+    }
+    if asked("tenants") {
+        tenants::tenants();
     }
     for (section, measure) in clouds::SECTIONS {
         if asked("clouds") || wanted.iter().any(|word| word == section) {
