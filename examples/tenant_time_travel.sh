@@ -67,7 +67,8 @@ announce 'let the server archive its WAL' archive_command = "'pgkeep wal-push %p
 psql --command "alter system set archive_command = '$work/bin/pgkeep --env-file $work/pgkeep.env wal-push %p'"
 psql --command 'select pg_reload_conf()' --no-align --tuples-only >/dev/null
 step 'back the cluster up' pgkeep backup cluster --fast
-step 'see whose the rows are' pgkeep list --tenants | head -n 8
+announce 'see who the customers are' pgkeep list --tenants
+pgkeep list --tenants | head -n 8
 
 announce 'customers are at work' insert and update, until this script has ended its story
 working &
@@ -88,7 +89,13 @@ customer 17 >wrecked
 ! diff -q before wrecked >/dev/null || die 'nothing was wrecked'
 sleep 1
 # The last seconds are archived when the segment is full, or ended.
-psql --command 'select pg_switch_wal()' --no-align --tuples-only >/dev/null
+segment=$(psql --no-align --tuples-only --command 'select pg_walfile_name(pg_switch_wal())')
+for _ in {1..120}; do
+    archived=$(psql --no-align --tuples-only --command "select last_archived_wal >= '$segment' from pg_stat_archiver")
+    [[ $archived != t ]] || break
+    sleep 0.5
+done
+[[ $archived == t ]] || die "$segment is not archived"
 later=$(count_later)
 
 step 'see what would be done' pgkeep restore --mode pitr --tenant 17 --target-time "$good" --dry-run

@@ -20,7 +20,8 @@ const FILL: &str = "
 
 /// All of it.
 pub(crate) fn tenants() {
-    let cluster = Cluster::own(&[("shared_buffers", "512MB"), ("max_wal_size", "8GB"), ("autovacuum", "off")]);
+    let cluster =
+        Cluster::own(&[("shared_buffers", "512MB"), ("max_wal_size", "8GB"), ("autovacuum", "off")]);
     let place = Place::on(&cluster);
     place.init();
     cluster.create_database("saas");
@@ -32,10 +33,9 @@ pub(crate) fn tenants() {
     println!("\n## 1,000 tenants in a database of {size}");
     let costs = in_turns(
         3,
-        &mut [
-            &mut || cost(&mut place.command(&["-q", "backup", "database", "saas"])),
-            &mut || cost(&mut place.command(&["-q", "backup", "tenant", "--all"])),
-        ],
+        &mut [&mut || cost(&mut place.command(&["-q", "backup", "database", "saas"])), &mut || {
+            cost(&mut place.command(&["-q", "backup", "tenant", "--all"]))
+        }],
     );
     println!(
         "backup tenant --all: {:.2} of the wall time of a backup of the database ({:.1} s against {:.1} s), {:.2} of the \
@@ -54,7 +54,8 @@ pub(crate) fn tenants() {
     );
     println!(
         "restore of one tenant, half of its {} rows: {:.1} s, saving what it had before included; wanted: a few seconds",
-        cluster.psql("saas", "SELECT count(*) FROM orders JOIN users u ON u.id = user_id WHERE u.tenant_id = 7"),
+        cluster
+            .psql("saas", "SELECT count(*) FROM orders JOIN users u ON u.id = user_id WHERE u.tenant_id = 7"),
         restored[0].wall
     );
 }

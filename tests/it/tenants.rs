@@ -220,6 +220,9 @@ fn all_tenants_are_backed_up_at_one_instant_and_listed() {
         assert_eq!(listed["consistent_at"], made["consistent_at"]);
     }
     place.pgkeep(&["verify", "--deep"]).ok();
+    let odd = place.pgkeep(&["restore", "--tenant", " 03", "--tenant", "3", "--dry-run"]).ok();
+    assert_eq!(odd.stdout.matches("tenant 3 of database").count(), 1, "{}", odd.stdout);
+    place.pgkeep(&["restore", "--tenant", "3'; DROP TABLE app.log; --", "--dry-run"]).fails_with(1);
     let missing = place.pgkeep(&["backup", "tenant", "3", "99", "nobody"]).fails_with(1);
     assert!(missing.stderr.contains("\"99\", \"nobody\""), "{}", missing.stderr);
     drop(database);
@@ -415,4 +418,60 @@ fn killed_at_any_step_the_tenant_is_as_before_or_as_after() {
         }
     }
     assert_eq!(crate::support::faults::leftovers(&place), [""; 0]);
+}
+
+#[test]
+fn tenants_with_the_strangest_keys_are_told_apart() {
+    let cluster = cluster();
+    let database = cluster.fresh_database();
+    let place = Place::ready();
+    place.set("PGDATABASE", &database);
+    let keys =
+        ["it's", "two words", "a\tb\\n", "ünï 🦀", "'; DROP TABLE orgs; --", "\"quoted\"", "100%", "{a,b}"];
+    cluster.psql(
+        &database,
+        "CREATE TABLE orgs (key text PRIMARY KEY); CREATE TABLE rows (id serial PRIMARY KEY, tenant_id text REFERENCES orgs, n int)",
+    );
+    for key in keys {
+        let literal = key.replace('\'', "''");
+        cluster.psql(
+            &database,
+            &format!("INSERT INTO orgs VALUES ('{literal}'); INSERT INTO rows (tenant_id, n) SELECT '{literal}', n FROM generate_series(1, 3) n"),
+        );
+    }
+    let all = || cluster.psql(&database, "SELECT string_agg(r::text, '|' ORDER BY id) FROM rows r");
+    let before = all();
+    let made = place.pgkeep(&["--output", "json", "backup", "tenant", "--all"]).ok().json();
+    assert_eq!(made["backups"].as_array().unwrap().len(), keys.len());
+    for key in keys {
+        let literal = key.replace('\'', "''");
+        cluster.psql(&database, &format!("DELETE FROM rows WHERE tenant_id = '{literal}' AND n < 3"));
+        place.pgkeep(&["restore", "--tenant", key, "--yes"]).ok();
+        assert_eq!(all(), before, "{key}");
+    }
+}
+
+#[test]
+fn two_restores_of_one_tenant_do_not_mix_and_its_own_writers_are_noticed() {
+    let (place, database) = ready(3);
+    let cluster = cluster();
+    place.pgkeep(&["backup", "tenant", "2"]).ok();
+    wreck(cluster, &database, 2);
+    let before = contents(cluster, &database);
+    // As another restore would hold it.
+    let lock =
+        "SELECT pg_advisory_lock(hashtextextended('pgkeep tenant app.tenants 2', 20261125)), pg_sleep(20)";
+    let mut client = cluster.client("psql");
+    client.args(["--no-psqlrc", "-d", &database, "-c", lock]);
+    let holder = crate::support::Running::start(&mut client);
+    crate::support::faults::wait_for("the lock", || {
+        let held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted";
+        (cluster.psql(&database, held) == "1").then_some(())
+    });
+    let refused = place.pgkeep(&["restore", "--tenant", "2", "--yes"]).fails_with(11);
+    assert!(refused.stderr.contains("another restore of tenant \"2\""), "{}", refused.stderr);
+    assert_eq!(contents(cluster, &database), before);
+    cluster.psql("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(20)%' AND pid <> pg_backend_pid()");
+    holder.wait();
+    place.pgkeep(&["restore", "--tenant", "2", "--yes"]).ok();
 }

@@ -129,6 +129,8 @@ pub async fn run(
     let server = Server::connect(&context.settings.postgres, Some(&database), &context.stop).await?;
     let graph = context.stop.or(graph_of(&server, &context.settings.tenants)).await?;
     refuse_undecided(&graph)?;
+    let wanted = context.stop.or(tenants::canonical(&server, &graph, &request.tenants)).await?;
+    let request = &RestoreTenantRequest { tenants: wanted, ..request.clone() };
     let sources = image::choose(context, request, &database)?;
     let mut report = RestoreTenantReport {
         dry_run: request.dry_run,

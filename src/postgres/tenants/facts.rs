@@ -1,5 +1,7 @@
 //! Tables, keys and foreign keys as the catalogs have them, and the tenants that there are.
 
+use std::collections::HashMap;
+
 use serde::Deserialize;
 
 use super::select::owned;
@@ -174,10 +176,33 @@ pub async fn find_tenants(
     Ok(found)
 }
 
+/// These keys as the server writes them, each once, whether there are such tenants or not.
+pub async fn canonical(
+    server: &Server,
+    graph: &TenantGraph,
+    wanted: &[String],
+) -> anyhow::Result<Vec<String>> {
+    let mut ids: Vec<String> = Vec::with_capacity(wanted.len());
+    for id in wanted {
+        let sql = format!("SELECT ({}::{})::text", literal(id), graph.key_type);
+        let asked = server.query_one(&format!("read the tenant's key \"{id}\""), &sql, &[]).await;
+        let row = asked.or_fault(|| {
+            let message =
+                format!("\"{id}\" is no tenant's key: {} has type {}", graph.root_key, graph.key_type);
+            Fault::new(Kind::NotThere, message).hint("`pgkeep list --tenants` shows the tenants.")
+        })?;
+        let id: String = row.get(0);
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    Ok(ids)
+}
+
 /// Rows and bytes per tenant, counted in one pass over each table.
 pub async fn sizes(server: &Server, graph: &TenantGraph) -> anyhow::Result<Vec<Tenant>> {
-    let mut all: std::collections::BTreeMap<String, (u64, u64)> =
-        tenants(server, graph).await?.into_iter().map(|id| (id, (0, 0))).collect();
+    let ids = tenants(server, graph).await?;
+    let mut all: HashMap<String, (u64, u64)> = ids.iter().map(|id| (id.clone(), (0, 0))).collect();
     for table in &graph.tables {
         let selection = owned(graph, table);
         let sql = format!(
@@ -192,5 +217,9 @@ pub async fn sizes(server: &Server, graph: &TenantGraph) -> anyhow::Result<Vec<T
             }
         }
     }
-    Ok(all.into_iter().map(|(id, (rows, bytes))| Tenant { id, rows, bytes }).collect())
+    let sized = ids.into_iter().map(|id| {
+        let (rows, bytes) = all.get(&id).copied().unwrap_or_default();
+        Tenant { id, rows, bytes }
+    });
+    Ok(sized.collect())
 }
