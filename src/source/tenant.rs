@@ -165,6 +165,7 @@ impl TenantSource {
                 path: directory.join(number.to_string()),
                 described: described(facts, belonging),
                 is_reference,
+                everybody: self.everybody,
             });
         }
         // The largest first, so that nobody is left with one when the others are done.
@@ -246,6 +247,7 @@ struct Reading {
     path: PathBuf,
     described: TenantTable,
     is_reference: bool,
+    everybody: bool,
 }
 
 fn copy(facts: &TableFacts, selection: &Selection, only: &str) -> String {
@@ -308,7 +310,7 @@ async fn read(
             Err(error) => return Err(server.failed(&action, &error).await),
         };
         let mut lines = Box::pin(lines);
-        let mut spooling = Spooling::new(&reading.path, index)?;
+        let mut spooling = Spooling::new(&reading.path, index, reading.everybody)?;
         while let Some(bytes) = lines.next().await {
             let bytes = match bytes {
                 Ok(bytes) => bytes,
@@ -364,6 +366,7 @@ struct SpooledTable {
 /// Sorts lines by their first field, the owner, into pieces of a file.
 struct Spooling<'a> {
     index: &'a BTreeMap<String, usize>,
+    everybody: bool,
     file: File,
     at: u64,
     /// The beginning of a line whose end is still to come.
@@ -374,7 +377,7 @@ struct Spooling<'a> {
 }
 
 impl<'a> Spooling<'a> {
-    fn new(path: &Path, index: &'a BTreeMap<String, usize>) -> anyhow::Result<Self> {
+    fn new(path: &Path, index: &'a BTreeMap<String, usize>, everybody: bool) -> anyhow::Result<Self> {
         let file = durable::create_private_file(path)?;
         // Read again through the same handle; without a name nobody has to clear it away.
         drop(file);
@@ -382,7 +385,7 @@ impl<'a> Spooling<'a> {
             File::options().read(true).write(true).open(path).with_context(|| path.display().to_string())?;
         durable::remove_file_if_there(path)?;
         let (waiting, rows) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { index, file, at: 0, rest: Vec::new(), waiting, held: 0, rows })
+        Ok(Self { index, everybody, file, at: 0, rest: Vec::new(), waiting, held: 0, rows })
     }
 
     fn take(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
@@ -410,7 +413,13 @@ impl<'a> Spooling<'a> {
         let (owner, row) = (&line[..end], line.get(end + 1..).unwrap_or_default());
         let owner = unescaped(owner)?;
         // A row of somebody who is not in the table of tenants is no tenant's.
-        let Some(&tenant) = self.index.get(&owner) else { return Ok(()) };
+        let Some(&tenant) = self.index.get(&owner) else {
+            if self.everybody {
+                return Ok(());
+            }
+            return Fault::new(Kind::Bug, format!("a row of \"{owner}\" came, whom nobody has asked for"))
+                .err();
+        };
         let waiting = self.waiting.entry(tenant).or_default();
         waiting.extend_from_slice(row);
         self.held += row.len();

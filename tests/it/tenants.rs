@@ -475,3 +475,44 @@ fn two_restores_of_one_tenant_do_not_mix_and_its_own_writers_are_noticed() {
     holder.wait();
     place.pgkeep(&["restore", "--tenant", "2", "--yes"]).ok();
 }
+
+#[test]
+fn what_nobody_would_check_is_refused_and_sequences_are_never_set_back() {
+    let cluster = cluster();
+    let database = cluster.fresh_database();
+    let place = Place::ready();
+    place.set("PGDATABASE", &database);
+    let ask = |sql: &str| cluster.psql(&database, sql);
+    ask("CREATE TABLE orgs (id int PRIMARY KEY);
+         CREATE TABLE users (id serial PRIMARY KEY, tenant_id int NOT NULL REFERENCES orgs, slug text NOT NULL);
+         CREATE TABLE lines (tenant_id int, line text);
+         INSERT INTO orgs VALUES (1), (2);
+         INSERT INTO users (tenant_id, slug) SELECT 1 + n % 2, 's' || n FROM generate_series(1, 30) n;
+         INSERT INTO lines SELECT 1, string_agg(md5(n::text), '') FROM generate_series(1, 700) n;
+         INSERT INTO lines SELECT 1, 'short'");
+    place.pgkeep(&["backup", "tenant", "--all"]).ok();
+    // A sequence that was not asked since it was set; a line longer than an index can hold; a numbered column that is new.
+    ask("SELECT setval('users_id_seq', 301, false); DELETE FROM users WHERE id = 4; DELETE FROM lines;
+         ALTER TABLE lines ADD COLUMN id bigserial PRIMARY KEY");
+    place.pgkeep(&["restore", "--tenant", "1", "--yes"]).ok();
+    assert_eq!(ask("SELECT count(*) FROM users WHERE tenant_id = 1"), "15");
+    assert_eq!(ask("SELECT count(*), max(length(line)) FROM lines"), "2|22400");
+    assert_eq!(ask("SELECT nextval('users_id_seq')"), "301");
+    // Of several tenants one is refused: what was done to the others is said, with what undoes it.
+    ask(
+        "DELETE FROM users WHERE id IN (4, 5); INSERT INTO orgs VALUES (3); INSERT INTO users VALUES (5, 3, 'taken')",
+    );
+    let owner = |id: u32| ask(&format!("SELECT tenant_id FROM users WHERE id = {id}"));
+    let run = place.pgkeep(&["restore", "--tenant", "1", "--tenant", "2", "--yes"]).ended_with(3);
+    assert!(run.stdout.contains("tenant 2 NOT restored: "), "{}{}", run.stdout, run.stderr);
+    assert!(run.stdout.contains("--tenant 1 --mode full"), "{}", run.stdout);
+    assert_eq!((owner(4), owner(5)), ("1".to_owned(), "3".to_owned()));
+    place.pgkeep(&["restore", "--tenant", "2", "--tenant", "1", "--yes"]).fails_with(5);
+    ask("DELETE FROM users WHERE tenant_id = 3");
+    // The server checks a deferrable constraint by a trigger.
+    ask("ALTER TABLE users ADD UNIQUE (slug) DEFERRABLE");
+    let refused = place.pgkeep(&["restore", "--tenant", "1", "--yes"]).fails_with(5);
+    assert!(refused.stderr.contains("is deferrable"), "{}", refused.stderr);
+    let missing = place.pgkeep(&["backup", "tenant", "nobody", "1"]).fails_with(1);
+    assert!(missing.stderr.contains("\"nobody\""), "{}", missing.stderr);
+}

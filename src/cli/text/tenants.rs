@@ -41,6 +41,15 @@ pub(in crate::cli) fn tenant_plan(plan: &TenantPlan) -> String {
     text
 }
 
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:@".contains(&byte);
+    if !word.is_empty() && !word.starts_with('-') && word.bytes().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
 pub(in crate::cli) fn tenants(report: &TenantsReport) -> String {
     if report.tenants.is_empty() {
         return format!("database {} has no tenants\n", report.database);
@@ -87,7 +96,12 @@ pub(in crate::cli) fn restore_tenant(report: &RestoreTenantReport) -> String {
                 match undo {
                     Some(undo) => {
                         line!(text, "before it was as in {undo}; this undoes the restore:");
-                        line!(text, "  pgkeep restore {undo} --tenant {} --mode full", tenant.plan.tenant);
+                        line!(
+                            text,
+                            "  pgkeep restore {undo} --tenant {} --mode full --database {}",
+                            quoted(&tenant.plan.tenant),
+                            quoted(&tenant.plan.database)
+                        );
                     }
                     None => {
                         line!(text, "the tenant was not there before, so nothing was saved");
@@ -95,6 +109,9 @@ pub(in crate::cli) fn restore_tenant(report: &RestoreTenantReport) -> String {
                 }
             }
         }
+    }
+    for failed in &report.failed {
+        line!(text, "tenant {} NOT restored: {}", failed.tenant, failed.message);
     }
     let phases: Vec<String> =
         report.phases.iter().map(|phase| format!("{} {}", phase.name, seconds(phase.seconds))).collect();

@@ -17,6 +17,11 @@ use crate::postgres::{Server, tools};
 use crate::system::process::{Ended, ProcessGroup, Running};
 use crate::system::{Stop, durable};
 
+/// Where its log lies below the data directory.
+const LOGS: &str = "pgkeep-log";
+const LOG: &str = "postgresql.log";
+/// What the server says when it stops at a target, and not for another reason (`recoveryStopsBefore` in `xlogrecovery.c`).
+const STOPPED: &str = "recovery stopping";
 const LOOK: Duration = Duration::from_millis(100);
 /// How long it may take to end before it is killed.
 const ENDING: Duration = Duration::from_secs(30);
@@ -130,8 +135,13 @@ async fn launch(context: &Context, backup: &BackupId, root: &Path, socket: &Path
         "port=5432".to_owned(),
         "hot_standby=on".to_owned(),
         "archive_mode=off".to_owned(),
-        "logging_collector=off".to_owned(),
+        // Its own words say where it stopped: they must be where they are looked for, and in one language.
+        "logging_collector=on".to_owned(),
         "log_destination=stderr".to_owned(),
+        format!("log_directory={}", root.join(LOGS).display()),
+        format!("log_filename={LOG}"),
+        "log_min_messages=warning".to_owned(),
+        "lc_messages=C".to_owned(),
         "shared_preload_libraries=".to_owned(),
         "ssl=off".to_owned(),
         "fsync=off".to_owned(),
@@ -143,6 +153,11 @@ async fn launch(context: &Context, backup: &BackupId, root: &Path, socket: &Path
     }
     // restore_command is this program with this run's settings, which may be in the environment alone.
     Running::start_with_ours(&tool.path, &arguments).await
+}
+
+fn last_lines(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(LAST_LINES)..].join(" | ")
 }
 
 impl Instance {
@@ -163,6 +178,19 @@ impl Instance {
                 let (in_recovery, paused, time): (bool, Option<bool>, String) =
                     (row.get(0), row.get(1), row.get(2));
                 server.close().await;
+                if paused == Some(true) && !self.log().contains(STOPPED) {
+                    // Such as: "hot standby is not possible because of insufficient parameter settings".
+                    let message = format!(
+                        "replay has paused before it reached the target: {}",
+                        last_lines(&self.log())
+                    );
+                    return Fault::new(Kind::Postgres, message)
+                        .hint(
+                            "Nothing was changed. If a setting of the server was raised since the backup, make a new cluster \
+                             backup; for this time, restore the cluster with --to-dir and take the tenant from there.",
+                        )
+                        .err();
+                }
                 if !in_recovery || paused == Some(true) {
                     return Ok(time);
                 }
@@ -172,11 +200,16 @@ impl Instance {
         }
     }
 
+    fn log(&self) -> String {
+        let bytes = std::fs::read(self.root.join(LOGS).join(LOG)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
     async fn died(&mut self) -> anyhow::Error {
         let account = match (&mut self.running).await {
             Ok(Ok(ended)) => {
-                let lines = &ended.messages;
-                lines[lines.len().saturating_sub(LAST_LINES)..].join(" | ")
+                let log = self.log();
+                if log.is_empty() { ended.account() } else { last_lines(&log) }
             }
             Ok(Err(error)) => format!("{error:#}"),
             Err(error) => error.to_string(),

@@ -14,7 +14,7 @@ use chrono::Utc;
 use serde::Serialize;
 
 use super::backup::database::database_name;
-use super::backup::tenant::{self as backup, BackupTenants, Wanted};
+use super::backup::tenant::{self as backup, BackupTenants, FailedTenant, Wanted};
 use super::restore::Phase;
 use super::{Context, Report, judge};
 use crate::catalog::{NewRestore, RestoreEnd, RestoreMode, RestoreState};
@@ -96,6 +96,8 @@ pub struct RestoreTenantReport {
     pub dry_run: bool,
     /// By tenant.
     pub tenants: Vec<TenantRestored>,
+    /// Those that could not be restored, after others were.
+    pub failed: Vec<FailedTenant>,
     /// How long what took.
     pub phases: Vec<Phase>,
     /// Duration in seconds.
@@ -110,7 +112,8 @@ impl Report for RestoreTenantReport {
         if self.dry_run && conflicts {
             return Some(Kind::Refused);
         }
-        (!self.dry_run && !self.warnings.is_empty()).then_some(Kind::Incomplete)
+        let is_short = !self.failed.is_empty() || (!self.dry_run && !self.warnings.is_empty());
+        is_short.then_some(Kind::Incomplete)
     }
 }
 
@@ -131,10 +134,14 @@ pub async fn run(
     refuse_undecided(&graph)?;
     let wanted = context.stop.or(tenants::canonical(&server, &graph, &request.tenants)).await?;
     let request = &RestoreTenantRequest { tenants: wanted, ..request.clone() };
+    if request.pitr.is_some() {
+        refuse_unlogged(&server, &graph).await?;
+    }
     let sources = image::choose(context, request, &database)?;
     let mut report = RestoreTenantReport {
         dry_run: request.dry_run,
         tenants: Vec::new(),
+        failed: Vec::new(),
         phases: Vec::new(),
         seconds: 0.0,
         warnings: Vec::new(),
@@ -148,7 +155,20 @@ pub async fn run(
             Some(entry) => work.write_down(entry, result),
             None => result,
         };
-        report.tenants.push(result?);
+        match result {
+            Ok(restored) => report.tenants.push(restored),
+            // What was done to those before stands, and how it is undone must be said.
+            Err(error)
+                if report.tenants.is_empty() || judge(&error).exit_code == Kind::Interrupted.exit_code() =>
+            {
+                return Err(error);
+            }
+            Err(error) => {
+                let message = format!("{error:#}");
+                context.progress.note(&format!("warning: tenant \"{}\": {message}", image.tenant.id));
+                report.failed.push(FailedTenant { tenant: image.tenant.id.clone(), message });
+            }
+        }
     }
     server.close().await;
     report.seconds = clock.elapsed().as_secs_f64();
@@ -157,6 +177,23 @@ pub async fn run(
 
 /// How long the server may take to break off what it is doing.
 const ENDING: Duration = Duration::from_secs(10);
+
+/// At a point in time they are empty: to put that back would remove what is there.
+async fn refuse_unlogged(server: &Server, graph: &TenantGraph) -> anyhow::Result<()> {
+    let unlogged = tenants::unlogged(server).await?;
+    let ours: Vec<String> =
+        unlogged.iter().filter(|name| graph.table(name).is_some()).map(ToString::to_string).collect();
+    if ours.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "{}: unlogged, so there is no WAL to bring its rows back to a point in time",
+        ours.join(", ")
+    );
+    Fault::new(Kind::Refused, message)
+        .hint("Say in TENANT_TABLES that it is shared, so that it is left alone, or restore out of a backup.")
+        .err()
+}
 
 struct Work<'a> {
     context: &'a Context,
@@ -208,6 +245,18 @@ impl Work<'_> {
         confirm(&plan)?;
         clock = Instant::now();
         let undo = self.save(image, report).await?;
+        let loses = plan.tables.iter().any(|table| table.update + table.delete > 0);
+        if undo.is_none() && loses {
+            let message = format!(
+                "tenant \"{}\" is not in {} any more, and has rows in other tables that would be changed: they can't be saved before",
+                plan.tenant, self.graph.root
+            );
+            return Fault::new(Kind::Refused, message)
+                .hint(
+                    "Nothing was changed. Put the tenant's own row back first, or restore with --mode merge.",
+                )
+                .err();
+        }
         lap(report, "save what is there", &mut clock);
         // Somebody may have written while the operator was reading.
         let (plan, restoring) = self.or_cancel(stop.or(self.compare(image, report)).await).await?;

@@ -85,6 +85,12 @@ impl<'a> Decider<'a> {
 
     fn decide(&self, root: &'a TableFacts, root_key: String) -> Result<TenantGraph, String> {
         let key_type = root.column(&root_key).map_or_else(String::new, |column| column.base_type.clone());
+        if family(&key_type).is_none() {
+            return Err(format!(
+                "the tenants' key {}.{root_key} is {key_type}; it must be an integer, a uuid or a text",
+                root.name
+            ));
+        }
         let mut undecided: BTreeMap<&TableName, String> = BTreeMap::new();
         let mut belongings: BTreeMap<&TableName, Belonging> = BTreeMap::new();
         // In the order in which they were decided: parents first.
@@ -242,16 +248,16 @@ impl<'a> Decider<'a> {
         if keys.first().is_some_and(sure) {
             return Ok(());
         }
-        *upward = self
-            .facts
-            .foreign_keys
-            .iter()
-            .find(|key| {
-                key.child == *name
-                    && key.parent == *name
-                    && chosen.is_none_or(|names| names.contains(&key.name))
-            })
-            .cloned();
+        let mut own = self.facts.foreign_keys.iter().filter(|key| {
+            key.child == *name && key.parent == *name && chosen.is_none_or(|names| names.contains(&key.name))
+        });
+        *upward = own.next().cloned();
+        if let (Some(one), Some(other)) = (upward.as_ref(), own.next()) {
+            return Err(format!(
+                "which of its rows is above another can't be told: {} or {}; name one of them in TENANT_TABLES={name}=via:...",
+                one.name, other.name
+            ));
+        }
         if upward.is_some() || chosen.is_some() {
             return Ok(());
         }
@@ -302,12 +308,18 @@ fn hangs_on(belongings: &BTreeMap<&TableName, Belonging>, name: &TableName, othe
 
 /// Whether values of the two types are compared as one would expect.
 fn alike(one: &str, other: &str) -> bool {
-    let family = |name: &str| match name {
-        "smallint" | "integer" | "bigint" => "integer".to_owned(),
-        name if name == "text" || name.starts_with("character") => "text".to_owned(),
-        name => name.to_owned(),
-    };
-    family(one) == family(other)
+    family(one).is_some_and(|one| family(other) == Some(one))
+}
+
+/// The types of which equal values have the same text and only those: what is compared here and what the server compares
+/// must be the same.
+fn family(name: &str) -> Option<&'static str> {
+    match name {
+        "smallint" | "integer" | "bigint" => Some("integer"),
+        "text" | "character varying" => Some("text"),
+        "uuid" => Some("uuid"),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

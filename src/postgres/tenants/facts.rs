@@ -34,7 +34,9 @@ pub async fn facts(server: &Server) -> anyhow::Result<Facts> {
                   'name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), \
                   'base_type', (WITH RECURSIVE up AS (SELECT a.atttypid AS id UNION ALL \
                       SELECT t.typbasetype FROM up JOIN pg_type t ON t.oid = up.id WHERE t.typtype = 'd') \
-                    SELECT format_type(up.id, NULL) FROM up JOIN pg_type t ON t.oid = up.id \
+                    SELECT format_type(up.id, NULL) || CASE WHEN EXISTS (SELECT FROM pg_collation l \
+                      WHERE l.oid = a.attcollation AND NOT l.collisdeterministic) THEN ' of a collation for which different \
+                      texts are the same' ELSE '' END FROM up JOIN pg_type t ON t.oid = up.id \
                     WHERE t.typtype <> 'd'), \
                   'not_null', a.attnotnull, 'generated', a.attgenerated <> '', \
                   'numbered', pg_get_serial_sequence(format('%I.%I', n.nspname, c.relname), a.attname) IS NOT NULL, \
@@ -144,15 +146,10 @@ pub async fn find_tenants(
     for id in wanted {
         let sql =
             format!("SELECT {key}::text FROM {table} WHERE {key} = {}::{}", literal(id), graph.key_type);
-        let rows = server.query(&format!("look for tenant \"{id}\""), &sql, &[]).await;
-        let rows = match rows {
-            // Such as letters where the tenants have numbers.
-            Err(error)
-                if crate::postgres::sqlstate(&error).is_some_and(|code| code.code().starts_with("22")) =>
-            {
-                Vec::new()
-            }
-            rows => rows?,
+        let rows = if can_be_key(&graph.key_type, id) {
+            server.query(&format!("look for tenant \"{id}\""), &sql, &[]).await?
+        } else {
+            Vec::new()
         };
         match rows.first() {
             Some(row) => {
@@ -185,18 +182,67 @@ pub async fn canonical(
     let mut ids: Vec<String> = Vec::with_capacity(wanted.len());
     for id in wanted {
         let sql = format!("SELECT ({}::{})::text", literal(id), graph.key_type);
-        let asked = server.query_one(&format!("read the tenant's key \"{id}\""), &sql, &[]).await;
-        let row = asked.or_fault(|| {
+        if !can_be_key(&graph.key_type, id) {
             let message =
                 format!("\"{id}\" is no tenant's key: {} has type {}", graph.root_key, graph.key_type);
-            Fault::new(Kind::NotThere, message).hint("`pgkeep list --tenants` shows the tenants.")
-        })?;
+            return Fault::new(Kind::NotThere, message)
+                .hint("`pgkeep list --tenants` shows the tenants.")
+                .err();
+        }
+        let row = server.query_one(&format!("read the tenant's key \"{id}\""), &sql, &[]).await?;
         let id: String = row.get(0);
         if !ids.contains(&id) {
             ids.push(id);
         }
     }
     Ok(ids)
+}
+
+/// Whether the server can read the text as a key of this type. Asked here, because an error would end the transaction.
+fn can_be_key(key_type: &str, id: &str) -> bool {
+    let text = id.trim();
+    match key_type {
+        "smallint" => text.parse::<i16>().is_ok(),
+        "integer" => text.parse::<i32>().is_ok(),
+        "bigint" => text.parse::<i64>().is_ok(),
+        "uuid" => {
+            let digits = id.bytes().filter(|byte| *byte != b'-');
+            id.len() <= 36
+                && id.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit())
+                && digits.count() == 32
+        }
+        _ => !id.contains('\0'),
+    }
+}
+
+/// Constraints that nobody would check while triggers are off, and that are not checked here either: a sentence for each
+/// table that has one.
+pub async fn unchecked(server: &Server) -> anyhow::Result<Vec<(TableName, String)>> {
+    // Deferrable ones are checked by triggers (`unique_key_recheck`).
+    let sql = "SELECT n.nspname::text, r.relname::text, CASE k.contype WHEN 'f' \
+                 THEN 'its partition ' || c.relname || ' has a foreign key of its own, ' || k.conname \
+                 ELSE 'its constraint ' || k.conname || ' is deferrable' END \
+               FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid \
+               JOIN pg_class r ON r.oid = coalesce(pg_partition_root(c.oid), c.oid) \
+               JOIN pg_namespace n ON n.oid = r.relnamespace \
+               WHERE (k.contype IN ('p', 'u', 'x') AND k.condeferrable) \
+                  OR (k.contype = 'f' AND k.conparentid = 0 AND c.relispartition) ORDER BY 1, 2, 3";
+    let rows = server.query("list the constraints that are checked by triggers", sql, &[]).await?;
+    let named = rows.iter().map(|row| {
+        (TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)), row.get::<_, String>(2))
+    });
+    Ok(named.collect())
+}
+
+/// Tables without WAL: at a point in time they are empty.
+pub async fn unlogged(server: &Server) -> anyhow::Result<Vec<TableName>> {
+    let sql = format!(
+        "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relkind IN ('r', 'p') AND {OURS} AND EXISTS (SELECT FROM pg_class l \
+           WHERE l.relpersistence = 'u' AND coalesce(pg_partition_root(l.oid), l.oid) = c.oid) ORDER BY 1, 2"
+    );
+    let rows = server.query("list the unlogged tables", &sql, &[]).await?;
+    Ok(rows.iter().map(|row| TableName::new(row.get::<_, String>(0), row.get::<_, String>(1))).collect())
 }
 
 /// Rows and bytes per tenant, counted in one pass over each table.

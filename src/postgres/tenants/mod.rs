@@ -3,5 +3,5 @@
 mod facts;
 mod select;
 
-pub use facts::{Tenant, canonical, facts, find_tenants, sizes, tenants, uncovered};
+pub use facts::{Tenant, canonical, facts, find_tenants, sizes, tenants, unchecked, uncovered, unlogged};
 pub use select::{Selection, owned, references, torn_between};

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Mode, Restoring, Side};
+use super::{Restoring, Side};
 use crate::model::{Fault, FaultContext as _, Kind};
 use crate::postgres::quote::{identifier, literal, qualified};
 use crate::system::{Step, step};
@@ -36,7 +36,6 @@ impl Restoring<'_> {
     /// Writes and checks; nobody sees anything of it yet.
     pub async fn apply(&self, prove_others: bool) -> anyhow::Result<Applied> {
         let mut applied = Applied::default();
-        self.suspend().await?;
         let before = if prove_others { self.others().await? } else { Vec::new() };
         for side in &self.sides {
             let removed = self.remove(side).await?;
@@ -51,9 +50,7 @@ impl Restoring<'_> {
         }
         applied.foreign_keys = self.check_references().await?;
         self.refuse_other_writes(&applied).await?;
-        if self.mode == Mode::Full {
-            self.refuse_difference().await?;
-        }
+        self.refuse_difference().await?;
         if prove_others {
             let after = self.others().await?;
             applied.proven = before
@@ -82,7 +79,7 @@ impl Restoring<'_> {
     }
 
     /// Switches triggers and foreign keys off, for this transaction alone.
-    async fn suspend(&self) -> anyhow::Result<()> {
+    pub(super) async fn suspend(&self) -> anyhow::Result<()> {
         let sql = "SET LOCAL session_replication_role = replica";
         self.server.run("switch triggers off for this transaction", sql).await.or_fault(|| {
             Fault::new(
@@ -109,10 +106,12 @@ impl Restoring<'_> {
         let by_key = side.key.iter().map(|name| format!("t.{0} = r.{0} AND ", identifier(name)));
         let sql = format!(
             "WITH gone AS (DELETE FROM {} AS t USING pg_temp.{out} AS r \
-             WHERE {}t.tableoid = r.pgkeep_relation AND t.ctid = r.pgkeep_place RETURNING 1) \
+             WHERE {}t.tableoid = r.pgkeep_relation AND t.ctid = r.pgkeep_place AND {} = r.pgkeep_row RETURNING 1) \
              SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM pg_temp.{out})",
             side.relation(),
-            by_key.collect::<String>()
+            by_key.collect::<String>(),
+            // A place may be somebody else's row by now.
+            side.row_of("t")
         );
         let row = self.server.query_one(&action, &sql, &[]).await?;
         let (gone, wanted): (i64, i64) = (row.get(0), row.get(1));
@@ -196,24 +195,11 @@ impl Restoring<'_> {
 
     /// What the server itself has counted in this transaction must be what was meant, in every table of the database.
     async fn refuse_other_writes(&self, applied: &Applied) -> anyhow::Result<()> {
-        let ours: Vec<String> =
-            self.sides.iter().map(|side| literal(&qualified(&side.name.schema, &side.name.name))).collect();
-        let sql = format!(
-            "SELECT current_setting('track_counts')::bool, \
-               coalesce(sum(ins) FILTER (WHERE mine), 0)::int8, coalesce(sum(del) FILTER (WHERE mine), 0)::int8, \
-               coalesce(sum(upd), 0)::int8, coalesce(sum(ins + del) FILTER (WHERE NOT mine), 0)::int8 \
-             FROM (SELECT pg_stat_get_xact_tuples_inserted(c.oid) AS ins, pg_stat_get_xact_tuples_deleted(c.oid) AS del, \
-                          pg_stat_get_xact_tuples_updated(c.oid) AS upd, \
-                          coalesce(pg_partition_root(c.oid), c.oid) = ANY (ARRAY[{}]::regclass[]) AS mine \
-                   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-                   WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_') AS counted",
-            ours.join(", ")
-        );
-        let row = self.server.query_one("ask what was written", &sql, &[]).await?;
-        let (tracks, inserted, deleted): (bool, i64, i64) = (row.get(0), row.get(1), row.get(2));
-        let (updated, strange): (i64, i64) = (row.get(3), row.get(4));
+        let counted = self.counters().await?;
+        let since = |at: usize| counted[at] - self.baseline[at];
+        let (inserted, deleted, updated, strange) = (since(0), since(1), since(2), since(3));
         let right = inserted.cast_unsigned() == applied.written && deleted.cast_unsigned() == applied.removed;
-        if tracks && !(right && updated == 0 && strange == 0) {
+        if counted[4] == 1 && !(right && updated == 0 && strange == 0) {
             let message = format!(
                 "other rows than those of tenant \"{}\" would have been written: {inserted} inserted and {deleted} deleted \
                  where {} and {} were meant, {updated} updated, {strange} in other tables",
@@ -224,6 +210,26 @@ impl Restoring<'_> {
                 .err();
         }
         Ok(())
+    }
+
+    /// Rows inserted into and deleted from the tenants' tables, updated anywhere, and inserted or deleted elsewhere, as the
+    /// server counts them; and 1 if it does. What earlier transactions of the session did may still be among them.
+    pub(super) async fn counters(&self) -> anyhow::Result<[i64; 5]> {
+        let ours: Vec<String> =
+            self.sides.iter().map(|side| literal(&qualified(&side.name.schema, &side.name.name))).collect();
+        let sql = format!(
+            "SELECT coalesce(sum(ins) FILTER (WHERE mine), 0)::int8, coalesce(sum(del) FILTER (WHERE mine), 0)::int8, \
+               coalesce(sum(upd), 0)::int8, coalesce(sum(ins + del) FILTER (WHERE NOT mine), 0)::int8, \
+               current_setting('track_counts')::bool::int::int8 \
+             FROM (SELECT pg_stat_get_xact_tuples_inserted(c.oid) AS ins, pg_stat_get_xact_tuples_deleted(c.oid) AS del, \
+                          pg_stat_get_xact_tuples_updated(c.oid) AS upd, \
+                          coalesce(pg_partition_root(c.oid), c.oid) = ANY (ARRAY[{}]::regclass[]) AS mine \
+                   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+                   WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_') AS counted",
+            ours.join(", ")
+        );
+        let row = self.server.query_one("ask what was written", &sql, &[]).await?;
+        Ok(std::array::from_fn(|at| row.get(at)))
     }
 
     /// Count and checksum of everybody else's rows in each of the tables.
@@ -248,25 +254,27 @@ impl Restoring<'_> {
     async fn lift_sequences(&self, side: &Side) -> anyhow::Result<()> {
         let Some(table) = self.graph.table(&side.name) else { return Ok(()) };
         let name = qualified(&side.name.schema, &side.name.name);
-        for column in table.facts.columns.iter().filter(|column| column.numbered) {
-            // Upwards or downwards, as it counts; never back.
+        let numbered = table.facts.columns.iter().filter(|column| column.numbered);
+        for column in numbered.filter(|column| side.common.contains(&column.name)) {
+            let action = format!("lift the sequence of {}.{}", side.name, column.name);
+            let sql = format!("SELECT pg_get_serial_sequence({}, {})", literal(&name), literal(&column.name));
+            let Some(sequence) = self.server.query_one(&action, &sql, &[]).await?.get::<_, Option<String>>(0)
+            else {
+                continue;
+            };
+            // Upwards or downwards, as it counts; never back. One that was not asked yet gives out `last_value` first.
             let sql = format!(
-                "SELECT setval(s.seqrelid::regclass, l.value) FROM pg_sequence s, \
-                   LATERAL (SELECT CASE WHEN s.seqincrement > 0 THEN max(x.{0}) ELSE min(x.{0}) END::int8 AS value FROM {1} AS x) l, \
-                   LATERAL (SELECT last_value FROM pg_sequences q WHERE format('%I.%I', q.schemaname, q.sequencename)::regclass \
-                            = s.seqrelid) q \
-                 WHERE s.seqrelid = pg_get_serial_sequence({2}, {3})::regclass AND l.value IS NOT NULL \
-                   AND l.value BETWEEN s.seqmin AND s.seqmax \
-                   AND (q.last_value IS NULL OR CASE WHEN s.seqincrement > 0 THEN q.last_value < l.value \
-                                                     ELSE q.last_value > l.value END)",
+                "SELECT setval({0}::regclass, l.value) FROM {sequence} AS q, pg_sequence AS s, \
+                   LATERAL (SELECT CASE WHEN s.seqincrement > 0 THEN max(x.{1}) ELSE min(x.{1}) END::int8 AS value \
+                            FROM {2} AS x) AS l \
+                 WHERE s.seqrelid = {0}::regclass AND l.value BETWEEN s.seqmin AND s.seqmax \
+                   AND CASE WHEN s.seqincrement > 0 THEN l.value > q.last_value - (NOT q.is_called)::int \
+                            ELSE l.value < q.last_value + (NOT q.is_called)::int END",
+                literal(&sequence),
                 identifier(&column.name),
-                side.then(),
-                literal(&name),
-                literal(&column.name)
+                side.then()
             );
-            self.server
-                .query(&format!("lift the sequence of {}.{}", side.name, column.name), &sql, &[])
-                .await?;
+            self.server.query(&action, &sql, &[]).await?;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use super::Restoring;
 use crate::model::{Fault, Kind};
-use crate::plan::tenants::ForeignKey;
+use crate::plan::tenants::{ForeignKey, TableName};
 use crate::postgres::quote::{identifier, qualified};
 
 impl Restoring<'_> {
@@ -23,9 +23,7 @@ impl Restoring<'_> {
                 refuse(open, key, "refer to rows that are not there")?;
                 checked += 1;
             }
-            if let Some(side) = parent
-                && key.parent_columns.iter().all(|column| side.common.contains(column))
-            {
+            if let Some(side) = parent {
                 let removed = format!("pg_temp.pgkeep_out_{}", side.number);
                 let open = self.still_referred_to(&removed, key).await?;
                 refuse(open, key, "would be left referring to rows that are gone")?;
@@ -43,17 +41,29 @@ impl Restoring<'_> {
         let equal = key.parent_columns.iter().enumerate();
         let equal: Vec<String> =
             equal.map(|(at, name)| format!("p.{} = k.k{at}", identifier(name))).collect();
+        let count = 0..key.columns.len();
+        let same: Vec<String> = count.clone().map(|at| format!("h.k{at} = k.k{at}")).collect();
+        let keys: Vec<String> = count.map(|at| format!("k.k{at}")).collect();
         let sql = format!(
             "WITH k AS MATERIALIZED (SELECT DISTINCT {} FROM {written} AS w WHERE {}), \
-             held AS MATERIALIZED (SELECT 1 FROM {} AS p JOIN k ON {} FOR KEY SHARE OF p) \
-             SELECT (SELECT count(*) FROM k) - (SELECT count(*) FROM held)",
+             held AS MATERIALIZED (SELECT {} FROM {} AS p JOIN k ON {} FOR KEY SHARE OF p) \
+             SELECT count(*) FROM k WHERE NOT EXISTS (SELECT FROM held AS h WHERE {})",
             named.join(", "),
             set.join(" AND "),
-            qualified(&key.parent.schema, &key.parent.name),
-            equal.join(" AND ")
+            keys.join(", "),
+            self.table(&key.parent),
+            equal.join(" AND "),
+            same.join(" AND ")
         );
         let action = format!("check the foreign key {} of {}", key.name, key.child);
         Ok(self.server.query_one(&action, &sql, &[]).await?.get(0))
+    }
+
+    /// A table as foreign keys see it: without those that inherit from it.
+    fn table(&self, name: &TableName) -> String {
+        let facts = self.graph.table(name).map(|table| &table.facts).or_else(|| self.graph.shared(name));
+        let qualified = qualified(&name.schema, &name.name);
+        if facts.is_some_and(|facts| facts.partitioned) { qualified } else { format!("ONLY {qualified}") }
     }
 
     /// Rows, anybody's, that refer to a removed row which has not come back.
@@ -66,9 +76,9 @@ impl Restoring<'_> {
             key.parent_columns.iter().map(|name| format!("p.{0} = r.{0}", identifier(name))).collect();
         let sql = format!(
             "SELECT count(*) FROM {removed} AS r JOIN {} AS c ON {} WHERE NOT EXISTS (SELECT FROM {} AS p WHERE {})",
-            qualified(&key.child.schema, &key.child.name),
+            self.table(&key.child),
             refer.join(" AND "),
-            qualified(&key.parent.schema, &key.parent.name),
+            self.table(&key.parent),
             back.join(" AND ")
         );
         let action = format!("check the foreign key {} of {}", key.name, key.child);

@@ -119,6 +119,8 @@ pub struct Restoring<'a> {
     tenant: Tenant,
     mode: Mode,
     sides: Vec<Side>,
+    /// What the server had counted when the transaction began.
+    baseline: [i64; 5],
     /// What the operator should know.
     pub warnings: Vec<String>,
 }
@@ -148,8 +150,13 @@ impl<'a> Restoring<'a> {
             .hint("Wait for it to end.")
             .err();
         }
-        let mut restoring = Self { server, graph, tenant, mode, sides: Vec::new(), warnings: Vec::new() };
+        let mut restoring =
+            Self { server, graph, tenant, mode, sides: Vec::new(), baseline: [0; 5], warnings: Vec::new() };
+        // First of all: what audits the making of tables would write, too.
+        restoring.suspend().await?;
         restoring.sides = restoring.match_tables()?;
+        restoring.refuse_unchecked().await?;
+        restoring.baseline = restoring.counters().await?;
         Ok(restoring)
     }
 
@@ -226,6 +233,50 @@ impl<'a> Restoring<'a> {
             format!("{} did not exist when the backup was made: its rows are left alone", table.facts.name)
         }));
         Ok(sides)
+    }
+
+    /// Refuses tables with constraints that nobody would check.
+    async fn refuse_unchecked(&self) -> anyhow::Result<()> {
+        let mut found: Vec<String> = Vec::new();
+        for (table, why) in tenants::unchecked(self.server).await? {
+            if self.sides.iter().any(|side| side.name == table) {
+                found.push(format!("{table}: {why}"));
+            }
+        }
+        for key in &self.graph.foreign_keys {
+            let Some(side) = self.sides.iter().find(|side| side.name == key.child) else { continue };
+            let facts = self.graph.table(&side.name).map(|table| &table.facts);
+            let column = |name: &String| facts.and_then(|facts| facts.column(name));
+            let unsure = |name: &String| {
+                !side.common.contains(name) && column(name).is_some_and(|it| it.generated || it.has_default)
+            };
+            if key.columns.iter().any(unsure) {
+                found.push(format!(
+                    "{}: the backup does not know the columns of its foreign key {}",
+                    side.name, key.name
+                ));
+            }
+        }
+        for key in &self.graph.foreign_keys {
+            let Some(side) = self.sides.iter().find(|side| side.name == key.parent) else { continue };
+            if !key
+                .parent_columns
+                .iter()
+                .all(|name| side.common.contains(name) || side.only_now.contains(name))
+            {
+                found.push(format!(
+                    "{}: a computed column is referred to by {} of {}",
+                    side.name, key.name, key.child
+                ));
+            }
+        }
+        if found.is_empty() {
+            return Ok(());
+        }
+        let message = format!("a tenant's rows can't be checked once they are back: {}", found.join("; "));
+        Fault::new(Kind::Refused, message)
+            .hint("Nothing was changed. Restore into a copy of the database (`restore ... --to-database`), and move the rows by hand.")
+            .err()
     }
 
     fn id(&self) -> String {

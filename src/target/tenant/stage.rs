@@ -53,7 +53,7 @@ impl Restoring<'_> {
             }
             let then = format!(
                 "CREATE TEMP TABLE pgkeep_then_{} ON COMMIT DROP AS SELECT {} AS pgkeep_key, {} AS pgkeep_row, {} FROM {raw} AS s; \
-                 DROP TABLE {raw}; CREATE INDEX ON {} (pgkeep_key); ANALYZE {}",
+                 DROP TABLE {raw}; CREATE INDEX ON {} USING hash (pgkeep_key); ANALYZE {}",
                 side.number,
                 side.key_of("s"),
                 side.row_of("s"),
@@ -74,7 +74,7 @@ impl Restoring<'_> {
                 "DROP TABLE IF EXISTS {now}; \
                  CREATE TEMP TABLE pgkeep_now_{} ON COMMIT DROP AS SELECT t.tableoid AS pgkeep_relation, t.ctid AS pgkeep_place, \
                  {} AS pgkeep_key, {} AS pgkeep_row, {} FROM {} WHERE {} = {}; \
-                 CREATE INDEX ON {now} (pgkeep_key); ANALYZE {now}",
+                 CREATE INDEX ON {now} USING hash (pgkeep_key); ANALYZE {now}",
                 side.number,
                 side.key_of("t"),
                 side.row_of("t"),
