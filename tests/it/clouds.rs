@@ -695,6 +695,16 @@ fn a_store_that_is_not_configured_cannot_be_verified() {
 }
 
 #[test]
+fn what_lies_among_a_backups_objects_and_is_none_of_them_is_named() {
+    let clouds = Clouds::ready();
+    let id = clouds.place.backup(&fresh_large(cluster()));
+    clouds.r2.bucket().write(&format!("test/backups/{id}/data.09999"), b"stray".to_vec());
+    let run = clouds.place.pgkeep(&["verify"]).fails_with(3);
+    assert!(run.stdout.contains("data.09999"), "{}", run.stdout);
+    assert!(run.stdout.contains("it does not belong to the backup"), "{}", run.stdout);
+}
+
+#[test]
 fn verify_lists_each_store_once() {
     let clouds = Clouds::ready();
     let database = fresh_large(cluster());

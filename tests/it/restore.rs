@@ -1,6 +1,6 @@
 //! `pgkeep restore`, mode full.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::time::{Duration, Instant};
 
 use crate::support::{Place, Run, Running, cluster, ordinary, pgkeep_binary, run, tidy};
@@ -222,6 +222,18 @@ fn at_a_terminal_another_name_typed_refuses() {
     }
     assert_eq!(cluster().dump(&shop), changed);
     assert_eq!(cluster().databases_like(&shop), [shop]);
+}
+
+#[test]
+fn at_a_terminal_a_lost_catalog_is_offered_to_be_made_again() {
+    let (place, shop, before) = changed_shop();
+    fs::remove_dir_all(place.state()).unwrap();
+    let run = at_a_terminal(&place, "n").fails_with(10);
+    assert!(run.stdout.contains("Make it out of the stores now?"), "{}", run.stdout);
+    assert!(!place.state().join("catalog.sqlite").exists());
+    // The next line confirms the restore itself.
+    at_a_terminal(&place, &format!("y\n{shop}")).ok();
+    assert_eq!(cluster().dump_with_create(&shop), before);
 }
 
 #[test]
