@@ -4,7 +4,6 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use crate::command::backup::BackupReport;
-use crate::command::backup::tenant::TenantsReport;
 use crate::command::catalog::{CheckReport as CatalogCheck, RebuildReport};
 use crate::command::check::{CheckReport, Standing};
 use crate::command::init::InitReport;
@@ -29,7 +28,7 @@ mod show;
 mod tenants;
 
 pub(super) use show::show;
-pub(super) use tenants::{restore_tenant, tenant_plan, tenants};
+pub(super) use tenants::{backup_tenants, restore_tenant, tenant_plan, tenants};
 
 fn seconds(seconds: f64) -> Elapsed {
     Elapsed(Duration::from_secs_f64(seconds.max(0.0)))
@@ -129,38 +128,6 @@ pub(super) fn backup(report: &BackupReport) -> String {
         line!(text, "in {place}");
     }
     warnings(&mut text, &report.warnings);
-    text
-}
-
-pub(super) fn backup_tenants(report: &TenantsReport) -> String {
-    let mut text =
-        format!("tenants of database {}, as they were at {}\n", report.database, report.consistent_at);
-    let mut rows = vec![["TENANT", "BACKUP", "ROWS", "STORED"].map(ToOwned::to_owned).to_vec()];
-    rows.extend(report.backups.iter().map(|backup| {
-        vec![
-            backup.tenant.clone().unwrap_or_default(),
-            backup.id.to_string(),
-            Thousands(backup.rows.unwrap_or(0)).to_string(),
-            Bytes(backup.size_bytes).to_string(),
-        ]
-    }));
-    line!(text, "{}", columns(&rows, &[2, 3]).trim_end());
-    for failed in &report.failed {
-        line!(text, "tenant {}: no backup: {}", failed.tenant, failed.message);
-    }
-    line!(
-        text,
-        "{}, {} failed, {}",
-        counted(report.backups.len() as u64, "backup"),
-        Thousands(report.failed.len() as u64),
-        seconds(report.seconds)
-    );
-    for said in &report.not_covered {
-        line!(text, "not covered: {said}");
-    }
-    let mut said: Vec<String> = report.backups.iter().flat_map(|backup| backup.warnings.clone()).collect();
-    said.dedup();
-    warnings(&mut text, &said);
     text
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::support::faults::SmallDisk;
+use crate::support::faults::{SmallDisk, fresh_wide};
 use crate::support::{Place, cluster, tidy};
 
 #[test]
@@ -182,18 +182,7 @@ fn what_pg_dump_leaves_out_with_a_warning_is_said() {
 #[test]
 fn a_dump_that_is_much_larger_than_the_scratch_directory_goes_through_it() {
     let cluster = cluster();
-    let database = cluster.fresh_database();
-    cluster.psql(
-        &database,
-        "CREATE TABLE one (id int, text text);
-         CREATE TABLE two (id int, text text);
-         ALTER TABLE one ALTER text SET STORAGE EXTERNAL;
-         ALTER TABLE two ALTER text SET STORAGE EXTERNAL;
-         INSERT INTO one SELECT n, (SELECT string_agg(md5(n || '/' || m), '') FROM generate_series(1, 1000) m)
-           FROM generate_series(1, 2000) n;
-         INSERT INTO one SELECT id + 2000, text FROM one;
-         INSERT INTO two SELECT * FROM one",
-    );
+    let database = fresh_wide(cluster);
     let place = Place::ready();
     let disk = SmallDisk::mount(&place.path("small"), "160m");
     place.set("BACKUP_SCRATCH_DIR", &place.path("small").display().to_string());

@@ -7,8 +7,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::python::python;
 use crate::support::faults::{
-    Gate, Process, assert_no_survivors, assert_no_trace, databases_beginning, descendants, leftovers,
-    through, wait_for, within,
+    Gate, Process, assert_no_survivors, assert_no_trace, databases_beginning, descendants, fresh_wide,
+    leftovers, through, wait_for, within,
 };
 use crate::support::{Cluster, Place, Running, cluster};
 
@@ -102,19 +102,7 @@ fn assert_no_sessions(cluster: &Cluster, database: &str) {
 /// A backup whose `pg_dump`, with two workers, is halted, because the stages behind are much slower.
 fn halted() -> (Place, String, Family) {
     let cluster = cluster();
-    let database = cluster.fresh_database();
-    // Much more than may wait in scratch, however slowly it is dumped.
-    cluster.psql(
-        &database,
-        "CREATE TABLE one (id int, text text);
-         CREATE TABLE two (id int, text text);
-         ALTER TABLE one ALTER text SET STORAGE EXTERNAL;
-         ALTER TABLE two ALTER text SET STORAGE EXTERNAL;
-         INSERT INTO one SELECT n, (SELECT string_agg(md5(n || '/' || m), '') FROM generate_series(1, 1000) m)
-           FROM generate_series(1, 2000) n;
-         INSERT INTO one SELECT id + 2000, text FROM one;
-         INSERT INTO two SELECT * FROM one",
-    );
+    let database = fresh_wide(cluster);
     let place = Place::ready();
     place.set("BACKUP_SCRATCH_LIMIT", "1M");
     place.set("BACKUP_COMPRESSION", "zstd:19");

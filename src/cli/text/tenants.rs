@@ -1,12 +1,45 @@
-//! Tenants' restores as text.
+//! Tenants, their backups and their restores as text.
 
 use std::fmt::Write;
 
 use super::{columns, counted, seconds, warnings};
+use crate::command::backup::tenant::TenantsReport as BackupsReport;
 use crate::command::restore_tenant::tenant::Mode;
 use crate::command::restore_tenant::{RestoreTenantReport, TenantPlan};
 use crate::command::tenants::TenantsReport;
 use crate::model::{Bytes, Thousands};
+
+pub(in crate::cli) fn backup_tenants(report: &BackupsReport) -> String {
+    let mut text =
+        format!("tenants of database {}, as they were at {}\n", report.database, report.consistent_at);
+    let mut rows = vec![["TENANT", "BACKUP", "ROWS", "STORED"].map(ToOwned::to_owned).to_vec()];
+    rows.extend(report.backups.iter().map(|backup| {
+        vec![
+            backup.tenant.clone().unwrap_or_default(),
+            backup.id.to_string(),
+            Thousands(backup.rows.unwrap_or(0)).to_string(),
+            Bytes(backup.size_bytes).to_string(),
+        ]
+    }));
+    line!(text, "{}", columns(&rows, &[2, 3]).trim_end());
+    for failed in &report.failed {
+        line!(text, "tenant {}: no backup: {}", failed.tenant, failed.message);
+    }
+    line!(
+        text,
+        "{}, {} failed, {}",
+        counted(report.backups.len() as u64, "backup"),
+        Thousands(report.failed.len() as u64),
+        seconds(report.seconds)
+    );
+    for said in &report.not_covered {
+        line!(text, "not covered: {said}");
+    }
+    let mut said: Vec<String> = report.backups.iter().flat_map(|backup| backup.warnings.clone()).collect();
+    said.dedup();
+    warnings(&mut text, &said);
+    text
+}
 
 pub(in crate::cli) fn tenant_plan(plan: &TenantPlan) -> String {
     let mode = match plan.mode {

@@ -24,6 +24,23 @@ pub(crate) fn fresh_large(cluster: &Cluster) -> String {
     name
 }
 
+/// A database of two tables with 128 MiB of rows each: much more than may wait in scratch, however slowly it is dumped.
+pub(crate) fn fresh_wide(cluster: &Cluster) -> String {
+    let database = cluster.fresh_database();
+    cluster.psql(
+        &database,
+        "CREATE TABLE one (id int, text text);
+         CREATE TABLE two (id int, text text);
+         ALTER TABLE one ALTER text SET STORAGE EXTERNAL;
+         ALTER TABLE two ALTER text SET STORAGE EXTERNAL;
+         INSERT INTO one SELECT n, (SELECT string_agg(md5(n || '/' || m), '') FROM generate_series(1, 1000) m)
+           FROM generate_series(1, 2000) n;
+         INSERT INTO one SELECT id + 2000, text FROM one;
+         INSERT INTO two SELECT * FROM one",
+    );
+    database
+}
+
 /// What is in a database made by [`fresh_large`]: rows and sums, and the words in `marker`.
 #[track_caller]
 pub(crate) fn contents(cluster: &Cluster, database: &str) -> String {
