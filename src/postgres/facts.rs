@@ -134,6 +134,15 @@ pub async fn databases(server: &Server) -> anyhow::Result<Vec<DatabaseFacts>> {
     Ok(rows.iter().map(read).collect())
 }
 
+/// How many bytes the database of this name takes on disk; `None` where there is none, or the user may not ask.
+pub async fn database_size(server: &Server, name: &str) -> anyhow::Result<Option<u64>> {
+    let sql = "SELECT CASE WHEN has_database_privilege(oid, 'CONNECT') OR pg_has_role('pg_read_all_stats', 'USAGE') \
+                      THEN pg_database_size(oid) END FROM pg_database WHERE datname::text = $1";
+    let rows = server.query(&format!("ask for the size of \"{name}\""), sql, &[&name]).await?;
+    let bytes = rows.first().and_then(|row| row.get::<_, Option<i64>>(0));
+    Ok(bytes.and_then(|bytes| u64::try_from(bytes).ok()))
+}
+
 /// Whether there is a database of this name, in whatever state.
 pub async fn database_exists(server: &Server, name: &str) -> anyhow::Result<bool> {
     let sql = "SELECT EXISTS (SELECT FROM pg_database WHERE datname::text = $1)";

@@ -209,6 +209,9 @@ fn at_a_terminal_the_name_typed_lets_it_go_on() {
     let run = at_a_terminal(&place, &shop).ok();
     assert!(run.stdout.contains("Type the name of the database to go on: "), "{}", run.stdout);
     assert!(run.stdout.contains(&format!("rename database {shop} to {shop}_old_")), "{}", run.stdout);
+    // A bar for each stage, with what is done, how fast, and how long it will take; one that is over at once may not be seen.
+    let bar = r"(unpack|load) +\[[=> ]*\] [0-9.]+ \w+/[0-9.]+ \w+ [0-9.]+ \w+/s \d+s";
+    assert!(regex::Regex::new(bar).unwrap().is_match(&run.stdout), "{:?}", run.stdout);
     assert_eq!(cluster().dump_with_create(&shop), before);
 }
 

@@ -1,5 +1,6 @@
 //! Carries out a restore: everything up to the swap in a database of its own, then the swap, then what is left to do.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,13 +10,15 @@ use super::{Confirm, Phase, RestoreReport, next_best};
 use crate::catalog::RestorePlaces;
 use crate::command::volumes::Volumes;
 use crate::command::{judge, manifests};
-use crate::model::{Elapsed, Fault, Kind};
+use crate::model::{Elapsed, Fault, Kind, Stage};
 use crate::pipeline::{RangeReader, Unpack, unpack};
 use crate::postgres::{Server, facts, swap};
 use crate::system::{Step, Stop, durable, step};
 use crate::target::database::{self as target, Checked};
 use crate::target::directory::DirectoryTarget;
 
+/// How often it is asked how large the staging database is.
+const MEASURE: Duration = Duration::from_millis(500);
 /// How long a statement that was broken off may take to end.
 const BREAKING_OFF: Duration = Duration::from_mins(1);
 
@@ -107,9 +110,12 @@ impl Restore<'_> {
         target::create(server, self.source(), &self.staging, &self.load).await?;
         let made = self.number(server).await?;
         context.catalog.restores().set_database(entry, made)?;
-        let waiting = context.progress.waiting("load");
-        target::load(server, &directory, &self.staging, &self.load, &context.stop).await?;
-        drop(waiting);
+        let stage = context.progress.bytes("load", self.manifest.original_size);
+        tokio::select! {
+            loaded = target::load(server, &directory, &self.staging, &self.load, &context.stop) => loaded?,
+            never = self.measure(server, &stage) => match never {},
+        }
+        drop(stage);
         durable::remove_dir_if_there(&directory)?;
         lap(report, "load");
 
@@ -121,6 +127,17 @@ impl Restore<'_> {
         step::reached(Step::RestoreChecked)?;
         lap(report, "check");
         Ok(made)
+    }
+
+    /// Shows how large the staging database has become, for as long as somebody waits for it.
+    async fn measure(&self, server: &Server, stage: &Stage) -> Infallible {
+        loop {
+            tokio::time::sleep(MEASURE).await;
+            // Who may not ask sees no progress, and loses nothing else.
+            if let Ok(Some(bytes)) = facts::database_size(server, &self.staging).await {
+                stage.set_done(bytes);
+            }
+        }
     }
 
     /// The number of the staging database, by which it is known again whatever its name is.
