@@ -465,13 +465,14 @@ fn two_restores_of_one_tenant_do_not_mix_and_its_own_writers_are_noticed() {
     client.args(["--no-psqlrc", "-d", &database, "-c", lock]);
     let holder = crate::support::Running::start(&mut client);
     crate::support::faults::wait_for("the lock", || {
-        let held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted";
+        let held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted \
+                    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
         (cluster.psql(&database, held) == "1").then_some(())
     });
     let refused = place.pgkeep(&["restore", "--tenant", "2", "--yes"]).fails_with(11);
     assert!(refused.stderr.contains("another restore of tenant \"2\""), "{}", refused.stderr);
     assert_eq!(contents(cluster, &database), before);
-    cluster.psql("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(20)%' AND pid <> pg_backend_pid()");
+    cluster.psql("postgres", &format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}' AND query LIKE '%pg_sleep%' AND pid <> pg_backend_pid()"));
     holder.wait();
     place.pgkeep(&["restore", "--tenant", "2", "--yes"]).ok();
 }
