@@ -273,6 +273,16 @@ fn one_tenant_goes_back_in_time_and_everybody_elses_later_work_stays() {
     assert_eq!((log[0][0].as_str(), log[0][1].as_str(), log[0][3].as_str()), ("pitr", "[\"5\"]", "done"));
     assert!(instant.starts_with(&log[0][2][..19]), "{log:?}");
     assert_eq!(place.files("state/scratch"), [""; 0]);
+    // What is replayed of a tablespace would go into the files of the server in use.
+    let outside = crate::support::base().join(format!("space{}", crate::support::unique()));
+    std::fs::create_dir(&outside).unwrap();
+    crate::support::set_mode(&outside, 0o700);
+    crate::support::give(&outside);
+    cluster.psql("postgres", &format!("CREATE TABLESPACE later LOCATION '{}'", outside.display()));
+    let pitr = ["restore", "--mode", "pitr", "--tenant", "5", "--target-time", &instant, "--yes"];
+    let refused = place.pgkeep(&pitr).fails_with(5);
+    assert!(refused.stderr.contains("tablespaces"), "{}", refused.stderr);
+    cluster.psql("postgres", "DROP TABLESPACE later");
     // A time that can't be reached is refused before anything is made.
     place
         .pgkeep(&[
@@ -353,16 +363,16 @@ fn what_stands_in_the_way_is_refused_by_name_and_nothing_is_changed() {
     for (damage, words) in [
         (
             "DELETE FROM app.notes WHERE tenant_id = 3; INSERT INTO app.notes VALUES (4, 3, 'mine')",
-            "app.notes: 1 rows have a key (id) that a row of somebody else has now",
+            "app.notes: 1 row with a key (id) that a row of somebody else has now",
         ),
         (
             "UPDATE app.tenants SET country = 'FR' WHERE country = 'DE'; DELETE FROM app.countries WHERE code = 'DE'",
-            "1 rows refer to rows of app.countries that are gone",
+            "1 row referring to rows of app.countries that are gone",
         ),
         (
             "INSERT INTO app.users (id, tenant_id, email) VALUES (5555, 3, 'new');
              INSERT INTO app.messages VALUES (5555, 401, 5555, 'from another')",
-            "1 row of app.messages hang on two tenants at once",
+            "1 row of app.messages belonging to two tenants at once",
         ),
         (
             "INSERT INTO app.users (id, tenant_id, email) VALUES (5555, 3, 'new');

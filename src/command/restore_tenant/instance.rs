@@ -63,8 +63,11 @@ pub(super) async fn start(
         keep_archiving: false,
         start: false,
         port: None,
-        dry_run: false,
+        dry_run: true,
     };
+    let plan = restore_cluster::run(context, &wanted, &|_| Ok(())).await?.plan;
+    refuse_tablespaces(plan.tablespaces.iter().map(|(from, _)| from.as_str()))?;
+    let wanted = RestoreClusterRequest { backup: plan.backup.to_string(), dry_run: false, ..wanted };
     let restored = restore_cluster::run(context, &wanted, &|_| Ok(())).await?;
     report.warnings.extend(restored.warnings);
     lap(report, "restore the cluster", &mut clock);
@@ -94,6 +97,25 @@ pub(super) async fn start(
             Err(error)
         }
     }
+}
+
+/// Refuses clusters with tablespaces, of now or of then: what is replayed of one that was made after the backup would be
+/// written to where it is, into the files of the server in use (`tblspc_redo` in `tablespace.c`).
+pub(super) fn refuse_tablespaces<'a>(paths: impl Iterator<Item = &'a str>) -> anyhow::Result<()> {
+    let paths: Vec<&str> = paths.collect();
+    if paths.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "a cluster with tablespaces can't be brought to life beside itself, it would write into them: {}",
+        paths.join(", ")
+    );
+    Fault::new(Kind::Refused, message)
+        .hint(
+            "Nothing was changed. Restore the tenant out of a backup of its own or of the database, or restore the cluster on \
+             another machine with --to-dir.",
+        )
+        .err()
 }
 
 /// In the scratch directory, unless that is so deep that no socket can lie in it.

@@ -20,6 +20,7 @@ use super::{Context, Report, judge};
 use crate::catalog::{NewRestore, RestoreEnd, RestoreMode, RestoreState};
 use crate::model::{BackupId, Fault, Kind, Timestamp};
 use crate::plan::tenants::TenantGraph;
+use crate::postgres::base_backup::tablespaces;
 use crate::postgres::{Server, tenants};
 use crate::source::tenant::{graph_of, refuse_undecided};
 use crate::target::tenant::{Applied, Mode, Restoring, TablePlan};
@@ -136,6 +137,9 @@ pub async fn run(
     let request = &RestoreTenantRequest { tenants: wanted, ..request.clone() };
     if request.pitr.is_some() {
         refuse_unlogged(&server, &graph).await?;
+        let there = tablespaces(&server).await?;
+        let there: Vec<String> = there.iter().map(|(_, path)| path.display().to_string()).collect();
+        instance::refuse_tablespaces(there.iter().map(String::as_str))?;
     }
     let sources = image::choose(context, request, &database)?;
     let mut report = RestoreTenantReport {

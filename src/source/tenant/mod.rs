@@ -330,7 +330,7 @@ async fn refuse_torn(server: &Server, table: &TableName, sql: &str) -> anyhow::R
         return Ok(());
     }
     let rows = if count == 1 { "1 row".to_owned() } else { format!("{count} rows") };
-    Fault::new(Kind::Refused, format!("{rows} of {table} hang on two tenants at once"))
+    Fault::new(Kind::Refused, format!("{rows} of {table} belonging to two tenants at once"))
         .hint(format!(
             "Say in TENANT_TABLES which foreign key decides: {table}=via:NAME; `pgkeep check` shows the ways."
         ))

@@ -62,10 +62,7 @@ impl<'a> Spooling<'a> {
         everybody: bool,
     ) -> anyhow::Result<Self> {
         let file = durable::create_private_file(path)?;
-        // Read again through the same handle; without a name nobody has to clear it away.
-        drop(file);
-        let file =
-            File::options().read(true).write(true).open(path).with_context(|| path.display().to_string())?;
+        // Without a name nobody has to clear it away.
         durable::remove_file_if_there(path)?;
         let (waiting, rows) = (BTreeMap::new(), BTreeMap::new());
         Ok(Self { index, everybody, file, at: 0, rest: Vec::new(), waiting, held: 0, rows })

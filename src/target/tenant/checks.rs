@@ -20,13 +20,13 @@ impl Restoring<'_> {
                 && key.columns.iter().all(|column| side.common.contains(column))
             {
                 let open = self.without_parents(&self.written(side), key).await?;
-                refuse(open, key, "refer to rows that are not there")?;
+                refuse(open, key, "referring to rows that are not there")?;
                 checked += 1;
             }
             if let Some(side) = parent {
                 let removed = format!("pg_temp.pgkeep_out_{}", side.number);
                 let open = self.still_referred_to(&removed, key).await?;
-                refuse(open, key, "would be left referring to rows that are gone")?;
+                refuse(open, key, "referring to rows that would be gone")?;
             }
         }
         Ok(checked)
@@ -90,7 +90,7 @@ fn refuse(count: i64, key: &ForeignKey, what: &str) -> anyhow::Result<()> {
     if count == 0 {
         return Ok(());
     }
-    let rows = if count == 1 { "1 row".to_owned() } else { format!("{count} rows") };
+    let rows = super::rows(count);
     let message = format!("{rows} of {} {what} in {} (foreign key {})", key.child, key.parent, key.name);
     Fault::new(Kind::Refused, message)
         .hint("Nothing was changed. `--dry-run --show-rows 20` shows what would be written.")

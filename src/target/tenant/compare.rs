@@ -102,7 +102,8 @@ impl Restoring<'_> {
             let count: i64 = row.get(0);
             if count > 0 {
                 found.push(format!(
-                    "{count} rows have a key ({}) that a row of somebody else has now, such as {}",
+                    "{} with a key ({}) that a row of somebody else has now, such as {}",
+                    super::rows(count),
                     key.join(", "),
                     row.get::<_, String>(1)
                 ));
@@ -138,7 +139,8 @@ impl Restoring<'_> {
         let count: i64 = row.get(0);
         Ok((count > 0).then(|| {
             format!(
-                "{count} rows refer to rows of {} that are gone, such as {} ({})",
+                "{} referring to rows of {} that are gone, such as {} ({})",
+                super::rows(count),
                 key.parent,
                 row.get::<_, String>(1),
                 key.name

@@ -108,6 +108,11 @@ impl Side {
     }
 }
 
+/// So many rows, in words.
+fn rows(count: i64) -> String {
+    if count == 1 { "1 row".to_owned() } else { format!("{count} rows") }
+}
+
 fn list(names: &[String], alias: &str) -> String {
     names.iter().map(|name| format!("{alias}.{}", identifier(name))).collect::<Vec<_>>().join(", ")
 }
