@@ -63,7 +63,11 @@ const TABLE: [Documented; 46] = [
     ),
     setting("BACKUP_JOBS", "4", "connections and files at once, 1 to 64"),
     setting("BACKUP_SCRATCH_DIR", "scratch in BACKUP_STATE_DIR", "where a dump waits to be packed"),
-    setting("BACKUP_SCRATCH_LIMIT", "1G", "how much of a dump may wait there: bytes, or with K, M, G, T"),
+    setting(
+        "BACKUP_SCRATCH_LIMIT",
+        "1G",
+        "how much of a dump may wait there: bytes, or with K, M, G, T; 16M for each job and 16M more at least",
+    ),
     setting("BACKUP_PG_BINDIR", "found by the server's version", "directory with pg_dump and pg_restore"),
     setting(
         "BACKUP_ARCHIVE_TIMEOUT",

@@ -55,6 +55,8 @@ pub enum Step {
     RestoreSwapPrepared,
     /// `restore`: the databases are swapped, the log does not know.
     RestoreSwapped,
+    /// `restore --drop-old`: the replaced database is dropped, the log does not know.
+    RestoreOldDropped,
     /// `restore`: the log knows, the scratch directory is still there.
     RestoreRecorded,
     /// `restore --to-dir`: the directory is marked, no server can start on it, nothing is removed yet.
@@ -114,6 +116,7 @@ impl Step {
         Self::RestoreChecked,
         Self::RestoreSwapPrepared,
         Self::RestoreSwapped,
+        Self::RestoreOldDropped,
         Self::RestoreRecorded,
         Self::DirectoryBegun,
         Self::DirectoryFilled,

@@ -349,6 +349,27 @@ pgkeep() { # exit code that is expected, arguments...
     fi
 }
 
+# The README's section of this name: one cloud is away, the state directory, the local store and the database are gone,
+# the settings are a key and the other cloud's credentials, and the command is the one that is written there.
+machine_is_gone() { # the contents that are expected
+    say 'the machine is gone, as the README says'
+    local command kept
+    command=$(awk '/^## / { inside = $0 == "## The machine is gone" } inside && /^pgkeep restore/' README.md)
+    [[ $command == 'pgkeep restore latest --yes' ]] || die "the README's command is another one: $command"
+    kept=$(mktemp -d "$work/kept.XXXXXX")
+    mv "$work/state" "$work/store" "$kept"
+    stop "${gateway[r2]}"
+    sql postgres 'DROP DATABASE app'
+    settings b2
+    # shellcheck disable=SC2086 # it is several words
+    pgkeep 0 ${command#pgkeep }
+    [[ $(contents app) == "$1" ]] || die "other rows than were backed up: $(contents app)"
+    pgkeep 0 list
+    as_user rm -rf "$work/state"
+    mv "$kept"/* "$work"
+    start_gateway r2
+}
+
 try_pgkeep() {
     local before place
     fernet_key=$(as_user "$work/bin/pgkeep" key new)
@@ -387,7 +408,18 @@ try_pgkeep() {
     pgkeep 0 sync
     pgkeep 0 verify --deep
 
-    # The machine is gone; every place alone brings all back.
+    say 'B2 keeps no version of what was deleted or overwritten'
+    s3 b2 200 "${url[b2]}/b2-bucket?versions="
+    if grep -q '<DeleteMarker>' "$work/answer"; then
+        die "a deleted object is only hidden: $(<"$work/answer")"
+    fi
+    if grep -q '<IsLatest>false' "$work/answer"; then
+        die "an older version is still paid for: $(<"$work/answer")"
+    fi
+
+    machine_is_gone "$before"
+
+    # And every place alone brings all back.
     as_user mv "$work/store" "$work/kept"
     for place in r2 b2 local; do
         say "bare host with nothing but the key and $place"

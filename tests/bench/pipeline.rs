@@ -20,7 +20,7 @@ pub(crate) fn against_zstd(bench: &Bench) {
     let bytes = bench.data_directory_bytes();
     let input = bench.place.path("pipeline.in");
     std::fs::write(&input, &bytes).expect("write the input");
-    for level in [1, 3] {
+    for level in [1, 3, 5] {
         let output = bench.place.path("pipeline.zst");
         let mut zstd = || {
             let mut command = Command::new("zstd");

@@ -273,6 +273,33 @@ fn a_manifest_of_a_newer_version_is_refused_by_name() {
     assert!(report["warnings"][0].as_str().unwrap().contains("made by a newer pgkeep"));
 }
 
+/// Extents are stored with the backup that they lie in, so that an incremental backup needs no new format. This version
+/// makes none, and must not take the bytes of one backup for those of another.
+#[test]
+fn an_extent_that_lies_in_another_backup_is_refused_by_name() {
+    let place = place();
+    let [first, second] = backups();
+    let path = object(&place, &first, "manifest");
+    let mut opened = open(&path);
+    opened.body["backups"].as_array_mut().unwrap().push(json!(second));
+    let entry = opened.body["entries"].as_array_mut().unwrap();
+    let entry = entry.iter_mut().find(|entry| !entry["extents"][0].is_null()).expect("an entry with content");
+    entry["extents"][0][0] = json!(1);
+    reseal(&path, &opened);
+    place.pgkeep(&["catalog", "rebuild"]).ok();
+    for command in
+        [vec!["restore", &first, "--to-database", "never", "--yes"], vec!["verify", "--deep", &first]]
+    {
+        let run = place.pgkeep(&command).fails_with(10);
+        let refusal =
+            format!("{first} needs the backup {second}, and this version reads no incremental backups");
+        assert!(run.stderr.contains(&refusal), "{}", run.stderr);
+        assert!(run.stderr.contains("hint: Use the version that made it, or a newer one."), "{}", run.stderr);
+    }
+    assert_eq!(cluster().databases_like("never"), [""; 0]);
+    place.pgkeep(&["verify", "--deep", &second]).ok();
+}
+
 #[test]
 fn lines_and_fields_that_a_later_version_adds_are_no_harm() {
     let place = place();

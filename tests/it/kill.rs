@@ -129,7 +129,7 @@ fn cut_off_restores(how: &str) {
     let place = place();
     let original = contents(cluster, &database);
     place.backup(&database);
-    for step in steps("Restore") {
+    for step in steps("Restore").into_iter().filter(|step| step != "RestoreOldDropped") {
         let at = format!("{step}:{how}");
         cluster.psql(&database, &format!("INSERT INTO marker VALUES ('{step}')"));
         let marked = contents(cluster, &database);
@@ -180,6 +180,62 @@ fn cut_off_restores(how: &str) {
     place.pgkeep(&["restore", "latest", "--yes", "--drop-old"]).ok();
     assert_eq!(contents(cluster, &database), original);
     assert_eq!(cluster.databases_like(&database), [database]);
+}
+
+/// With `--drop-old` the old database goes when the restored one is in its place, never before.
+#[test]
+fn a_restore_that_drops_the_old_database_and_is_cut_off_leaves_one_of_both() {
+    let cluster = cluster();
+    let database = fresh_large(cluster);
+    let place = place();
+    let original = contents(cluster, &database);
+    place.backup(&database);
+    for step in
+        ["RestoreChecked", "RestoreSwapPrepared", "RestoreSwapped", "RestoreOldDropped", "RestoreRecorded"]
+    {
+        for how in WAYS {
+            let at = format!("{step}:{how}");
+            cluster.psql(&database, &format!("INSERT INTO marker VALUES ('{at}')"));
+            let marked = contents(cluster, &database);
+            let run = stopped_at(&place, &["restore", "latest", "--yes", "--drop-old"], step, how);
+            let swapped = contents(cluster, &database) == original;
+            let old = databases_beginning(cluster, &format!("{database}_old_"));
+            let late = ["RestoreSwapped", "RestoreOldDropped", "RestoreRecorded"].contains(&step);
+            match how {
+                "kill" => assert_eq!(run.code, 128 + 9, "{at}: {}", run.stderr),
+                // What fails when the restored database is in its place is a warning; the log is told last.
+                "fail" if late => assert!([3, 70].contains(&run.code), "{at}: {} {}", run.code, run.stderr),
+                "fail" => assert_eq!(run.code, 70, "{at}: {}", run.stderr),
+                _ => assert!([0, 130].contains(&run.code), "{at}: {} {}", run.code, run.stderr),
+            }
+            assert_no_survivors(&place);
+            if swapped {
+                assert!(late || ["term", "int"].contains(&how), "{at}");
+                if let Some(old) = old.first() {
+                    assert_eq!(contents(cluster, old), marked, "{at}");
+                    assert!(!["RestoreOldDropped", "RestoreRecorded"].contains(&step), "{at}: {old}");
+                }
+            } else {
+                assert_eq!(contents(cluster, &database), marked, "{at}");
+                assert_eq!(old, [""; 0], "{at}");
+                assert!(!late, "{at}");
+            }
+            let next = place.pgkeep(&["verify"]).ok();
+            assert_eq!(
+                databases_beginning(cluster, &format!("{database}_restore_")),
+                [""; 0],
+                "{at}: {}",
+                next.stderr
+            );
+            assert_eq!(leftovers(&place), [""; 0], "{at}: {}", next.stderr);
+            assert_eq!(last_restore(&place).0 == "done", swapped, "{at}: {:?}", last_restore(&place));
+            // What was kept is dropped by the operator; the next round begins with one database.
+            for old in old {
+                cluster.psql("postgres", &format!("DROP DATABASE \"{old}\""));
+            }
+            cluster.psql(&database, "TRUNCATE marker");
+        }
+    }
 }
 
 #[test]

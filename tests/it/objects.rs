@@ -110,6 +110,23 @@ fn another_encoding_and_locale_come_back() {
 }
 
 #[test]
+fn a_locale_of_icu_comes_back() {
+    let name = "objects_icu";
+    cluster().psql(
+        "postgres",
+        &format!(
+            "CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' LOCALE_PROVIDER icu \
+             ICU_LOCALE 'de-AT-u-co-phonebk' LOCALE 'C.UTF-8'"
+        ),
+    );
+    // In a phone book the umlaut is sorted as if it were written out.
+    cluster()
+        .psql(name, "CREATE TABLE t AS SELECT unnest('{Ad,Ä,Af}'::text[]) AS word; CREATE INDEX ON t (word)");
+    comes_back(name);
+    assert_eq!(cluster().psql(name, "SELECT string_agg(word, ' ' ORDER BY word) FROM t"), "Ad Ä Af");
+}
+
+#[test]
 fn a_database_under_load_comes_back_as_it_was_at_one_instant() {
     let place = Place::ready();
     let shop = cluster().fresh_database();

@@ -200,7 +200,12 @@ impl Restore<'_> {
             && let Some(old) = report.kept_as.clone()
         {
             match facts::drop_database(server, &old, false).await {
-                Ok(()) => report.kept_as = None,
+                Ok(()) => {
+                    report.kept_as = None;
+                    if let Err(error) = step::reached(Step::RestoreOldDropped) {
+                        report.warnings.push(format!("the replaced database is dropped; {error:#}"));
+                    }
+                }
                 Err(error) => {
                     report.warnings.push(format!("the replaced database is still there: {error:#}"));
                 }
