@@ -91,7 +91,7 @@ pub enum Step {
 
 impl Step {
     /// Every step.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::RunLocked,
         Self::InitStateDirectory,
         Self::InitCatalog,

@@ -263,8 +263,8 @@ fn rebuild() {
     };
     let costs = in_turns(3, &mut [&mut rebuild]);
     println!(
-        "{:.1} s, {:.1} s of processor time, the new catalog saved in the store with it (WAL is not archived yet: the \
-         names were put there by the benchmark)",
+        "{:.1} s, {:.1} s of processor time, the new catalog saved in the store with it (the WAL's names \
+         were put there by the benchmark)",
         costs[0].wall, costs[0].cpu,
     );
 }

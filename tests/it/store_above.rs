@@ -135,7 +135,7 @@ async fn a_store_that_fails_above_the_retry_takes_no_more_and_the_others_take_al
                 run += 1;
                 let keys = keys(run);
                 let (stores, faulty) = three.with_faulty(index, call, kind);
-                let mut placing = Placing::begin(&stores, &Stage::new(0));
+                let mut placing = Placing::begin(&stores, &Arc::new(Stage::new(0)));
                 for key in &keys[..2] {
                     let path = directory.path().join(format!("volume-{run}-{}", &key[key.len() - 1..]));
                     std::fs::write(&path, bytes(1_000)).unwrap();
@@ -152,8 +152,11 @@ async fn a_store_that_fails_above_the_retry_takes_no_more_and_the_others_take_al
                     let listed: Vec<String> = listed.into_iter().map(|object| object.key).collect();
                     assert_eq!(listed, placed.keys, "{at}");
                 }
-                // It was not asked again: what is above the retry does not retry.
-                assert_eq!(faulty.calls.load(Ordering::SeqCst), call + 1, "{kind:?} at {call} of {index}");
+                // It was not asked again: what is above the retry does not retry. (What a cloud holds that is not what
+                // was sent is removed.)
+                let removed = usize::from(kind == StoreErrorKind::Differs && index > 0);
+                let asked = faulty.calls.load(Ordering::SeqCst);
+                assert_eq!(asked, call + 1 + removed, "{kind:?} at {call} of {index}");
             }
         }
     }
