@@ -19,6 +19,7 @@ use crate::catalog::{Catalog, Options};
 use crate::config::Settings;
 use crate::model::{Fault, Kind, StoreName, WalKind, WalName};
 use crate::system::durable;
+use crate::system::step::{self, Step};
 
 /// A hole may be a file that the archiver is just sending, several at once: how long it is waited for.
 const HOLE: Duration = Duration::from_secs(10);
@@ -138,6 +139,7 @@ async fn fetch(fetcher: &Fetcher, name: &WalName, request: &WalFetchRequest) -> 
                 durable::remove_file_if_there(&beside)?;
                 return Fault::new(Kind::Interrupted, "the server that asked for it is gone").err();
             }
+            step::reached(Step::WalFetched)?;
             let renamed = fs::rename(&beside, destination);
             renamed.with_context(|| format!("rename to {}", destination.display()))?;
             Ok(store)

@@ -83,6 +83,8 @@ pub enum Step {
     WalPushed,
     /// `wal-push`: those archived ahead are written down, the catalog does not know.
     WalAcknowledged,
+    /// `wal-fetch`: the file is whole beside its place, and not under its name.
+    WalFetched,
     /// Every command: the run has ended, and a plain copy of the catalog waits to be sealed and saved.
     RunSaving,
     /// `catalog rebuild`: a new catalog is filled, and not in its place.
@@ -91,7 +93,7 @@ pub enum Step {
 
 impl Step {
     /// Every step.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 41] = [
         Self::RunLocked,
         Self::InitStateDirectory,
         Self::InitCatalog,
@@ -130,6 +132,7 @@ impl Step {
         Self::WalStoredHere,
         Self::WalPushed,
         Self::WalAcknowledged,
+        Self::WalFetched,
         Self::RunSaving,
         Self::RebuildFilled,
     ];

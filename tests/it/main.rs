@@ -49,3 +49,4 @@ mod versions;
 mod wal;
 mod wal_copies;
 mod wal_faults;
+mod wal_kills;

@@ -153,6 +153,18 @@ fn started_by_pgkeep_the_server_is_followed_to_its_target() {
     ];
     let report = restore(&archiving, &directory, &arguments).ok().json();
     assert_eq!(report["reached"]["state"], "paused", "{report}");
+    // Where it really stopped is what the server says.
+    let mut psql = archiving.cluster.client("psql");
+    let sql = "SELECT pg_last_wal_replay_lsn(), \
+               to_char(pg_last_xact_replay_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
+    psql.env("PGPORT", "5433").args(["-XAtq", "-d", "postgres", "-c", sql]);
+    let said = run(&mut psql).ok().stdout;
+    let reached = format!(
+        "{}|{}",
+        report["reached"]["lsn"].as_str().unwrap(),
+        report["reached"]["time"].as_str().unwrap()
+    );
+    assert_eq!(reached, said.trim(), "{report}");
     let mut psql = archiving.cluster.client("psql");
     psql.env("PGPORT", "5433").args(["-XAtq", "-d", "postgres", "-c", "SELECT count(*) FROM t"]);
     assert_eq!(run(&mut psql).ok().stdout.trim(), "0");

@@ -98,6 +98,11 @@ impl Place {
         found.map_or_else(|| panic!("{name} is not set"), |(_, value)| value.clone())
     }
 
+    /// All of them, for a command that reads them from its environment.
+    pub(crate) fn settings(&self) -> Vec<(String, String)> {
+        self.settings.borrow().clone()
+    }
+
     fn write(&self) {
         let line = |(name, value): &(String, String)| format!("{name}='{value}'\n");
         self.put("pgkeep.env", self.settings.borrow().iter().map(line).collect::<String>().as_bytes());
