@@ -164,3 +164,55 @@ fn the_visible_top_level_is_what_the_owner_fixed() {
     let fixed = ["Cargo.lock", "Cargo.toml", "README.md", "crontab.example", "examples", "src", "tests"];
     assert_eq!(top.into_iter().collect::<Vec<_>>(), fixed);
 }
+
+/// What may be linked in. (Advisories are looked up by `cargo deny check`, which needs a network: `.cargo/deny.toml`.)
+#[test]
+fn dependencies_come_from_crates_io_under_known_licences_with_one_tls_and_one_runtime() {
+    const LICENCES: [&str; 11] = [
+        "0BSD",
+        "Apache-2.0",
+        "BSD-2-Clause",
+        "BSD-3-Clause",
+        "CC0-1.0",
+        "ISC",
+        "MIT",
+        "MIT-0",
+        "MPL-2.0",
+        "Unicode-3.0",
+        "Zlib",
+    ];
+    // As in .cargo/deny.toml.
+    let deny = fs::read_to_string(project().join(".cargo/deny.toml")).expect("read .cargo/deny.toml");
+    for licence in LICENCES {
+        assert!(deny.contains(&format!("\"{licence}\"")), "{licence} is not in .cargo/deny.toml");
+    }
+    let metadata = std::process::Command::new(env!("CARGO"))
+        .args(["metadata", "--locked", "--format-version", "1", "--manifest-path"])
+        .arg(project().join("Cargo.toml"))
+        .output()
+        .expect("run cargo metadata");
+    assert!(metadata.status.success(), "{}", String::from_utf8_lossy(&metadata.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout).expect("JSON");
+    let packages = metadata["packages"].as_array().expect("packages");
+    assert!(packages.len() > 100, "{} packages", packages.len());
+    let mut runtimes = 0;
+    for package in packages {
+        let name = package["name"].as_str().expect("a name");
+        if name == "pgkeep" {
+            continue;
+        }
+        let source = package["source"].as_str();
+        assert_eq!(source, Some("registry+https://github.com/rust-lang/crates.io-index"), "{name}");
+        let licence = package["license"].as_str().unwrap_or_else(|| panic!("{name} has no licence"));
+        let expression = licence.replace('/', " OR ");
+        let is_known = expression.split(" AND ").all(|needed| {
+            let mut ways = needed.split(" OR ").map(|way| way.trim_matches(|letter| " ()".contains(letter)));
+            ways.any(|way| LICENCES.contains(&way))
+        });
+        assert!(is_known, "{name}: {licence}");
+        let banned = ["openssl-sys", "native-tls", "async-std", "smol"];
+        assert!(!banned.contains(&name), "{name} is linked in");
+        runtimes += usize::from(name == "tokio");
+    }
+    assert_eq!(runtimes, 1, "versions of tokio");
+}
