@@ -79,23 +79,33 @@ pub(crate) struct Opened {
     pub(crate) body: Value,
 }
 
-/// Opens a manifest with nothing but the keyring and zstd.
+/// Opens a golden manifest with nothing but the keyring and zstd.
 pub(crate) fn open(path: &Path) -> Opened {
+    open_with(path, &key())
+}
+
+/// The same for a manifest that this key sealed.
+pub(crate) fn open_with(path: &Path, key: &str) -> Opened {
     let text = fs::read_to_string(path).expect("read a manifest");
     let mut head: Vec<String> = text.lines().map(str::to_owned).collect();
     head.pop().unwrap();
     let token = head.pop().unwrap();
     let version = head.remove(0).strip_prefix("pgkeep manifest ").unwrap().parse().unwrap();
-    let keyring = Keyring::parse([key().as_str()]).unwrap();
+    let keyring = Keyring::parse([key]).unwrap();
     let packed = keyring.open(token.strip_prefix("sealed ").unwrap(), keyring.fingerprint()).unwrap();
     let mut body = Vec::new();
     decompress_up_to(Method::Zstd, &packed, 1 << 20, &mut body).unwrap();
     Opened { version, head, body: serde_json::from_slice(&body).unwrap() }
 }
 
-/// Puts a manifest together again and writes it, sealed and summed as its owner could.
+/// Puts a golden manifest together again and writes it, sealed and summed as its owner could.
 pub(crate) fn reseal(path: &Path, opened: &Opened) {
-    let keyring = Keyring::parse([key().as_str()]).unwrap();
+    reseal_with(path, opened, &key());
+}
+
+/// The same with this key.
+pub(crate) fn reseal_with(path: &Path, opened: &Opened, key: &str) {
+    let keyring = Keyring::parse([key]).unwrap();
     let mut packed = Vec::new();
     compress_into(Codec::Zstd(3), opened.body.to_string().as_bytes(), &mut packed).unwrap();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();

@@ -6,7 +6,7 @@ use crate::support::{Archiving, Cluster, Place, cluster};
 
 /// Every table with rows of tenants, and whose they are, said once more by hand: what is compared must not come from what
 /// is tested.
-const OWNED: [(&str, &str); 19] = [
+pub(crate) const OWNED: [(&str, &str); 19] = [
     ("app.tenants", "t.id"),
     ("app.users", "t.tenant_id"),
     ("app.projects", "t.tenant_id"),
@@ -526,4 +526,75 @@ fn what_nobody_would_check_is_refused_and_sequences_are_never_set_back() {
     assert!(refused.stderr.contains("is deferrable"), "{}", refused.stderr);
     let missing = place.pgkeep(&["backup", "tenant", "nobody", "1"]).fails_with(1);
     assert!(missing.stderr.contains("\"nobody\""), "{}", missing.stderr);
+}
+
+#[test]
+fn a_backup_whose_manifest_counts_other_rows_than_it_holds_is_refused() {
+    use crate::golden::{open_with, reseal_with};
+    let (place, database) = ready(3);
+    let cluster = cluster();
+    let made = place.pgkeep(&["--output", "json", "backup", "tenant", "2"]).ok().json();
+    let id = made["backups"][0]["id"].as_str().unwrap().to_owned();
+    wreck(cluster, &database, 2);
+    let wrecked = contents(cluster, &database);
+    let path = place.store().join("test/backups").join(&id).join("manifest");
+    let key = place.setting("BACKUP_ENCRYPTION_KEY");
+    let right = open_with(&path, &key);
+    let tables = right.body["tenant"]["tables"].as_array().unwrap().len();
+    for (table, more) in (0..tables).map(|table| (table, 1)).chain([(0, -1)]) {
+        let mut wrong = open_with(&path, &key);
+        let rows = &mut wrong.body["tenant"]["tables"][table]["rows"];
+        *rows = (rows.as_i64().unwrap() + more).into();
+        reseal_with(&path, &wrong, &key);
+        std::fs::remove_dir_all(place.state()).unwrap();
+        place.pgkeep(&["catalog", "rebuild"]).ok();
+        let refused = place.pgkeep(&["restore", &id, "--tenant", "2", "--yes"]).fails_with(4);
+        assert!(refused.stderr.contains("its manifest says"), "{}", refused.stderr);
+        assert_eq!(contents(cluster, &database), wrecked, "table {table}");
+        reseal_with(&path, &right, &key);
+    }
+    std::fs::remove_dir_all(place.state()).unwrap();
+    place.pgkeep(&["catalog", "rebuild"]).ok();
+    place.pgkeep(&["restore", &id, "--tenant", "2", "--yes"]).ok();
+}
+
+/// Runs pgkeep to its end; returns the most memory that it ever held, in MB.
+fn peak(place: &Place, arguments: &[&str]) -> u64 {
+    let mut running = place.start(&[], arguments);
+    let status = format!("/proc/{}/status", running.pid());
+    let mut peak = 0;
+    while running.is_running() {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let now = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        peak = peak.max(now.unwrap_or(0) / 1024);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    running.wait().ok();
+    peak
+}
+
+#[test]
+fn a_tenant_of_five_million_rows_goes_and_comes_in_bounded_memory() {
+    let cluster = cluster();
+    let database = cluster.fresh_database();
+    let place = Place::ready();
+    place.set("PGDATABASE", &database);
+    let ask = |sql: &str| cluster.psql(&database, sql);
+    ask("CREATE TABLE orgs (id int PRIMARY KEY);
+         CREATE TABLE points (id int PRIMARY KEY, tenant_id int NOT NULL, n int);
+         INSERT INTO orgs VALUES (1), (2);
+         INSERT INTO points SELECT n, 1, n * 7 FROM generate_series(1, 5000000) n;
+         INSERT INTO points SELECT -n, 2, n FROM generate_series(1, 1000) n;
+         ALTER TABLE points ADD FOREIGN KEY (tenant_id) REFERENCES orgs");
+    let sum =
+        "SELECT count(*), sum(id::bigint), sum(n::bigint), count(*) FILTER (WHERE tenant_id = 2) FROM points";
+    let before = ask(sum);
+    let backup = peak(&place, &["backup", "tenant", "1"]);
+    ask("DELETE FROM points WHERE id % 1000 = 1 AND tenant_id = 1; UPDATE points SET n = 0 WHERE id % 1000 = 2 AND tenant_id = 1;
+         INSERT INTO points SELECT n, 1, 1 FROM generate_series(6000001, 6001000) n");
+    let restore = peak(&place, &["restore", "--tenant", "1", "--yes"]);
+    assert_eq!(ask(sum), before);
+    assert!(backup > 10 && restore > 10, "not measured");
+    assert!(backup < 200 && restore < 200, "backup {backup} MB, restore {restore} MB");
 }
