@@ -141,7 +141,7 @@ impl Saving<'_> {
         if older.len() >= PILED_UP && older.first().is_some_and(is_young) {
             return Ok(());
         }
-        store.put(self.key, Body::File { path: self.path.to_owned(), size: self.size }).await?;
+        store.put(self.key, Body::file(self.path.to_owned(), self.size)).await?;
         for object in older.iter().skip(KEPT - 1) {
             match store.delete(&object.key).await {
                 // A key that may only add, so that nobody who steals it can delete, is a good one.

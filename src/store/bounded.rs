@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::{
-    Body, ObjectInfo, Part, PartBuffers, PartStore, PartTag, ReadStore, Store, StoreError, StoreErrorKind,
-    Upload,
+    Body, FileSums, ObjectInfo, Part, PartBuffers, PartStore, PartTag, ReadStore, Store, StoreError,
+    StoreErrorKind, Upload,
 };
 
 /// What one request reads at most, in bytes.
@@ -161,16 +161,16 @@ fn prepare(
 /// What is sent: read again for each part, never held as a whole unless it already is.
 enum Source {
     Bytes(Bytes),
-    File(File),
+    File(File, FileSums),
 }
 
 impl Source {
     async fn open(body: Body) -> io::Result<Self> {
         match body {
             Body::Bytes(bytes) => Ok(Self::Bytes(bytes.into())),
-            Body::File { path, .. } => {
+            Body::File { path, sums, .. } => {
                 let file = spawn_blocking(move || File::open(path)).await.map_err(io::Error::other)??;
-                Ok(Self::File(file))
+                Ok(Self::File(file, sums))
             }
         }
     }
@@ -179,10 +179,10 @@ impl Source {
     fn part(&self, offset: u64, length: u64, buffers: &PartBuffers) -> io::Result<Part> {
         match self {
             Self::Bytes(bytes) => Ok(Part::new(bytes.slice(offset as usize..(offset + length) as usize))),
-            Self::File(file) => {
+            Self::File(file, sums) => {
                 let mut buffer = buffers.take(usize::try_from(length).map_err(io::Error::other)?);
                 file.read_exact_at(&mut buffer, offset)?;
-                Ok(Part::new(buffers.lend(buffer)))
+                Ok(Part::of_file(buffers.lend(buffer), offset, sums))
             }
         }
     }

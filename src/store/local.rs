@@ -243,7 +243,7 @@ mod tests {
         let (store, prefix) = (LocalStore::new(root.clone()), "main/backups/id/");
         let replicas =
             Replicas::new(Some(store.clone()), Vec::new(), &[StoreName::Local], spooled.clone(), 1);
-        let put = store.put("main/backups/id/data.00000", Body::File { path: spooled, size });
+        let put = store.put("main/backups/id/data.00000", Body::file(spooled, size));
         assert!(put.now_or_never().is_none(), "it was to be broken off while it is under way");
         replicas.delete_all(&[StoreName::Local], prefix).await.unwrap();
         for _ in 0..25 {

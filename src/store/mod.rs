@@ -29,7 +29,7 @@ pub use clock::{Clock, MachineClock};
 pub use cloud::cloud;
 pub use failure::{StoreError, StoreErrorKind, StoreResult};
 pub use local::LocalStore;
-pub use part::{Part, PartBuffers};
+pub use part::{FileSums, Part, PartBuffers};
 pub use placing::{Placed, Placing};
 pub use reading::ReadReplicas;
 pub use replicas::Replicas;
@@ -61,10 +61,17 @@ pub enum Body {
         path: PathBuf,
         /// Its length.
         size: u64,
+        /// What is known of its parts: one for all stores that it is sent to.
+        sums: FileSums,
     },
 }
 
 impl Body {
+    /// A file of which nothing is known yet.
+    pub fn file(path: PathBuf, size: u64) -> Self {
+        Self::File { path, size, sums: FileSums::default() }
+    }
+
     /// Its length in bytes.
     pub fn size(&self) -> u64 {
         match self {

@@ -1,6 +1,7 @@
 //! A part of an upload with its sums, and the buffers that parts are read into.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use md5::{Digest as _, Md5};
@@ -18,7 +19,17 @@ pub struct Part {
 impl Part {
     /// Sums the bytes up: some milliseconds per MiB, so not on a thread that others wait for.
     pub fn new(bytes: Bytes) -> Self {
-        let (sha256, md5) = (hex::encode(Sha256::digest(&bytes)), hex::encode(Md5::digest(&bytes)));
+        let [sha256, md5] = sums(&bytes);
+        Self { bytes, sha256, md5 }
+    }
+
+    /// A part of a file that goes to several stores: whoever comes first sums it up, the others wait for that. Bytes that
+    /// have changed between the two do not fit their sums, and the store refuses them.
+    pub(super) fn of_file(bytes: Bytes, offset: u64, known: &FileSums) -> Self {
+        let key = (offset, bytes.len() as u64);
+        let entry =
+            Arc::clone(known.0.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default());
+        let [sha256, md5] = entry.get_or_init(|| sums(&bytes)).clone();
         Self { bytes, sha256, md5 }
     }
 
@@ -37,6 +48,18 @@ impl Part {
         &self.md5
     }
 }
+
+/// SHA-256 and MD5 in hex.
+fn sums(bytes: &[u8]) -> [String; 2] {
+    [hex::encode(Sha256::digest(bytes)), hex::encode(Md5::digest(bytes))]
+}
+
+/// The sums of a file's parts, by offset and length, for all stores that it is sent to. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct FileSums(Arc<Mutex<BTreeMap<(u64, u64), Made>>>);
+
+/// The sums of a part: made, or being made by somebody.
+type Made = Arc<OnceLock<[String; 2]>>;
 
 /// Buffers that go round, as many as were ever in use at once. Made anew for each part, blocks of this size leave the
 /// allocator with holes: a backup to two clouds had 40 MB more then. Clones share them.

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use super::failure::StoreResult;
 use super::replicas::local_path;
-use super::{Body, Store, StoreError, StoreErrorKind};
+use super::{Body, FileSums, Store, StoreError, StoreErrorKind};
 use crate::model::{Fault, Kind, Stage, StoreName};
 use crate::system::{Stop, durable};
 
@@ -68,7 +68,7 @@ enum What {
 impl What {
     fn body(&self, size: u64) -> Body {
         match self {
-            Self::File(file) => Body::File { path: file.path.clone(), size },
+            Self::File(file) => Body::File { path: file.path.clone(), size, sums: file.sums.clone() },
             Self::Bytes(bytes) => Body::Bytes(bytes.to_vec()),
         }
     }
@@ -79,6 +79,8 @@ impl What {
 struct Lying {
     path: PathBuf,
     spooled: Option<OwnedSemaphorePermit>,
+    /// Made by the first cloud that it is sent to.
+    sums: FileSums,
 }
 
 impl Drop for Lying {
@@ -126,10 +128,14 @@ impl Placing {
         let mut lying = None;
         let local = self.local.as_mut().filter(|(_, placed)| placed.error.is_none() && to(StoreName::Local));
         if let Some((store, placed)) = local {
-            match store.put(key, Body::File { path: path.clone(), size }).await {
+            match store.put(key, Body::file(path.clone(), size)).await {
                 Ok(()) => {
                     placed.keys.push(key.to_owned());
-                    lying = Some(Lying { path: local_path(&**store, key), spooled: None });
+                    lying = Some(Lying {
+                        path: local_path(&**store, key),
+                        spooled: None,
+                        sums: FileSums::default(),
+                    });
                 }
                 Err(error) => placed.error = Some(error),
             }
@@ -142,7 +148,7 @@ impl Placing {
             None => {
                 // Waits for the slowest cloud: the spool has its bound.
                 let permit = Arc::clone(&self.room).acquire_owned().await?;
-                Lying { path, spooled: Some(permit) }
+                Lying { path, spooled: Some(permit), sums: FileSums::default() }
             }
         };
         self.hand_out(key, size, &What::File(Arc::new(lying)), to);
@@ -163,7 +169,12 @@ impl Placing {
 
     /// Sends an object that lies in the local store already to some of the clouds.
     pub fn forward(&mut self, key: &str, path: PathBuf, size: u64, to: impl Fn(StoreName) -> bool) {
-        self.hand_out(key, size, &What::File(Arc::new(Lying { path, spooled: None })), to);
+        self.hand_out(
+            key,
+            size,
+            &What::File(Arc::new(Lying { path, spooled: None, sums: FileSums::default() })),
+            to,
+        );
     }
 
     fn hand_out(&self, key: &str, size: u64, what: &What, to: impl Fn(StoreName) -> bool) {

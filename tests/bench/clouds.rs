@@ -103,7 +103,7 @@ fn upload() {
     };
     let parts = |name: StoreName| {
         let store = far(name);
-        let body = Body::File { path: path.clone(), size };
+        let body = Body::file(path.clone(), size);
         timed(&mut || runtime.block_on(store.put("bench/whole", body.clone())).expect("upload"))
     };
     // As the volumes of a backup go: each whole before the next begins.
@@ -111,7 +111,7 @@ fn upload() {
         let store = far(name);
         timed(&mut || {
             for n in 0..size.div_ceil(VOLUME) {
-                let body = Body::File { path: path.clone(), size: VOLUME.min(size - n * VOLUME) };
+                let body = Body::file(path.clone(), VOLUME.min(size - n * VOLUME));
                 runtime.block_on(store.put("bench/volume", body)).expect("upload");
             }
         })

@@ -96,7 +96,7 @@ pub(crate) fn bytes(length: usize) -> Vec<u8> {
 pub(crate) fn file(directory: &Path, bytes: &[u8]) -> Body {
     let path = directory.join(format!("to-send-{}", bytes.len()));
     std::fs::write(&path, bytes).unwrap();
-    Body::File { path, size: bytes.len() as u64 }
+    Body::file(path, bytes.len() as u64)
 }
 
 #[tokio::test]

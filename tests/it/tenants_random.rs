@@ -111,7 +111,7 @@ fn damage(seed: u64, tenant: u32, random: &mut Random) -> String {
         let user = format!("({tenant} * 100 + {one})");
         let new = 10_000_000 + seed * 1000 + number;
         let exists = format!("EXISTS (SELECT FROM app.users WHERE id = {user})");
-        sql += &match random.below(14) {
+        let statement = match random.below(14) {
             0 => remove_user(&user),
             1 => format!("UPDATE app.users SET email = 'damaged {new}', tags = '{{x}}', face = NULL WHERE id = {user};"),
             2 => format!("INSERT INTO app.users (id, tenant_id, email, mood) VALUES ({new}, {tenant}, 'new {new}', 'good');"),
@@ -133,6 +133,7 @@ fn damage(seed: u64, tenant: u32, random: &mut Random) -> String {
             _ => format!("UPDATE app.tenants SET name = 'seed {seed}', country = NULL WHERE id = {tenant};
                           DELETE FROM app.secrets WHERE tenant_id = {tenant}; DELETE FROM ONLY app.notes WHERE tenant_id = {tenant};"),
         };
+        sql.push_str(&statement);
     }
     sql
 }

@@ -212,7 +212,7 @@ impl Archiver {
         let key = names::wal_file(&self.settings.cluster, &file.name, &sealed.sha256);
         if let Some(local) = here.first().filter(|_| matches!(answers[&StoreName::Local], Ok(Answer::Lacks)))
         {
-            let body = Body::File { path: sealed.path.clone(), size: sealed.size };
+            let body = Body::file(sealed.path.clone(), sealed.size);
             let taking = tokio::time::timeout(TAKING, local.put(&key, body)).await;
             let taken = taking.unwrap_or_else(|_| Err(hangs(&**local, "write", &key, TAKING)));
             if taken.is_ok() {
@@ -259,9 +259,12 @@ impl Archiver {
     ) -> anyhow::Result<()> {
         let mut waiting: Vec<&Arc<dyn Store>> =
             stores.iter().filter(|store| matches!(answers[&store.name()], Ok(Answer::Lacks))).collect();
-        let body = || Body::File { path: sealed.path.clone(), size: sealed.size };
-        let mut lanes: FuturesUnordered<_> =
-            waiting.iter().map(|store| async { (store.name(), store.put(key, body()).await) }).collect();
+        // One for all stores: the first that sends it sums it up.
+        let body = Body::file(sealed.path.clone(), sealed.size);
+        let mut lanes: FuturesUnordered<_> = waiting
+            .iter()
+            .map(|store| async { (store.name(), store.put(key, body.clone()).await) })
+            .collect();
         let mut deadline = None;
         while !waiting.is_empty() {
             let has = |answer: &Result<Answer, StoreError>| matches!(answer, Ok(Answer::Has));

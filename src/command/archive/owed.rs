@@ -187,7 +187,7 @@ impl Copying<'_> {
         size: u64,
     ) -> Result<(), crate::store::StoreError> {
         let key = crate::format::names::wal_file(&self.context.settings.cluster, &owed.file, &owed.sha256);
-        store.put(&key, Body::File { path: path.to_owned(), size }).await?;
+        store.put(&key, Body::file(path.to_owned(), size)).await?;
         // What was damaged there may have become an older version.
         store.delete_old_versions(&key).await
     }
