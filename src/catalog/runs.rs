@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::values::{integer, parsed, time, time_or_null};
 use super::words::words;
 use super::{Catalog, failure};
-use crate::model::{RunId, Timestamp, timestamp_text};
+use crate::model::{BackupId, RunId, Timestamp, timestamp_text};
 use crate::system::caller::Caller;
 
 words! {
@@ -58,7 +58,7 @@ pub struct Run {
     pub command: String,
     /// The rest of the command line.
     pub arguments: String,
-    /// What it works on, such as the backup that it makes.
+    /// What it works on: the backups that it makes, with spaces between them.
     pub subject: Option<String>,
     /// The operating system's user.
     pub user: String,
@@ -90,6 +90,13 @@ pub struct Run {
     pub exit_code: Option<u8>,
     /// The error, or a word on the result.
     pub message: Option<String>,
+}
+
+impl Run {
+    /// The backups that it was making when it last wrote that down.
+    pub fn backups(&self) -> impl Iterator<Item = BackupId> {
+        self.subject.iter().flat_map(|subject| subject.split(' ')).filter_map(|text| text.parse().ok())
+    }
 }
 
 /// What can be done with the table of runs.
@@ -130,8 +137,9 @@ impl<'a> Runs<'a> {
         })
     }
 
-    /// Writes down what the run works on, so that whoever finds it dead knows where to clear up.
-    pub fn set_subject(self, id: &RunId, subject: &str) -> anyhow::Result<()> {
+    /// Writes down the backups that the run is making, so that whoever finds it dead knows where to clear up.
+    pub fn set_subject(self, id: &RunId, backups: &[&BackupId]) -> anyhow::Result<()> {
+        let subject = backups.iter().map(|backup| backup.as_str()).collect::<Vec<_>>().join(" ");
         let changed = self.catalog.write("write down what the run works on", |transaction| {
             transaction.execute(
                 "UPDATE runs SET subject = :subject WHERE id = :id",

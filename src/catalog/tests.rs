@@ -261,7 +261,7 @@ fn a_catalog_belongs_to_one_cluster_from_the_first_backup_on() {
     // What a run may have stored that has not ended counts as well.
     let run = begin_run(&catalog, 1).unwrap();
     catalog.take_for(&cluster("main")).unwrap();
-    catalog.runs().set_subject(&run, id(1).as_str()).unwrap();
+    catalog.runs().set_subject(&run, &[&id(1)]).unwrap();
     assert_eq!(kind(catalog.take_for(&cluster("other"))), Kind::Refused);
     assert!(catalog.runs().mark_died(&run).unwrap());
     catalog.take_for(&cluster("other")).unwrap();
@@ -436,7 +436,7 @@ fn threads_may_share_one_catalog() {
 fn a_run_is_written_down_from_begin_to_end() {
     let (_place, catalog) = fresh();
     let (one, two) = (begin_run(&catalog, 1).unwrap(), begin_run(&catalog, 2).unwrap());
-    catalog.runs().set_subject(&one, id(1).as_str()).unwrap();
+    catalog.runs().set_subject(&one, &[&id(1)]).unwrap();
     let unfinished = catalog.runs().unfinished().unwrap();
     assert_eq!(unfinished.iter().map(|run| &run.id).collect::<Vec<_>>(), [&one, &two]);
 

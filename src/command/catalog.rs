@@ -259,10 +259,8 @@ async fn take_in_backups(
     }
     // One whose run is alive writes its own rows when the last store has it.
     for run in context.catalog.runs().unfinished()? {
-        if let Some(id) = run.subject.as_deref().and_then(|text| text.parse().ok())
-            && FileLock::is_held(&context::run_lock(&context.settings, &run.id))?
-        {
-            unknown.remove(&id);
+        if FileLock::is_held(&context::run_lock(&context.settings, &run.id))? {
+            unknown.retain(|id| !run.backups().any(|own| own == *id));
         }
     }
     let stage = context.progress.rows("manifests", unknown.len() as u64);

@@ -6,7 +6,7 @@ use chrono::Utc;
 use futures_util::future::join_all;
 
 use super::Context;
-use crate::catalog::{BackupFilter, CopyKey, CopyRow, CopyState, Proof};
+use crate::catalog::{BackupFilter, CopyKey, CopyRow, CopyState, Proof, Run};
 use crate::format::names;
 use crate::model::{BackupId, StoreName, Timestamp};
 use crate::store::{ObjectInfo, StoreError};
@@ -96,7 +96,7 @@ pub(super) fn compare(copy: &CopyRow, listed: Option<&ObjectInfo>) -> Result<(),
 /// Backups that runs of this catalog are making now.
 pub(super) fn being_made(context: &Context) -> anyhow::Result<HashSet<String>> {
     let runs = context.catalog.runs().unfinished()?;
-    Ok(runs.into_iter().filter_map(|run| run.subject).collect())
+    Ok(runs.iter().flat_map(Run::backups).map(|id| id.to_string()).collect())
 }
 
 /// Compares every copy of every complete backup with the listings and writes down what changed, also which stores have

@@ -99,23 +99,27 @@ async fn settle(context: &Context, run: &Run) -> anyhow::Result<()> {
     for staging in then.iter().chain(context.replicas.staging()) {
         durable::remove_dir_if_there(&staging_of(staging, &run.id))?;
     }
-    let Some(id) = run.subject.as_deref().and_then(|text| text.parse::<BackupId>().ok()) else {
-        return Ok(());
-    };
-    if context.catalog.backups().get(&id)?.is_some() {
+    for id in run.backups() {
+        settle_backup(context, run, &id).await?;
+    }
+    Ok(())
+}
+
+async fn settle_backup(context: &Context, run: &Run, id: &BackupId) -> anyhow::Result<()> {
+    if context.catalog.backups().get(id)?.is_some() {
         return Ok(());
     }
-    let key = names::object(&context.settings.cluster, &id, names::MANIFEST);
+    let key = names::object(&context.settings.cluster, id, names::MANIFEST);
     if context.reading().get_small(&key).await?.is_none() {
-        return clear_away(context, &id).await;
+        return clear_away(context, id).await;
     }
     // It died between the manifest and the catalog: the backup is whole.
     let keyring = context.keyring()?;
     let Fetched { manifest, object, .. } =
-        manifests::fetch(&context.settings, context.reading(), &id, &keyring).await?;
+        manifests::fetch(&context.settings, context.reading(), id, &keyring).await?;
     let held = manifests::holders(context, &manifest, object.len() as u64).await;
     if !manifests::is_covered(&manifest, &held) {
-        return clear_away(context, &id).await;
+        return clear_away(context, id).await;
     }
     manifests::record(context, &Stored { manifest: &manifest, object: &object, held: &held }, Some(&run.id))?;
     context.progress.note(&format!("took in {id}, which was complete when its run died"));

@@ -410,11 +410,11 @@ try_pgkeep() {
 
     say 'B2 keeps no version of what was deleted or overwritten'
     s3 b2 200 "${url[b2]}/b2-bucket?versions="
-    if grep -q '<DeleteMarker>' "$work/answer"; then
-        die "a deleted object is only hidden: $(<"$work/answer")"
-    fi
-    if grep -q '<IsLatest>false' "$work/answer"; then
-        die "an older version is still paid for: $(<"$work/answer")"
+    local left
+    left=$(sed 's/<\(Version\|DeleteMarker\)>/\n&/g' "$work/answer" | grep '<Key>acceptance/')
+    [[ $left ]] || die "no object is listed: $(<"$work/answer")"
+    if left=$(grep -e '^<DeleteMarker>' -e '<IsLatest>false' <<<"$left"); then
+        die "deleted, or overwritten, and still paid for: $left"
     fi
 
     machine_is_gone "$before"

@@ -137,7 +137,22 @@ async fn run<S: Source, F: Future<Output = anyhow::Result<S>>>(
     // Before anything is read: without a key nothing could be sealed.
     let keyring = context.keyring()?;
     let presence = present(context).await?;
-    one(&Room { context, keyring: &keyring, presence: &presence }, kind, open).await
+    let begun = Begun::now(kind)?;
+    context.catalog.runs().set_subject(&context.run, &[&begun.id])?;
+    one(&Room { context, keyring: &keyring, presence: &presence }, begun, open).await
+}
+
+/// A backup that is to be made; the catalog knows of it before anything is written, so that what is left of it is found.
+struct Begun {
+    id: BackupId,
+    at: Timestamp,
+}
+
+impl Begun {
+    fn now(kind: BackupKind) -> anyhow::Result<Self> {
+        let at = Utc::now();
+        Ok(Self { id: BackupId::new(at, kind, random_u32()?), at })
+    }
 }
 
 /// What all backups of a run share.
@@ -156,25 +171,27 @@ async fn present(context: &Context) -> anyhow::Result<Presence> {
     Ok(presence)
 }
 
-/// Makes one backup.
+/// Makes one backup. Others of the same run may be made at the same time.
 async fn one<S: Source, F: Future<Output = anyhow::Result<S>>>(
     room: &Room<'_>,
-    kind: BackupKind,
+    Begun { id, at: begun }: Begun,
     open: impl FnOnce(BackupId) -> F,
 ) -> anyhow::Result<BackupReport> {
     let Room { context, keyring, presence } = *room;
-    let begun = Utc::now();
-    let id = BackupId::new(begun, kind, random_u32()?);
-    context.catalog.runs().set_subject(&context.run, id.as_str())?;
     step::reached(Step::BackupBegun)?;
-    let clock = Instant::now();
-    let staging: Vec<PathBuf> =
+    let (clock, kind) = (Instant::now(), id.kind());
+    let of_run: Vec<PathBuf> =
         context.replicas.staging().iter().map(|staging| staging_of(staging, &context.run)).collect();
+    let staging: Vec<PathBuf> = of_run.iter().map(|of_run| of_run.join(id.as_str())).collect();
     let making = Making { context, keyring, id: &id, begun, staging: &staging, presence };
     let made = making.make(open).await;
     // The volumes of a backup that came to be are under their names; what is left here is of one that did not.
     let tidied: Vec<_> =
         staging.iter().filter_map(|staging| durable::remove_dir_if_there(staging).err()).collect();
+    for of_run in &of_run {
+        // When no other backup of the run has something in it.
+        let _ = std::fs::remove_dir(of_run);
+    }
     if made.is_err() {
         // No manifest was written: the objects under its name are garbage.
         let prefix = names::backup(&context.settings.cluster, &id);

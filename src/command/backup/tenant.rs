@@ -4,17 +4,26 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context as _;
+use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 
 use super::database::database_name;
-use super::{BackupReport, Contents, Room, Source, one, present};
+use super::{BackupReport, Begun, Contents, Room, Source, one, present};
 use crate::command::{Context, Report, judge};
 use crate::format::tenant::Tenant;
-use crate::model::{BackupKind, Kind, Stage, timestamp_text};
+use crate::model::{BackupId, BackupKind, Kind, Stage, timestamp_text};
 use crate::pipeline::Framer;
 pub use crate::source::tenant::Wanted;
 use crate::source::tenant::{self, Spool, TenantPlan, TenantSource};
+
+/// Backups that are made at the same time: most of the time of a small one goes into waiting for the disk or a cloud.
+const AT_ONCE: usize = 4;
+
+/// Tenants whose backups are written down as begun together, and how many bytes of rows they have at most if they are more
+/// than one.
+const GROUP: usize = 16;
+const GROUP_BYTES: u64 = 32 << 20;
 
 /// Which tenants to back up.
 #[derive(Debug, Clone)]
@@ -80,16 +89,33 @@ pub async fn run(context: &Context, request: &BackupTenants) -> anyhow::Result<T
         seconds: 0.0,
     };
     let mut first = None;
-    for (number, id) in spool.ids().iter().enumerate() {
-        let source = OneTenant { spool: Arc::clone(&spool), number, before_restore: request.before_restore };
-        match one(&room, BackupKind::Tenant, |_| async { Ok(source) }).await {
-            Ok(made) => report.backups.push(made),
-            Err(error) if judge(&error).exit_code == Kind::Interrupted.exit_code() => return Err(error),
-            Err(error) => {
-                let message = format!("{error:#}");
-                context.progress.note(&format!("warning: no backup of tenant \"{id}\": {message}"));
-                report.failed.push(FailedTenant { tenant: id.clone(), message });
-                first = first.or(Some(error));
+    // Of those that failed something may be left: the run stays known as theirs.
+    let mut failed: Vec<BackupId> = Vec::new();
+    for group in groups(&spool) {
+        let mut begun = Vec::new();
+        for number in group {
+            begun.push((number, Begun::now(BackupKind::Tenant)?));
+        }
+        let subject: Vec<&BackupId> = failed.iter().chain(begun.iter().map(|(_, begun)| &begun.id)).collect();
+        context.catalog.runs().set_subject(&context.run, &subject)?;
+        let making = begun.into_iter().map(|(number, begun)| {
+            let source =
+                OneTenant { spool: Arc::clone(&spool), number, before_restore: request.before_restore };
+            let (id, room) = (begun.id.clone(), &room);
+            async move { (number, id, one(room, begun, |_| async { Ok(source) }).await) }
+        });
+        let mut making = stream::iter(making).buffered(AT_ONCE);
+        while let Some((number, backup, made)) = making.next().await {
+            match made {
+                Ok(made) => report.backups.push(made),
+                Err(error) if judge(&error).exit_code == Kind::Interrupted.exit_code() => return Err(error),
+                Err(error) => {
+                    let (message, tenant) = (format!("{error:#}"), spool.ids()[number].clone());
+                    context.progress.note(&format!("warning: no backup of tenant \"{tenant}\": {message}"));
+                    report.failed.push(FailedTenant { tenant, message });
+                    failed.push(backup);
+                    first = first.or(Some(error));
+                }
             }
         }
     }
@@ -99,6 +125,25 @@ pub async fn run(context: &Context, request: &BackupTenants) -> anyhow::Result<T
         Some(error) if report.backups.is_empty() => Err(error),
         _ => Ok(report),
     }
+}
+
+/// The tenants in groups whose backups may be made side by side: many small ones, a large one alone, because each keeps
+/// buffers of its own.
+fn groups(spool: &Spool) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    let mut room = 0;
+    for number in 0..spool.ids().len() {
+        let bytes = spool.bytes(number);
+        match groups.last_mut() {
+            Some(group) if group.len() < GROUP && bytes <= room => group.push(number),
+            _ => {
+                groups.push(vec![number]);
+                room = GROUP_BYTES;
+            }
+        }
+        room = room.saturating_sub(bytes);
+    }
+    groups
 }
 
 async fn spool(context: &Context, request: &BackupTenants) -> anyhow::Result<Spool> {
