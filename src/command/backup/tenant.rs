@@ -92,23 +92,9 @@ pub async fn run(context: &Context, request: &BackupTenants) -> anyhow::Result<T
     // Of those that failed something may be left: the run stays known as theirs.
     let mut failed: Vec<BackupId> = Vec::new();
     for group in groups(&spool) {
-        let mut begun = Vec::new();
-        for number in group {
-            begun.push((number, Begun::now(BackupKind::Tenant)?));
-        }
-        let subject: Vec<&BackupId> = failed.iter().chain(begun.iter().map(|(_, begun)| &begun.id)).collect();
-        context.catalog.runs().set_subject(&context.run, &subject)?;
-        let making = begun.into_iter().map(|(number, begun)| {
-            let source =
-                OneTenant { spool: Arc::clone(&spool), number, before_restore: request.before_restore };
-            let (id, room) = (begun.id.clone(), &room);
-            async move { (number, id, one(room, begun, |_| async { Ok(source) }).await) }
-        });
-        let mut making = stream::iter(making).buffered(AT_ONCE);
-        while let Some((number, backup, made)) = making.next().await {
+        for (number, backup, made) in make(&room, &spool, request, group, &failed).await? {
             match made {
                 Ok(made) => report.backups.push(made),
-                Err(error) if judge(&error).exit_code == Kind::Interrupted.exit_code() => return Err(error),
                 Err(error) => {
                     let (message, tenant) = (format!("{error:#}"), spool.ids()[number].clone());
                     context.progress.note(&format!("warning: no backup of tenant \"{tenant}\": {message}"));
@@ -124,6 +110,41 @@ pub async fn run(context: &Context, request: &BackupTenants) -> anyhow::Result<T
     match first {
         Some(error) if report.backups.is_empty() => Err(error),
         _ => Ok(report),
+    }
+}
+
+/// Makes the backups of a group side by side; what became of each. An error when they were interrupted: then each has
+/// cleared up after itself.
+async fn make(
+    room: &Room<'_>,
+    spool: &Arc<Spool>,
+    request: &BackupTenants,
+    group: Vec<usize>,
+    failed: &[BackupId],
+) -> anyhow::Result<Vec<(usize, BackupId, anyhow::Result<BackupReport>)>> {
+    let context = room.context;
+    let begun: Vec<(usize, Begun)> = group
+        .into_iter()
+        .map(|number| Ok((number, Begun::now(BackupKind::Tenant)?)))
+        .collect::<anyhow::Result<_>>()?;
+    let subject: Vec<&BackupId> = failed.iter().chain(begun.iter().map(|(_, begun)| &begun.id)).collect();
+    context.catalog.runs().set_subject(&context.run, &subject)?;
+    let making = begun.into_iter().map(|(number, begun)| async move {
+        let source = OneTenant { spool: Arc::clone(spool), number, before_restore: request.before_restore };
+        let id = begun.id.clone();
+        let made = match context.stop.check() {
+            Ok(()) => one(room, begun, |_| async { Ok(source) }).await,
+            Err(stopped) => Err(stopped),
+        };
+        (number, id, made)
+    });
+    let mut made: Vec<_> = stream::iter(making).buffered(AT_ONCE).collect().await;
+    let is_interrupted = |made: &anyhow::Result<BackupReport>| {
+        made.as_ref().is_err_and(|error| judge(error).exit_code == Kind::Interrupted.exit_code())
+    };
+    match made.iter().position(|(.., made)| is_interrupted(made)) {
+        Some(place) => Err(made.swap_remove(place).2.err().context("an interruption without an error")?),
+        None => Ok(made),
     }
 }
 
