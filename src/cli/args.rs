@@ -188,6 +188,9 @@ pub struct RestoreTenants {
     /// Restore this tenant alone, by its key; may be repeated
     #[arg(long, value_name = "ID", group = "place", conflicts_with_all = ["to_dir", "to_database", "terminate", "drop_old", "no_owner", "no_privileges"])]
     pub tenant: Vec<String>,
+    /// Make the tenant anew beside the old one, under this key; what the database numbers itself is numbered anew
+    #[arg(long = "as", value_name = "NEW_ID", requires = "tenant", conflicts_with = "on_conflict")]
+    pub new_id: Option<String>,
     /// With --mode merge: what becomes of rows that differ [default: keep]
     #[arg(long, value_enum, requires = "tenant")]
     pub on_conflict: Option<OnConflict>,

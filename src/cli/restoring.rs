@@ -66,9 +66,15 @@ async fn tenants(
         }
         _ => tenant::Mode::Full,
     };
+    if wanted.new_id.is_some() && (wanted.tenant.len() != 1 || mode != tenant::Mode::Full) {
+        return Fault::new(Kind::Usage, "--as makes one tenant anew, and nothing is there to be merged with")
+            .hint("Give one --tenant, and no --mode merge.")
+            .err();
+    }
     let request = RestoreTenantRequest {
         backup: restore.backup.clone(),
         tenants: wanted.tenant.clone(),
+        new_id: wanted.new_id.clone(),
         database: restore.database.clone(),
         mode,
         pitr: is_pitr.then_some(restore.cluster.target_time),

@@ -44,6 +44,7 @@ mod store_layers;
 mod store_line;
 mod support;
 mod tenants;
+mod tenants_as;
 mod tenants_many;
 mod tenants_random;
 mod verify;

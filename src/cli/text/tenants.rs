@@ -49,9 +49,16 @@ pub(in crate::cli) fn tenant_plan(plan: &TenantPlan) -> String {
             "what is missing is added, what differs becomes as it was, nothing goes"
         }
     };
+    let (what, mode) = match &plan.made_of {
+        Some(old) => (
+            format!("tenant {}, made anew of tenant {old}", plan.tenant),
+            "a new tenant; what the database numbers itself is numbered anew",
+        ),
+        None => (format!("tenant {}", plan.tenant), mode),
+    };
     let mut text = format!(
-        "tenant {} of database {}, as it was at {} (out of {})\n  {mode}\n",
-        plan.tenant, plan.database, plan.consistent_at, plan.backup
+        "{what} of database {}, as it was at {} (out of {})\n  {mode}\n",
+        plan.database, plan.consistent_at, plan.backup
     );
     let mut rows = vec![["TABLE", "INSERT", "UPDATE", "DELETE", "LEFT"].map(ToOwned::to_owned).to_vec()];
     rows.extend(plan.tables.iter().map(|table| {

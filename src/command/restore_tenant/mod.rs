@@ -18,12 +18,13 @@ use super::backup::tenant::{self as backup, BackupTenants, FailedTenant, Wanted}
 use super::restore::Phase;
 use super::{Context, Report, judge};
 use crate::catalog::{NewRestore, RestoreEnd, RestoreMode, RestoreState};
+use crate::format::tenant::Tenant;
 use crate::model::{BackupId, Fault, Kind, Timestamp};
 use crate::plan::tenants::TenantGraph;
 use crate::postgres::base_backup::tablespaces;
 use crate::postgres::{Server, tenants};
 use crate::source::tenant::{graph_of, refuse_undecided};
-use crate::target::tenant::{Applied, Mode, Restoring, TablePlan};
+use crate::target::tenant::{Applied, Mode, Renaming, Restoring, TablePlan};
 
 use image::Image;
 
@@ -39,6 +40,8 @@ pub struct RestoreTenantRequest {
     pub backup: String,
     /// The tenants.
     pub tenants: Vec<String>,
+    /// The key of a new tenant that its rows become, beside the old one. Of one tenant alone.
+    pub new_id: Option<String>,
     /// The database; without a name that of the settings.
     pub database: Option<String>,
     /// What becomes of rows of now.
@@ -60,6 +63,9 @@ pub struct RestoreTenantRequest {
 pub struct TenantPlan {
     /// The tenant.
     pub tenant: String,
+    /// The tenant of which it is made anew.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub made_of: Option<String>,
     /// The database.
     pub database: String,
     /// The backup that its rows come from.
@@ -134,7 +140,11 @@ pub async fn run(
     let graph = context.stop.or(graph_of(&server, &context.settings.tenants)).await?;
     refuse_undecided(&graph)?;
     let wanted = context.stop.or(tenants::canonical(&server, &graph, &request.tenants)).await?;
-    let request = &RestoreTenantRequest { tenants: wanted, ..request.clone() };
+    let new_id = match &request.new_id {
+        Some(id) => tenants::canonical(&server, &graph, std::slice::from_ref(id)).await?.pop(),
+        None => None,
+    };
+    let request = &RestoreTenantRequest { tenants: wanted, new_id, ..request.clone() };
     if request.pitr.is_some() {
         refuse_unlogged(&server, &graph).await?;
         let there = tablespaces(&server).await?;
@@ -220,7 +230,7 @@ impl Work<'_> {
             run_id: Some(self.context.run.clone()),
             backup_id: image.backup.clone(),
             initiated_by: self.context.caller.user.clone(),
-            tenant_ids: Some(vec![image.tenant.id.clone()]),
+            tenant_ids: Some(vec![self.becomes(image)]),
             mode,
             target_timestamp: request.pitr.flatten(),
             source_database: Some(image.tenant.database.clone()),
@@ -228,6 +238,11 @@ impl Work<'_> {
             target_directory: None,
             started_at: Utc::now(),
         })
+    }
+
+    /// The tenant that the rows are of afterwards.
+    fn becomes(&self, image: &Image) -> String {
+        self.request.new_id.clone().unwrap_or_else(|| image.tenant.id.clone())
     }
 
     /// Looks, asks, saves what is there, looks again, and writes.
@@ -239,7 +254,7 @@ impl Work<'_> {
     ) -> anyhow::Result<TenantRestored> {
         let mut clock = Instant::now();
         let stop = &self.context.stop;
-        let (plan, restoring) = self.or_cancel(stop.or(self.compare(image, report)).await).await?;
+        let (plan, restoring) = self.or_cancel(stop.or(self.compare(image, false, report)).await).await?;
         restoring.abandon().await?;
         lap(report, "compare", &mut clock);
         if self.request.dry_run {
@@ -263,7 +278,7 @@ impl Work<'_> {
         }
         lap(report, "save what is there", &mut clock);
         // Somebody may have written while the operator was reading.
-        let (plan, restoring) = self.or_cancel(stop.or(self.compare(image, report)).await).await?;
+        let (plan, restoring) = self.or_cancel(stop.or(self.compare(image, true, report)).await).await?;
         let applying = async {
             refuse_conflicts(&plan)?;
             restoring.apply(self.request.prove_others).await
@@ -299,10 +314,15 @@ impl Work<'_> {
     async fn compare(
         &self,
         image: &Image,
+        in_earnest: bool,
         report: &mut RestoreTenantReport,
     ) -> anyhow::Result<(TenantPlan, Restoring<'_>)> {
+        let from = image.tenant.id.clone();
+        let renaming = self.request.new_id.as_ref().map(|_| Renaming { from, draws: in_earnest });
+        let made_of = renaming.as_ref().map(|renaming| renaming.from.clone());
+        let tenant = Tenant { id: self.becomes(image), ..image.tenant.clone() };
         let mut restoring =
-            Restoring::begin(self.server, self.graph, image.tenant.clone(), self.request.mode).await?;
+            Restoring::begin(self.server, self.graph, tenant, self.request.mode, renaming).await?;
         let compared = async {
             restoring.stage(|table| image.lines(table)).await?;
             restoring.compare(self.request.show_rows).await
@@ -314,13 +334,15 @@ impl Work<'_> {
             }
         }
         let plan = TenantPlan {
-            tenant: image.tenant.id.clone(),
+            tenant: self.becomes(image),
+            made_of,
             database: self.database.to_owned(),
             backup: image.backup.clone(),
             consistent_at: image.consistent_at.clone(),
             mode: self.request.mode,
             tables,
         };
+        refuse_taken(&plan)?;
         Ok((plan, restoring))
     }
 
@@ -330,7 +352,7 @@ impl Work<'_> {
         image: &Image,
         report: &mut RestoreTenantReport,
     ) -> anyhow::Result<Option<BackupId>> {
-        let id = image.tenant.id.clone();
+        let id = self.becomes(image);
         match tenants::find_tenants(self.server, self.graph, std::slice::from_ref(&id)).await {
             Err(error) if judge(&error).exit_code == Kind::NotThere.exit_code() => return Ok(None),
             found => found?,
@@ -392,6 +414,20 @@ fn lap(report: &mut RestoreTenantReport, name: &'static str, clock: &mut Instant
     *clock = Instant::now();
 }
 
+/// Under a new key nothing may be there yet.
+fn refuse_taken(plan: &TenantPlan) -> anyhow::Result<()> {
+    let taken = plan.tables.iter().find(|table| table.left + table.update + table.delete > 0);
+    match taken.filter(|_| plan.made_of.is_some()) {
+        None => Ok(()),
+        Some(table) => Fault::new(
+            Kind::Refused,
+            format!("tenant \"{}\" has rows in {} already", plan.tenant, table.table),
+        )
+        .hint("Nothing was changed. Give a key that nobody has.")
+        .err(),
+    }
+}
+
 fn refuse_conflicts(plan: &TenantPlan) -> anyhow::Result<()> {
     let all = plan
         .tables
@@ -401,7 +437,15 @@ fn refuse_conflicts(plan: &TenantPlan) -> anyhow::Result<()> {
     if all.is_empty() {
         return Ok(());
     }
-    Fault::new(Kind::Refused, format!("tenant \"{}\" can't be put back: {}", plan.tenant, all.join("; ")))
-        .hint("Nothing was changed. Clear away what is in the way, or bring the shared rows back first; `--dry-run` shows the plan.")
-        .err()
+    let (what, hint) = match &plan.made_of {
+        Some(old) => (
+            format!("tenant \"{old}\" can't be made a second time"),
+            "Nothing was changed. Keys that the database neither makes itself nor tells apart by tenant can't be there twice.",
+        ),
+        None => (
+            format!("tenant \"{}\" can't be put back", plan.tenant),
+            "Nothing was changed. Clear away what is in the way, or bring the shared rows back first; `--dry-run` shows the plan.",
+        ),
+    };
+    Fault::new(Kind::Refused, format!("{what}: {}", all.join("; "))).hint(hint).err()
 }

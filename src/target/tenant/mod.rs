@@ -8,6 +8,7 @@
 mod apply;
 mod checks;
 mod compare;
+mod rename;
 mod stage;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use crate::postgres::quote::{identifier, literal};
 use crate::postgres::tenants::{self, Selection};
 
 pub use apply::{Applied, Proven};
+pub use rename::Renaming;
 
 /// What is done with rows of now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -123,6 +125,7 @@ pub struct Restoring<'a> {
     graph: &'a TenantGraph,
     tenant: Tenant,
     mode: Mode,
+    renaming: Option<Renaming>,
     sides: Vec<Side>,
     /// What the server had counted when the transaction began.
     baseline: [i64; 5],
@@ -134,12 +137,13 @@ pub struct Restoring<'a> {
 pub type Lines<'a> = Box<dyn Read + Send + 'a>;
 
 impl<'a> Restoring<'a> {
-    /// Begins the transaction and sees that nobody else restores this tenant.
+    /// Begins the transaction and sees that nobody else restores this tenant. With a renaming `tenant` bears the new key.
     pub async fn begin(
         server: &'a Server,
         graph: &'a TenantGraph,
         tenant: Tenant,
         mode: Mode,
+        renaming: Option<Renaming>,
     ) -> anyhow::Result<Restoring<'a>> {
         server.run("begin the transaction", "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
         let lock = format!(
@@ -155,8 +159,8 @@ impl<'a> Restoring<'a> {
             .hint("Wait for it to end.")
             .err();
         }
-        let mut restoring =
-            Self { server, graph, tenant, mode, sides: Vec::new(), baseline: [0; 5], warnings: Vec::new() };
+        let (sides, warnings) = (Vec::new(), Vec::new());
+        let mut restoring = Self { server, graph, tenant, mode, renaming, sides, baseline: [0; 5], warnings };
         // First of all: what audits the making of tables would write, too.
         restoring.suspend().await?;
         restoring.sides = restoring.match_tables()?;

@@ -51,6 +51,12 @@ impl Restoring<'_> {
                     format!("{} has no rows in the backup, its manifest says {}", side.name, then.rows);
                 return Fault::new(Kind::Damaged, message).hint("Nothing was changed.").err();
             }
+        }
+        if let Some(renaming) = &self.renaming {
+            self.rename(renaming).await?;
+        }
+        for side in &self.sides {
+            let raw = format!("pg_temp.pgkeep_raw_{}", side.number);
             let then = format!(
                 "CREATE TEMP TABLE pgkeep_then_{} ON COMMIT DROP AS SELECT {} AS pgkeep_key, {} AS pgkeep_row, {} FROM {raw} AS s; \
                  DROP TABLE {raw}; CREATE INDEX ON {} USING hash (pgkeep_key); ANALYZE {}",
