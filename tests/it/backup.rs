@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use crate::support::faults::{SmallDisk, fresh_wide};
-use crate::support::{Place, cluster, tidy};
+use crate::support::{Place, cluster, ordinary, pgkeep_binary, run, tidy};
 
 #[test]
 fn its_report_says_what_was_stored_where() {
@@ -191,4 +191,24 @@ fn a_dump_that_is_much_larger_than_the_scratch_directory_goes_through_it() {
     assert!(made["original_size_bytes"].as_u64().unwrap() > 240 << 20, "{made}");
     assert_eq!(disk.files(), [""; 0]);
     place.pgkeep(&["verify", "--deep"]).ok();
+}
+
+#[test]
+fn at_a_terminal_a_bar_shows_how_far_it_is() {
+    let database = fresh_wide(cluster());
+    let place = Place::ready();
+    let mut script = ordinary("script");
+    script
+        .args(["--quiet", "--return", "--command"])
+        .arg(format!("{} backup database {database}", pgkeep_binary().display()))
+        .arg("/dev/null")
+        .env("HOME", &place.directory)
+        .env("PGKEEP_ENV_FILE", place.env_file())
+        .env("TERM", "xterm")
+        .current_dir(&place.directory);
+    let run = run(&mut script).ok();
+    for stage in ["read", "stored"] {
+        let bar = format!(r"{stage} +(\[[=> ]*\] )?[0-9.]+ \w+(/[0-9.]+ \w+)? [0-9.]+ \w+/s");
+        assert!(regex::Regex::new(&bar).unwrap().is_match(&run.stdout), "{stage}: {:?}", run.stdout);
+    }
 }

@@ -316,3 +316,83 @@ fn a_restore_from_a_line_that_trickles_takes_its_time_and_is_right() {
         cloud(&clouds, name).proxy.heal();
     }
 }
+
+#[test]
+fn what_a_full_local_disk_missed_is_owed_to_it_and_made_when_there_is_room() {
+    use crate::support::faults::SmallDisk;
+    let clouds = Clouds::new();
+    let disk = SmallDisk::mount(&clouds.place.store(), "8m");
+    disk.run(&clouds.place.command(&["init"])).ok();
+    let database = fresh_large(cluster());
+    disk.fill(600_000);
+    let run =
+        disk.run(&clouds.place.command(&["--output", "json", "backup", "database", &database])).ended_with(3);
+    let id = run.json()["id"].as_str().unwrap().to_owned();
+    assert!(clouds.states(&id, "local").contains("owed"), "{}", clouds.states(&id, "local"));
+    let beside = format!("{database}_again");
+    disk.run(&clouds.place.command(&["restore", &id, "--to-database", &beside, "--yes"])).ended_with(0);
+    assert_eq!(contents(cluster(), &beside), contents(cluster(), &database));
+    cluster().psql("postgres", &format!("DROP DATABASE \"{beside}\""));
+    disk.run(&clouds.place.command(&["sync"])).ended_with(3);
+    disk.empty();
+    disk.run(&clouds.place.command(&["sync"])).ok();
+    assert_eq!(clouds.states(&id, "local"), "good");
+    disk.run(&clouds.place.command(&["verify", "--deep"])).ok();
+}
+
+#[test]
+fn without_the_right_to_delete_sync_still_replaces_a_damaged_copy_and_says_what_stays() {
+    let clouds = Clouds::ready();
+    let database = fresh_large(cluster());
+    let (id, _) = backup(&clouds.place, &database, 0);
+    let key = format!("test/backups/{id}/data.00000");
+    clouds.b2.bucket().damage(&key);
+    clouds.place.pgkeep(&["verify", "--deep", "--store", "b2"]).ended_with(4);
+    clouds.b2.s3.change(|options| options.deny_deletes = true);
+    let run = clouds.place.pgkeep(&["sync"]);
+    assert!([0, 3].contains(&run.code), "{} {}", run.stdout, run.stderr);
+    assert_eq!(clouds.b2.bucket().read(&key), clouds.r2.bucket().read(&key));
+    clouds.place.pgkeep(&["verify", "--deep"]).ok();
+}
+
+#[test]
+fn a_rebuild_asks_for_many_manifests_at_once() {
+    let clouds = Clouds::ready();
+    let database = cluster().fresh_database();
+    for _ in 0..20 {
+        clouds.place.backup(&database);
+    }
+    std::fs::remove_dir_all(clouds.place.state()).unwrap();
+    let only = Place::new();
+    only.unset("BACKUP_LOCAL_DIR");
+    clouds.settings_of_b2(&only);
+    // One after the other would take ten seconds.
+    clouds.b2.proxy.fail(Rule::new(Fault::Late(Duration::from_millis(500))).on("GET", "manifest"));
+    let begun = Instant::now();
+    only.pgkeep(&["catalog", "rebuild"]).ok();
+    assert!(begun.elapsed() < Duration::from_secs(7), "{:?}", begun.elapsed());
+    assert_eq!(only.catalog("SELECT count(*) FROM backups"), [["20"]]);
+}
+
+/// Two servers that begin under one name at the same moment, before either could see the other: B2 knows no "only if it
+/// is not there". Whoever wrote last has the name; the other is refused before it stores anything.
+#[test]
+fn of_two_servers_that_take_one_name_at_once_only_one_goes_on() {
+    let own = Cluster::own(&[]);
+    let clouds = Clouds::ready();
+    let other = Place::on(&own);
+    clouds.settings_of_b2(&other);
+    other.unset("BACKUP_LOCAL_DIR");
+    other.set("BACKUP_MIN_COPIES", "1");
+    let theirs = clouds.b2.bucket().read("test/identity");
+    clouds.b2.bucket().lose("test/identity");
+    other.pgkeep(&["init"]).ok();
+    // What the first had written arrives last.
+    clouds.b2.bucket().write("test/identity", theirs);
+    let keys = clouds.b2.bucket().keys();
+    let refused = other.pgkeep(&["backup", "database", "postgres"]).fails_with(5);
+    assert!(refused.stderr.contains("another server"), "{}", refused.stderr);
+    let backups = |keys: &[String]| keys.iter().filter(|key| key.contains("/backups/")).count();
+    assert_eq!(backups(&clouds.b2.bucket().keys()), backups(&keys));
+    clouds.place.backup(&cluster().fresh_database());
+}

@@ -361,8 +361,9 @@ fn the_machine_is_gone_and_one_cloud_with_it() {
     fs::remove_dir_all(clouds.place.store()).unwrap();
     clouds.r2.proxy.go_away();
 
-    // Another machine: the key, one cloud, and a server.
-    let other = Place::new();
+    // Another machine: the key, one cloud, and a server of its own.
+    let new = crate::support::Cluster::own(&[]);
+    let other = Place::on(&new);
     clouds.settings_of_b2(&other);
     other.unset("BACKUP_LOCAL_DIR");
     let without = other.pgkeep(&["restore", "latest"]).fails_with(10);
@@ -378,13 +379,16 @@ fn the_machine_is_gone_and_one_cloud_with_it() {
     other.set("BACKUP_ENCRYPTION_KEY", &key);
     let run = other.pgkeep(&["restore", "latest", "--yes"]).ok();
     assert!(run.stderr.contains("made the catalog out of the stores"), "{}", run.stderr);
-    assert_eq!(contents(cluster(), &database), expected);
+    assert_eq!(contents(&new, &database), expected);
     other.pgkeep(&["verify", "--deep"]).ok();
     // The diary of the machine that is gone is there too.
     let runs = other.catalog("SELECT command, outcome FROM runs WHERE command LIKE 'backup%'");
     assert_eq!(runs, [["backup database", "done"]]);
     let own = other.catalog("SELECT count(*) FROM backups JOIN runs ON runs.id = backups.run_id");
     assert_eq!(own, [["1"]]);
+    // It is another server: its own backups need a name of their own.
+    let refused = other.pgkeep(&["backup", "database", &database]).fails_with(5);
+    assert!(refused.stderr.contains("BACKUP_CLUSTER"), "{}", refused.stderr);
 }
 
 #[test]

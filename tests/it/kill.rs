@@ -261,7 +261,7 @@ fn a_restore_that_fails_at_any_step_leaves_the_database_intact_or_swapped() {
 #[test]
 fn a_lock_without_a_row_is_cleared_away_by_the_next_run() {
     let place = Place::ready();
-    for how in ["kill", "fail"] {
+    for how in WAYS {
         assert_cut_off(&stopped_at(&place, &["verify"], "RunLocked", how), "RunLocked", how);
         assert_eq!(leftovers(&place).len(), usize::from(how == "kill"), "{how}");
         place.pgkeep(&["verify"]).ok();

@@ -21,6 +21,7 @@ mod key;
 mod kill;
 mod list;
 mod objects;
+mod pipeline;
 mod pitr;
 mod pitr_faults;
 mod pitr_over;

@@ -1,8 +1,9 @@
 //! Databases that are easily not quite the same afterwards: every kind of name, object, row and property.
 
 use std::collections::BTreeMap;
+use std::fs;
 
-use crate::support::{Cluster, Place, cluster, quoted, run};
+use crate::support::{Cluster, Place, base, cluster, give, quoted, run, set_mode, unique};
 
 /// Rows of every table that has rows of its own, counted by the server.
 fn counted(database: &str) -> BTreeMap<String, u64> {
@@ -107,6 +108,58 @@ fn another_encoding_and_locale_come_back() {
         .psql("postgres", &format!("CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"));
     cluster().psql(name, "CREATE TABLE t AS SELECT 'ünï' AS word");
     comes_back(name);
+}
+
+#[test]
+fn a_database_in_a_tablespace_comes_back_there_and_without_it_is_refused() {
+    let own = Cluster::own(&[]);
+    let place = Place::on(&own);
+    place.init();
+    let outside = base().join(format!("space{}", unique()));
+    fs::create_dir(&outside).unwrap();
+    set_mode(&outside, 0o700);
+    give(&outside);
+    own.psql("postgres", &format!("CREATE TABLESPACE fast LOCATION '{}'", outside.display()));
+    own.psql("postgres", "CREATE DATABASE spaced TABLESPACE fast");
+    own.psql("postgres", "CREATE DATABASE plain");
+    let table = "CREATE TABLE t TABLESPACE fast AS SELECT n FROM generate_series(1, 10) n; CREATE INDEX i ON t (n) TABLESPACE pg_default";
+    for database in ["spaced", "plain"] {
+        own.psql(database, table);
+        place.backup(database);
+        let before = own.dump_with_create(database);
+        place.pgkeep(&["restore", "latest", "--database", database, "--yes", "--drop-old"]).ok();
+        assert_eq!(own.dump_with_create(database), before);
+    }
+    let of = "SELECT t.spcname FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace WHERE datname = 'spaced'";
+    assert_eq!(own.psql("postgres", of), "fast");
+    own.psql("postgres", "DROP DATABASE spaced");
+    own.psql("postgres", "DROP DATABASE plain");
+    own.psql("postgres", "DROP TABLESPACE fast");
+    let refused = place.pgkeep(&["restore", "latest", "--database", "spaced", "--yes"]).fails_with(30);
+    assert!(refused.stderr.contains("the server has no tablespace \"fast\""), "{}", refused.stderr);
+    assert_eq!(own.databases_like("spaced"), [""; 0]);
+}
+
+/// Rows are counted from the bytes that are stored: no table is read a second time.
+#[test]
+fn every_table_is_read_once() {
+    let own = Cluster::own(&[("autovacuum", "off")]);
+    let place = Place::on(&own);
+    place.init();
+    own.create_database("once");
+    own.psql("once", "CREATE TABLE one (n int); INSERT INTO one SELECT generate_series(1, 1000); CREATE TABLE two AS TABLE one");
+    let scans = || {
+        own.psql("once", "SELECT pg_stat_clear_snapshot(); SELECT string_agg(seq_scan::text, ',' ORDER BY relname) FROM pg_stat_user_tables")
+    };
+    let before = scans();
+    place.backup("once");
+    let numbers = |text: &str| text.trim().split(',').map(|it| it.parse().unwrap()).collect::<Vec<u64>>();
+    let wanted: Vec<u64> = numbers(&before).into_iter().map(|scans| scans + 1).collect();
+    crate::support::faults::wait_for("the server to have counted", || {
+        (numbers(&scans()) >= wanted).then_some(())
+    });
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(numbers(&scans()), wanted);
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! `examples/quickstart.sh`, the first thing that a newcomer runs, and the example that tells the story of a tenant.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::support::{base, pgkeep_binary, project, run, unique};
+use crate::support::{base, ordinary, pgkeep_binary, project, run, set_mode, unique};
 
 /// Runs an example as it is, sees that it leaves nothing, and returns what it said.
 fn told(name: &str) -> String {
@@ -59,4 +60,39 @@ fn it_explains_itself_and_refuses_what_it_does_not_know() {
     };
     assert!(script("--help").ok().stdout.starts_with("usage: examples/quickstart.sh"));
     script("--sizes").fails_with(2);
+}
+
+/// On a machine without apt, or without the right to use it, both commands say what is missing and do nothing.
+#[test]
+fn where_nothing_can_be_installed_it_says_what_is_missing() {
+    let bin = base().join(format!("bin{}", unique()));
+    fs::create_dir(&bin).unwrap();
+    set_mode(&bin, 0o755);
+    let link = |name: &str| {
+        let found = ["/usr/bin", "/bin"].iter().map(|at| Path::new(at).join(name)).find(|path| path.exists());
+        std::os::unix::fs::symlink(found.unwrap_or_else(|| panic!("no {name}")), bin.join(name)).unwrap();
+    };
+    for name in ["bash", "basename", "dirname", "sort", "tr", "id", "env"] {
+        link(name);
+    }
+    let script = |name: &str| {
+        // Nothing of the machine's own: no compiler, no apt-get.
+        let mut env = ordinary("/usr/bin/env");
+        env.arg(format!("PATH={}", bin.display())).args(["CARGO_HOME=/nowhere", "/bin/bash"]);
+        run(env.arg(project().join(name)))
+    };
+    let quickstart = script("examples/quickstart.sh").fails_with(1);
+    assert!(
+        quickstart
+            .stderr
+            .contains("missing: build-essential (names of Debian's packages; there is no apt-get here"),
+        "{}",
+        quickstart.stderr
+    );
+    // With apt, as an ordinary user, without sudo.
+    fs::write(bin.join("apt-get"), "#!/bin/bash\nexit 9\n").unwrap();
+    set_mode(&bin.join("apt-get"), 0o755);
+    let quickstart = script("examples/quickstart.sh").fails_with(1);
+    let says = "ask an administrator to run: apt-get install build-essential";
+    assert!(quickstart.stderr.contains(says), "{}", quickstart.stderr);
 }

@@ -381,3 +381,17 @@ async fn each_refusal_says_what_it_is_where_and_what_to_do() {
     assert_eq!(kind, StoreErrorKind::Clock);
     assert!(hint.contains("clock"), "{hint}");
 }
+
+/// A service that takes the connection and never says who it is.
+#[tokio::test]
+async fn a_connection_that_does_not_come_about_is_given_up_in_time() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let limits = Limits { connect: Duration::from_millis(300), ..Limits::default() };
+    let place = place_at(&format!("https://{}", listener.local_addr().unwrap()));
+    let store = S3Store::with_limits(place, limits).unwrap();
+    let begun = Instant::now();
+    let error = store.get("key", 0, 10).await.unwrap_err();
+    assert!([StoreErrorKind::Timeout, StoreErrorKind::Unreachable].contains(&error.kind), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    drop(listener);
+}

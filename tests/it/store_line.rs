@@ -12,7 +12,7 @@ use pgkeep::store::{Body, Replicas, Store, StoreErrorKind, cloud};
 use crate::python::python;
 use crate::store_conformance::{bytes, file, place};
 use crate::support::proxy::{Fault, Proxy, Rule};
-use crate::support::s3::{Bucket, S3};
+use crate::support::s3::{Bucket, Options, S3};
 use crate::support::{base, unique};
 
 /// Three parts.
@@ -306,5 +306,19 @@ async fn talk_over_tls(endpoint: String) {
             println!("written and read");
         }
         Err(error) => println!("{:?}: {error}", error.kind),
+    }
+}
+
+/// R2 refuses more than a few parts of an upload at a time; others take more.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_parts_are_under_way_at_once_than_the_store_takes() {
+    for (name, versions, most) in [(StoreName::R2, false, 3), (StoreName::B2, true, 4)] {
+        let s3 = S3::with(if versions { Options::b2() } else { Options::default() });
+        let proxy = Proxy::before(s3.address());
+        let store = cloud(place(&s3, proxy.endpoint(), "line", versions), None).unwrap();
+        proxy.fail(Rule::new(Fault::Late(Duration::from_millis(300))).on("PUT", "partNumber"));
+        // Ten parts.
+        store.put("main/large", Body::Bytes(bytes(80 << 20))).await.unwrap();
+        assert_eq!(proxy.parts_at_once(), most, "{name}");
     }
 }

@@ -110,6 +110,26 @@ pub(super) async fn connection(client: TcpStream, server: SocketAddr, state: &Sh
     Ok(())
 }
 
+/// Counts a part of an upload for as long as this lives.
+struct Part<'a>(&'a Shared);
+
+impl<'a> Part<'a> {
+    fn of(request: &Request, state: &'a Shared) -> Option<Self> {
+        (request.method == "PUT" && request.target.contains("partNumber=")).then(|| {
+            let parts = &mut lock(state).parts;
+            parts.0 += 1;
+            parts.1 = parts.1.max(parts.0);
+            Self(state)
+        })
+    }
+}
+
+impl Drop for Part<'_> {
+    fn drop(&mut self) {
+        lock(self.0).parts.0 -= 1;
+    }
+}
+
 /// One request and its answer; whether the connection stays.
 async fn exchange(
     client: &mut BufReader<TcpStream>,
@@ -118,6 +138,7 @@ async fn exchange(
 ) -> io::Result<bool> {
     let Some(head) = Head::read(client).await? else { return Ok(false) };
     let request = Request { method: head.word(0), target: head.word(1) };
+    let _part = Part::of(&request, state);
     let length = head.length(Length::Known(0));
     let fault = {
         let mut state = lock(state);

@@ -144,6 +144,8 @@ struct State {
     link: Link,
     rules: Vec<Rule>,
     seen: Vec<String>,
+    /// Parts of uploads that are under way now, and the most that ever were.
+    parts: (usize, usize),
 }
 
 type Shared = Arc<Mutex<State>>;
@@ -170,8 +172,12 @@ impl Proxy {
         let socket = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("listen on loopback");
         socket.set_nonblocking(true).expect("set a listener");
         let address = socket.local_addr().expect("ask for the port");
-        let state =
-            Arc::new(Mutex::new(State { link: Link::default(), rules: Vec::new(), seen: Vec::new() }));
+        let state = Arc::new(Mutex::new(State {
+            link: Link::default(),
+            rules: Vec::new(),
+            seen: Vec::new(),
+            parts: (0, 0),
+        }));
         let stop = CancellationToken::new();
         let (listens, wanted) = watch::channel(true);
         let (report, listening) = watch::channel(true);
@@ -219,6 +225,11 @@ impl Proxy {
     /// The requests so far, `METHOD /path?query`, those with a fault included.
     pub(crate) fn seen(&self) -> Vec<String> {
         lock(&self.state).seen.clone()
+    }
+
+    /// The most parts of uploads that ever were under way at once.
+    pub(crate) fn parts_at_once(&self) -> usize {
+        lock(&self.state).parts.1
     }
 
     /// Stops listening, and breaks all connections: from when this returns, new ones are refused.
