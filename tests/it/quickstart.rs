@@ -75,6 +75,11 @@ fn where_nothing_can_be_installed_it_says_what_is_missing() {
     for name in ["bash", "basename", "dirname", "sort", "tr", "id", "env"] {
         link(name);
     }
+    let program = |name: &str| {
+        fs::write(bin.join(name), "#!/bin/bash\nexit 9\n").unwrap();
+        set_mode(&bin.join(name), 0o755);
+    };
+    program("cargo");
     let script = |name: &str| {
         // Nothing of the machine's own: no compiler, no apt-get.
         let mut env = ordinary("/usr/bin/env");
@@ -89,9 +94,14 @@ fn where_nothing_can_be_installed_it_says_what_is_missing() {
         "{}",
         quickstart.stderr
     );
+    let tests = script("tests/run.sh").fails_with(1);
+    assert!(
+        tests.stderr.contains("(Debian's packages; the tests run on Debian and Ubuntu)"),
+        "{}",
+        tests.stderr
+    );
     // With apt, as an ordinary user, without sudo.
-    fs::write(bin.join("apt-get"), "#!/bin/bash\nexit 9\n").unwrap();
-    set_mode(&bin.join("apt-get"), 0o755);
+    program("apt-get");
     let quickstart = script("examples/quickstart.sh").fails_with(1);
     let says = "ask an administrator to run: apt-get install build-essential";
     assert!(quickstart.stderr.contains(says), "{}", quickstart.stderr);
