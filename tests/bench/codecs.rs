@@ -16,13 +16,13 @@ pub(crate) fn table(bench: &Bench) {
     println!("| level | dump: ratio | MB per CPU second | data directory: ratio | MB per CPU second |");
     println!("|---|---|---|---|---|");
     let gzip: Vec<f64> = corpora.iter().map(|(name, bytes)| bench.gzip_ratio(name, bytes)).collect();
-    println!("| gzip -9 (program) | {:.2} | | {:.2} | |", gzip[0], gzip[1]);
+    println!("| gzip -9 (program) | {:.3} | | {:.3} | |", gzip[0], gzip[1]);
     let zstd = [1, 2, 3, 4, 5, 6, 7, 9, 12].map(Codec::Zstd);
     let levels = zstd.into_iter().chain([1, 6, 8, 9].map(Codec::Gzip));
     let mut fit: Vec<(Codec, f64)> = Vec::new();
     for codec in levels {
         let [dump, data] = corpora.each_ref().map(|(_, bytes)| measure(codec, bytes));
-        println!("| {codec} | {:.2} | {:.0} | {:.2} | {:.0} |", dump.0, dump.1, data.0, data.1);
+        println!("| {codec} | {:.3} | {:.0} | {:.3} | {:.0} |", dump.0, dump.1, data.0, data.1);
         if dump.0 >= gzip[0] && data.0 >= gzip[1] {
             fit.push((codec, 1.0 / (1.0 / dump.1 + 1.0 / data.1)));
         }

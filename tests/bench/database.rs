@@ -91,7 +91,7 @@ impl Bench {
             cost(&mut self.place.command(&["-q", "backup", "database", "shop"]))
         };
         println!("\n## Whole backup against pg_dump -Fc -Z0 | zstd -T0 (wanted: at most 1.0)");
-        for level in [1, 3] {
+        for level in [1, 3, 5] {
             let costs = in_turns(3, &mut [&mut || piped(level), &mut || backup(level)]);
             print_ratio(&format!("zstd:{level}"), costs[1], costs[0]);
         }

@@ -6,9 +6,10 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::clouds::{Cloud, Clouds};
-use crate::support::faults::{contents, fresh_large, wait_for};
+use crate::support::faults::{contents, fresh_large, fresh_wide, wait_for};
 use crate::support::proxy::{Fault, Link, Rule};
 use crate::support::{Cluster, Place, cluster};
+use crate::tenants_many::peak;
 
 const BOTH: [&str; 2] = ["r2", "b2"];
 
@@ -395,4 +396,26 @@ fn of_two_servers_that_take_one_name_at_once_only_one_goes_on() {
     let backups = |keys: &[String]| keys.iter().filter(|key| key.contains("/backups/")).count();
     assert_eq!(backups(&clouds.b2.bucket().keys()), backups(&keys));
     clouds.place.backup(&cluster().fresh_database());
+}
+
+#[test]
+fn a_sync_of_much_goes_in_bounded_memory() {
+    let mut clouds = Clouds::ready();
+    clouds.place.set("BACKUP_VOLUME_SIZE", "128M");
+    let database = fresh_wide(cluster());
+    clouds.r2.proxy.go_away();
+    clouds.b2.proxy.go_away();
+    clouds.place.set("BACKUP_MIN_COPIES", "1");
+    let (id, _) = backup(&clouds.place, &database, 3);
+    clouds.r2.proxy.come_back();
+    clouds.b2.proxy.come_back();
+    // From the local store to both clouds, and then from a cloud to the local store.
+    let there = peak(&clouds.place, &["sync"]);
+    std::fs::remove_dir_all(clouds.place.store().join("test/backups").join(&id)).unwrap();
+    clouds.place.pgkeep(&["verify"]).ended_with(4);
+    let back = peak(&clouds.place, &["sync"]);
+    clouds.place.pgkeep(&["verify", "--deep"]).ok();
+    let stored: u64 = clouds.place.catalog("SELECT size_bytes FROM backups")[0][0].parse().unwrap();
+    assert!(stored > 100 << 20, "{stored} bytes are too few to see");
+    assert!((10..150).contains(&there) && (10..150).contains(&back), "{there} MB there, {back} MB back");
 }

@@ -10,7 +10,9 @@ use pgkeep::config::documented;
 use pgkeep::model::Kind;
 use regex::Regex;
 
-use crate::support::{ordinary, pgkeep_binary, project, run};
+use crate::clouds::Cloud;
+use crate::support::s3::Options;
+use crate::support::{Archiving, ordinary, pgkeep_binary, project, run};
 
 fn read(path: &str) -> String {
     fs::read_to_string(project().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
@@ -315,4 +317,41 @@ fn completions_and_the_manual_page_know_every_command() {
         }
         assert!(found.stdout.lines().count() > 20, "{arguments:?}: {}", found.stdout);
     }
+}
+
+/// Every file and directory that pgkeep makes has its row in the README.
+#[test]
+fn every_path_that_there_is_is_explained() {
+    let archiving = Archiving::ready();
+    let clouds = [Cloud::start(Options::default()), Cloud::start(Options::b2())];
+    clouds[0].is_r2_of(&archiving.place);
+    clouds[1].is_b2_of(&archiving.place);
+    archiving.place.init();
+    archiving.archive();
+    archiving.place.backup("postgres");
+    archiving.place.pgkeep(&["backup", "cluster", "--fast"]).ok();
+    let readme = read("README.md");
+    let rows: Vec<&str> = readme.lines().filter(|line| line.starts_with("| `")).collect();
+    let explained = |path: &str| rows.iter().any(|row| row.contains(path));
+    let mut seen = BTreeSet::new();
+    for file in archiving.place.files(".") {
+        let file = file.trim_start_matches("./");
+        let path = match file.split('/').collect::<Vec<_>>().as_slice() {
+            ["pgkeep.env"] => "/etc/pgkeep/pgkeep.env".to_owned(),
+            ["state"] => "/var/lib/pgkeep/".to_owned(),
+            ["state", name] if name.starts_with("catalog.sqlite") => (*name).to_owned(),
+            ["state", directory, ..] => format!("/var/lib/pgkeep/{directory}/"),
+            ["store"] => "/var/backups/pgkeep/".to_owned(),
+            ["store", ".staging", ..] => ".../.staging/".to_owned(),
+            ["store", "test", "identity"] => ".../main/identity".to_owned(),
+            ["store", "test", "backups", _, name] => format!(".../main/backups/<id>/{name}"),
+            ["store", "test", "wal", _, _, _] => ".../main/wal/<timeline>/<group>/<file>-<sha256>".to_owned(),
+            ["store", "test", "catalog", _, _] => ".../main/catalog/<lineage>/<time>-<run>".to_owned(),
+            ["store", "test", ..] => continue,
+            _ => panic!("nobody told of {file}"),
+        };
+        assert!(explained(&path), "{file}: no row of the README has {path}");
+        seen.insert(path);
+    }
+    assert!(seen.len() >= 8, "{seen:?}");
 }

@@ -70,7 +70,7 @@ fn when_one_of_several_tenants_fails_the_others_are_made_and_its_remains_are_cle
 }
 
 /// Runs pgkeep to its end; returns the most memory that it ever held, in MB.
-fn peak(place: &Place, arguments: &[&str]) -> u64 {
+pub(crate) fn peak(place: &Place, arguments: &[&str]) -> u64 {
     let mut running = place.start(&[], arguments);
     let status = format!("/proc/{}/status", running.pid());
     let mut peak = 0;
