@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # The README on a machine that has nothing but Rust and apt: both of its commands, as root and as an ordinary user, and
-# then its sections "From nothing to a nightly backup" and "Point-in-time recovery in ten minutes", command by command
-# as they are written there, on the server that Debian's packages start.
+# then its sections "From nothing to a nightly backup", "Point-in-time recovery in ten minutes" and "The machine is gone",
+# command by command as they are written there, on servers that Debian's packages start.
 #
 #   tests/acceptance/bare_machine.sh [--tests] [quickstart | newcomer | readme]...
 #
 #   quickstart   root runs examples/quickstart.sh
 #   newcomer     an ordinary user who may use sudo does, on another such machine
-#   readme       root follows the README, on a third one
+#   readme       root follows the README, on a third one; then that one is gone, and a fourth has nothing but the
+#                directory with the backups and the key
 #   --tests      the first two also run tests/run.sh; takes some 20 minutes each
 #
 # The machines are directories made by debootstrap (installed if it is missing), with process and mount namespaces of
@@ -168,6 +169,41 @@ END
     } | on_machine root
     grep -qx ' *4711' "$work/walk.log" || die 'the row is not there again'
     tail -n 1 "$work/walk.log" | grep -x 'readme: done' || die 'it did not come to its end'
+    machine_is_gone
+}
+
+# What is left of the machine: the directory with the backups, and the key in the operator's password manager.
+machine_is_gone() {
+    say 'the README, the machine is gone'
+    local installation command key
+    mv "$work/machine/var/backups/pgkeep" "$work/backups"
+    key=$(sed -n 's/^BACKUP_ENCRYPTION_KEY=//p' "$work/machine/etc/pgkeep/pgkeep.env")
+    installation=$(blocks 'From nothing to a nightly backup' sh | sed '/^cd \/$/,$d' |
+        sed "s|\$(pgkeep key new)|$key|")
+    command=$(blocks 'The machine is gone' sh)
+    [[ $installation == *"BACKUP_ENCRYPTION_KEY=$key"* && $command == 'pgkeep restore latest --yes' ]] ||
+        die 'the README is not what this script was written for'
+    machine root
+    mv "$work/backups" "$work/machine/var/backups/pgkeep"
+    {
+        cat <<'END'
+export DEBIAN_FRONTEND=noninteractive
+apt-get -qq update
+apt-get -qq install --yes --no-install-recommends postgresql build-essential >/dev/null
+pg_ctlcluster 15 main start
+set -x
+END
+        printf '%s\n' "$installation"
+        cat <<END
+chown -R postgres: /var/backups/pgkeep
+cd /
+sudo -u postgres $command
+set +x
+[ "\$(runuser -u postgres -- psql -XAtc 'select count(*) from users' shop)" -gt 0 ]
+echo "gone: done"
+END
+    } | on_machine root
+    tail -n 1 "$work/walk.log" | grep -x 'gone: done' || die 'it did not come to its end'
 }
 
 # --- in order --------------------------------------------------------------------------------------------------------
