@@ -24,6 +24,7 @@ mod objects;
 mod pipeline;
 mod pitr;
 mod pitr_faults;
+mod pitr_ledger;
 mod pitr_over;
 mod pitr_targets;
 mod places;

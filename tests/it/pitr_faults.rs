@@ -168,7 +168,7 @@ fn timelines_follow_each_other_and_an_earlier_one_can_still_be_reached() {
 }
 
 /// Removes a segment from the local store.
-fn lose(archiving: &Archiving, name: &str) {
+pub(crate) fn lose(archiving: &Archiving, name: &str) {
     let directory = archiving.place.store().join(format!("test/wal/{}/{}", &name[..8], &name[8..16]));
     for entry in fs::read_dir(directory).unwrap().flatten() {
         if entry.file_name().to_str().unwrap().starts_with(name) {
