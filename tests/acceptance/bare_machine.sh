@@ -85,19 +85,26 @@ machine() { # user
 }
 
 # Runs a script from standard input as this user, in the checkout. What it starts ends with it. The output is shown when
-# it fails.
+# it fails. The directory becomes the root of a namespace of its own, because what chroot makes a root may have no user
+# namespaces, in which tests mount their small disks.
 on_machine() { # user
     local code=0
-    unshare --pid --fork --mount --kill-child --mount-proc="$work/machine/proc" \
-        chroot "$work/machine" /bin/bash -c '
-            mount -t devpts devpts /dev/pts 2>/dev/null
-            mount -t tmpfs tmpfs /dev/shm 2>/dev/null
-            cat >/run/walk.sh
-            chmod 644 /run/walk.sh
-            exec setpriv --reuid="$0" --regid="$0" --init-groups env -i HOME="$1" USER="$0" TERM=dumb \
-                PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-                bash -c "cd ~/pgkeep && exec bash -euo pipefail /run/walk.sh" </dev/null
-        ' "$1" "$home" >"$work/walk.log" 2>&1 || code=$?
+    unshare --pid --fork --mount --kill-child /bin/bash -c '
+        set -e
+        mount --bind "$2" "$2"
+        cd "$2"
+        mkdir -p .old
+        pivot_root . .old
+        mount -t proc proc /proc
+        mount -t devpts devpts /dev/pts
+        mount -t tmpfs tmpfs /dev/shm
+        umount -l /.old
+        cat >/run/walk.sh
+        chmod 644 /run/walk.sh
+        exec setpriv --reuid="$0" --regid="$0" --init-groups env -i HOME="$1" USER="$0" TERM=dumb \
+            PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+            bash -c "cd ~/pgkeep && exec bash -euo pipefail /run/walk.sh" </dev/null
+        ' "$1" "$home" "$work/machine" >"$work/walk.log" 2>&1 || code=$?
     ((code == 0)) || {
         tail -n 60 "$work/walk.log" >&2
         die "exit code $code"
