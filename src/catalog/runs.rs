@@ -137,12 +137,14 @@ impl<'a> Runs<'a> {
         })
     }
 
-    /// Writes down the backups that the run is making, so that whoever finds it dead knows where to clear up.
+    /// Writes down the backups that the run is making, so that whoever finds it dead knows where to clear up. Those that it
+    /// made before are forgotten, unless something of them may be left.
     pub fn set_subject(self, id: &RunId, backups: &[&BackupId]) -> anyhow::Result<()> {
         let subject = backups.iter().map(|backup| backup.as_str()).collect::<Vec<_>>().join(" ");
         let changed = self.catalog.write("write down what the run works on", |transaction| {
             transaction.execute(
-                "UPDATE runs SET subject = :subject WHERE id = :id",
+                "UPDATE runs SET subject = CASE WHEN unsettled = 1 THEN coalesce(subject || ' ', '') ELSE '' END || :subject \
+                 WHERE id = :id",
                 named_params! { ":id": id.as_str(), ":subject": subject },
             )
         })?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use chrono::Utc;
+use futures_util::{StreamExt as _, stream};
 
 use super::Context;
 use super::context::{run_lock, scratch_of, staging_of};
@@ -22,6 +23,9 @@ use crate::target::database::connect_beside;
 /// How often one looks whether the server is still making a database, and how many times.
 const PATIENCE: Duration = Duration::from_millis(200);
 const LOOKS: u32 = 300;
+
+/// Backups of a run that are looked after at the same time.
+const AT_ONCE: usize = 8;
 
 /// Clears up after every run whose lock nobody holds. What can't be cleared up now (a server that is down) is said
 /// and tried again by the next run; it never keeps this one from its work.
@@ -99,10 +103,10 @@ async fn settle(context: &Context, run: &Run) -> anyhow::Result<()> {
     for staging in then.iter().chain(context.replicas.staging()) {
         durable::remove_dir_if_there(&staging_of(staging, &run.id))?;
     }
-    for id in run.backups() {
-        settle_backup(context, run, &id).await?;
-    }
-    Ok(())
+    // One that can't be settled now must not keep the others waiting.
+    let settling = run.backups().map(|id| async move { settle_backup(context, run, &id).await });
+    let settled: Vec<_> = stream::iter(settling).buffer_unordered(AT_ONCE).collect().await;
+    settled.into_iter().collect()
 }
 
 async fn settle_backup(context: &Context, run: &Run, id: &BackupId) -> anyhow::Result<()> {

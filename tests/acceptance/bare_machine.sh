@@ -184,6 +184,8 @@ machine_is_gone() {
     say 'the README, the machine is gone'
     local installation command key
     mv "$work/machine/var/backups/pgkeep" "$work/backups"
+    # What was built need not be built a second time.
+    mv "$work/machine$home/pgkeep/target" "$work/target"
     key=$(sed -n 's/^BACKUP_ENCRYPTION_KEY=//p' "$work/machine/etc/pgkeep/pgkeep.env")
     installation=$(blocks 'From nothing to a nightly backup' sh | sed '/^cd \/$/,$d' |
         sed "s|\$(pgkeep key new)|$key|")
@@ -192,6 +194,7 @@ machine_is_gone() {
         die 'the README is not what this script was written for'
     machine root
     mv "$work/backups" "$work/machine/var/backups/pgkeep"
+    mv "$work/target" "$work/machine$home/pgkeep/target"
     {
         cat <<'END'
 export DEBIAN_FRONTEND=noninteractive

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests of databases, tenants, archiving, cluster backups and recovery with servers and clients of PostgreSQL 16,
-# 17 and 18 (all other
-# tests use 15, and tests/it/versions.rs takes databases from each version to each). Fetches what is missing.
+# 17 and 18 (all other tests use 15, and tests/it/versions.rs takes databases from each version to each). Fetches what is
+# missing.
 # These servers are built without ICU.
 #
 #   tests/acceptance/postgresql_versions.sh [VERSION]...

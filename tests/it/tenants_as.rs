@@ -15,6 +15,9 @@ const TABLES: &str = "
     CREATE TABLE versions (file_id uuid NOT NULL REFERENCES files, number int NOT NULL, bytes int, PRIMARY KEY (file_id, number));
     CREATE TABLE profiles (user_id bigint PRIMARY KEY REFERENCES users, bio text);
     CREATE TABLE log (tenant_id int, line text);
+    -- Decided by a foreign key although it has the column; numbered without a key, twice the same; no room behind the last.
+    CREATE TABLE drafts (user_id bigint NOT NULL REFERENCES users, tenant_id bigint, number serial, body text);
+    CREATE TABLE marks (id smallserial PRIMARY KEY, tenant_id int NOT NULL REFERENCES orgs);
     INSERT INTO orgs VALUES (1, 'one', NULL), (2, 'two', 1), (3, 'three', 2);
     INSERT INTO users (tenant_id, email) SELECT o.id, 'user' || n FROM orgs o, generate_series(1, 4) n;
     INSERT INTO projects SELECT u.tenant_id, 1 + u.id % 4, u.id FROM users u;
@@ -23,7 +26,10 @@ const TABLES: &str = "
     INSERT INTO files (user_id, name) SELECT id, 'file of ' || email FROM users;
     INSERT INTO versions SELECT id, n, n * 10 FROM files, generate_series(1, 3) n;
     INSERT INTO profiles SELECT id, 'bio of ' || email FROM users;
-    INSERT INTO log SELECT id, 'twice' FROM orgs, generate_series(1, 2)";
+    INSERT INTO log SELECT id, 'twice' FROM orgs, generate_series(1, 2);
+    INSERT INTO drafts (user_id, tenant_id, number, body) SELECT id, tenant_id, 1 + (id - 1) / 2, email FROM users;
+    INSERT INTO marks SELECT 32760 + id, id FROM orgs; INSERT INTO marks VALUES (32767, 1);
+    SELECT setval('drafts_number_seq', 100)";
 
 /// What a tenant has, told without any of its own keys.
 fn told(cluster: &Cluster, database: &str, tenant: u32) -> String {
@@ -36,7 +42,10 @@ fn told(cluster: &Cluster, database: &str, tenant: u32) -> String {
              SELECT t.project, p.project, p.tenant_id = t.tenant_id FROM tasks t LEFT JOIN tasks p ON p.id = t.parent_id WHERE t.tenant_id = {tenant} ORDER BY 1, 2;
              SELECT f.name, v.number, v.bytes FROM files f JOIN users u ON u.id = f.user_id JOIN versions v ON v.file_id = f.id
                WHERE u.tenant_id = {tenant} ORDER BY 1, 2;
-             SELECT line FROM log WHERE tenant_id = {tenant}"
+             SELECT line FROM log WHERE tenant_id = {tenant};
+             SELECT d.body, d.tenant_id = u.tenant_id, dense_rank() OVER (ORDER BY number) FROM drafts d JOIN users u ON u.id = d.user_id
+               WHERE u.tenant_id = {tenant} ORDER BY 1;
+             SELECT count(*) FROM marks WHERE tenant_id = {tenant} HAVING count(*) > 0"
         ),
     )
 }
@@ -45,6 +54,7 @@ fn small() -> (Place, String) {
     let database = cluster().fresh_database();
     let place = Place::ready();
     place.set("PGDATABASE", &database);
+    place.set("TENANT_TABLES", "drafts=via:drafts_user_id_fkey");
     cluster().psql(&database, TABLES);
     (place, database)
 }
@@ -79,6 +89,8 @@ fn a_tenant_is_made_anew_beside_the_old_one_and_nobody_else_is_touched() {
     let shared =
         "SELECT count(*) FROM users a JOIN users b USING (id) WHERE a.tenant_id = 2 AND b.tenant_id = 77";
     assert_eq!(cluster.psql(&database, shared), "0");
+    let twice = "SELECT count(*) FROM drafts a JOIN drafts b USING (number) WHERE a.tenant_id = 2 AND b.tenant_id = 77";
+    assert_eq!(cluster.psql(&database, twice), "0", "numbers without a key are not there twice either");
     // The database goes on numbering behind what was made.
     cluster.psql(&database, "INSERT INTO users (tenant_id, email) VALUES (77, 'next'); INSERT INTO tasks (tenant_id, project) VALUES (77, 1)");
     // It is a tenant as every other.
@@ -103,7 +115,8 @@ fn a_tenant_whose_original_is_gone_comes_back_under_another_key_out_of_the_datab
     place.backup(&database);
     cluster.psql(
         &database,
-        "DELETE FROM versions v USING files f, users u WHERE f.id = file_id AND u.id = user_id AND tenant_id = 3;
+        "DELETE FROM drafts WHERE tenant_id = 3; DELETE FROM marks WHERE tenant_id = 3;
+         DELETE FROM versions v USING files f, users u WHERE f.id = file_id AND u.id = user_id AND tenant_id = 3;
          DELETE FROM files f USING users u WHERE u.id = user_id AND tenant_id = 3;
          DELETE FROM profiles p USING users u WHERE u.id = user_id AND tenant_id = 3;
          DELETE FROM tasks WHERE tenant_id = 3; DELETE FROM projects WHERE tenant_id = 3;

@@ -89,17 +89,14 @@ pub async fn run(context: &Context, request: &BackupTenants) -> anyhow::Result<T
         seconds: 0.0,
     };
     let mut first = None;
-    // Of those that failed something may be left: the run stays known as theirs.
-    let mut failed: Vec<BackupId> = Vec::new();
     for group in groups(&spool) {
-        for (number, backup, made) in make(&room, &spool, request, group, &failed).await? {
+        for (number, made) in make(&room, &spool, request, group).await? {
             match made {
                 Ok(made) => report.backups.push(made),
                 Err(error) => {
                     let (message, tenant) = (format!("{error:#}"), spool.ids()[number].clone());
                     context.progress.note(&format!("warning: no backup of tenant \"{tenant}\": {message}"));
                     report.failed.push(FailedTenant { tenant, message });
-                    failed.push(backup);
                     first = first.or(Some(error));
                 }
             }
@@ -120,30 +117,28 @@ async fn make(
     spool: &Arc<Spool>,
     request: &BackupTenants,
     group: Vec<usize>,
-    failed: &[BackupId],
-) -> anyhow::Result<Vec<(usize, BackupId, anyhow::Result<BackupReport>)>> {
+) -> anyhow::Result<Vec<(usize, anyhow::Result<BackupReport>)>> {
     let context = room.context;
     let begun: Vec<(usize, Begun)> = group
         .into_iter()
         .map(|number| Ok((number, Begun::now(BackupKind::Tenant)?)))
         .collect::<anyhow::Result<_>>()?;
-    let subject: Vec<&BackupId> = failed.iter().chain(begun.iter().map(|(_, begun)| &begun.id)).collect();
+    let subject: Vec<&BackupId> = begun.iter().map(|(_, begun)| &begun.id).collect();
     context.catalog.runs().set_subject(&context.run, &subject)?;
     let making = begun.into_iter().map(|(number, begun)| async move {
         let source = OneTenant { spool: Arc::clone(spool), number, before_restore: request.before_restore };
-        let id = begun.id.clone();
         let made = match context.stop.check() {
             Ok(()) => one(room, begun, |_| async { Ok(source) }).await,
             Err(stopped) => Err(stopped),
         };
-        (number, id, made)
+        (number, made)
     });
     let mut made: Vec<_> = stream::iter(making).buffered(AT_ONCE).collect().await;
     let is_interrupted = |made: &anyhow::Result<BackupReport>| {
         made.as_ref().is_err_and(|error| judge(error).exit_code == Kind::Interrupted.exit_code())
     };
-    match made.iter().position(|(.., made)| is_interrupted(made)) {
-        Some(place) => Err(made.swap_remove(place).2.err().context("an interruption without an error")?),
+    match made.iter().position(|(_, made)| is_interrupted(made)) {
+        Some(place) => Err(made.swap_remove(place).1.err().context("an interruption without an error")?),
         None => Ok(made),
     }
 }

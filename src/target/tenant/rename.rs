@@ -48,7 +48,10 @@ impl Restoring<'_> {
                 let sql = if changes.tenant.contains(&place) {
                     // One that refers to another tenant's row goes on doing so.
                     let (old, new) = (literal(&renaming.from), self.id());
-                    format!("UPDATE {raw} SET {column} = {new} WHERE {column}::text = {old}")
+                    format!(
+                        "UPDATE {raw} SET {column} = {new} WHERE {column} = {old}::{}",
+                        self.graph.key_type
+                    )
                 } else if let Some(map) = changes.mapped.get(&place) {
                     format!(
                         "UPDATE {raw} AS r SET {column} = m.new FROM pg_temp.pgkeep_map_{map} AS m WHERE r.{column} = m.old"
@@ -70,6 +73,7 @@ impl Restoring<'_> {
                 changes.tenant.insert((side.name.clone(), column.clone()));
             }
         }
+        self.named_alike(&mut changes.tenant);
         self.follow(|child, parent| {
             Ok(changes.tenant.contains(parent) && changes.tenant.insert(child.clone()))
         })?;
@@ -77,9 +81,14 @@ impl Restoring<'_> {
             let Some(table) = self.graph.table(&side.name) else { continue };
             for column in table.facts.columns.iter().filter(|column| side.common.contains(&column.name)) {
                 let place = (side.name.clone(), column.name.clone());
-                let is_made = column.numbered || (column.base_type == "uuid" && column.has_default);
                 let is_key = table.facts.keys.iter().any(|key| key.contains(&column.name));
-                if is_made && is_key && !changes.tenant.contains(&place) && !self.refers(&place) {
+                let is_made = match column.base_type.as_str() {
+                    // Also where no key says that a number is there once only: nobody means it to be there twice.
+                    "smallint" | "integer" | "bigint" | "numeric" => column.numbered,
+                    "uuid" => column.has_default && is_key,
+                    _ => false,
+                };
+                if is_made && !changes.tenant.contains(&place) && !self.refers(&place) {
                     changes.mapped.insert(place.clone(), changes.made.len());
                     changes.made.push(place);
                 }
@@ -103,6 +112,36 @@ impl Restoring<'_> {
             }
         })?;
         Ok(changes)
+    }
+
+    /// Columns that hold the tenant's key although something else decides whose their rows are: they bear the name of one
+    /// that decides elsewhere, and its type.
+    fn named_alike(&self, tenant: &mut BTreeSet<Place>) {
+        let type_of = |(table, column): &Place| {
+            let facts = self.graph.table(table).and_then(|it| it.facts.column(column))?;
+            let is_integer = ["smallint", "integer", "bigint"].contains(&facts.base_type.as_str());
+            Some(if is_integer { "integer" } else { facts.base_type.as_str() })
+        };
+        let deciding: BTreeSet<(String, Option<&str>)> = self
+            .graph
+            .tables
+            .iter()
+            .filter_map(|table| match &table.belonging {
+                Belonging::Column(column) => {
+                    let place = (table.facts.name.clone(), column.clone());
+                    Some((column.clone(), type_of(&place)))
+                }
+                _ => None,
+            })
+            .collect();
+        for side in &self.sides {
+            for column in &side.common {
+                let place = (side.name.clone(), column.clone());
+                if deciding.contains(&(column.clone(), type_of(&place))) {
+                    tenant.insert(place);
+                }
+            }
+        }
     }
 
     /// Whether the column is part of a foreign key into a table of tenants.
@@ -130,25 +169,46 @@ impl Restoring<'_> {
     /// Makes a new value for each of the column's.
     async fn map(&self, number: usize, table: &TableName, column: &str, draws: bool) -> anyhow::Result<()> {
         let Some(side) = self.sides.iter().find(|side| side.name == *table) else { return Ok(()) };
-        let name = qualified(&table.schema, &table.name);
-        let numbered =
-            self.graph.table(table).and_then(|it| it.facts.column(column)).is_some_and(|it| it.numbered);
-        let new = match (numbered, draws) {
-            (false, _) => "gen_random_uuid()".to_owned(),
-            (true, true) => {
-                format!("nextval(pg_get_serial_sequence({}, {})::regclass)", literal(&name), literal(column))
-            }
-            (true, false) => format!(
-                "(SELECT coalesce(max({}), 0) FROM {name}) + row_number() OVER ()",
-                identifier(column)
-            ),
+        let facts = self.graph.table(table).and_then(|it| it.facts.column(column));
+        let numbered = facts.is_some_and(|it| it.numbered);
+        let (name, quoted) = (qualified(&table.schema, &table.name), identifier(column));
+        let new = if numbered && !draws {
+            // As they would be, or where there is no room behind the last one, before the first.
+            let most = match facts.map(|it| it.base_type.as_str()) {
+                Some("smallint") => i64::from(i16::MAX),
+                Some("integer") => i64::from(i32::MAX),
+                _ => i64::MAX,
+            };
+            format!(
+                "(SELECT CASE WHEN coalesce(max({quoted}), 0) < {most} - (SELECT count(*) FROM pg_temp.pgkeep_raw_{raw}) \
+                 THEN coalesce(max({quoted}), 0) + r.place ELSE least(min({quoted}), 0) - r.place END FROM {name})",
+                raw = side.number
+            )
+        } else {
+            self.default_of(table, column).await?
         };
         let sql = format!(
             "CREATE TEMP TABLE pgkeep_map_{number} ON COMMIT DROP AS SELECT r.old, {new} AS new \
-             FROM (SELECT {} AS old FROM pg_temp.pgkeep_raw_{} ORDER BY 1) AS r; ANALYZE pg_temp.pgkeep_map_{number}",
-            identifier(column),
+             FROM (SELECT v.old, row_number() OVER (ORDER BY v.old) AS place \
+                   FROM (SELECT DISTINCT {quoted} AS old FROM pg_temp.pgkeep_raw_{}) AS v ORDER BY 1) AS r; \
+             ANALYZE pg_temp.pgkeep_map_{number}",
             side.number
         );
         self.server.run(&format!("number the rows of {table} anew"), &sql).await
+    }
+
+    /// What the column gets when a row does not say, as SQL: of an identity the next number.
+    async fn default_of(&self, table: &TableName, column: &str) -> anyhow::Result<String> {
+        let (name, column) = (literal(&qualified(&table.schema, &table.name)), literal(column));
+        let sql = format!(
+            "SELECT CASE WHEN a.attidentity <> '' THEN format('nextval(%L::regclass)', pg_get_serial_sequence({name}, {column})) \
+                         ELSE pg_get_expr(d.adbin, d.adrelid) END \
+             FROM pg_attribute AS a LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
+             WHERE a.attrelid = {name}::regclass AND a.attname = {column}"
+        );
+        let row = self.server.query_one(&format!("ask how {table} numbers its rows"), &sql, &[]).await?;
+        row.get::<_, Option<String>>(0).ok_or_else(|| {
+            Fault::new(Kind::Refused, format!("{table}: column {column} has no default any more")).into()
+        })
     }
 }
