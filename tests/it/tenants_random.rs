@@ -233,8 +233,10 @@ fn after_each_of_fifty_random_damages_a_restore_leaves_what_the_model_says() {
             );
         }
         assert!(seen(&after, tenant) == seen(&now, tenant), "another tenant has changed: {at}");
-        place.pgkeep(&["restore", "--tenant", &id, "--mode", "full", "--yes"]).ok();
-        assert!(rows(cluster, &database)[&tenant] == then[&tenant], "{at}");
+        if mode[1] != "full" {
+            place.pgkeep(&["restore", "--tenant", &id, "--mode", "full", "--yes"]).ok();
+            assert!(rows(cluster, &database)[&tenant] == then[&tenant], "{at}");
+        }
     }
     writing.signal(rustix::process::Signal::INT);
     writing.wait();
