@@ -192,6 +192,12 @@ async fn one<S: Source, F: Future<Output = anyhow::Result<S>>>(
         // When no other backup of the run has something in it.
         let _ = std::fs::remove_dir(of_run);
     }
+    // A file that was being written at that moment may have come after the others had gone: that is for the next run.
+    if !tidied.is_empty()
+        && let Err(error) = context.catalog.runs().leave_unsettled(&context.run)
+    {
+        context.progress.note(&format!("warning: {error:#}"));
+    }
     if made.is_err() {
         // No manifest was written: the objects under its name are garbage.
         let prefix = names::backup(&context.settings.cluster, &id);
