@@ -233,7 +233,7 @@ fn a_catalog_of_the_first_schema_is_brought_up_to_date_and_loses_nothing() {
     let catalog = Catalog::open(&path).unwrap();
     let version: i64 =
         catalog.connection().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-    assert_eq!(version, 5);
+    assert_eq!(version, 6);
     assert_eq!(catalog.check().unwrap(), Vec::<String>::new());
     let run = catalog.runs().unfinished().unwrap().remove(0);
     assert_eq!((run.scratch_directory, run.staging_directory), (None, None));

@@ -272,6 +272,19 @@ fn a_catalog_of_the_first_schema_is_settled_as_before() {
              ALTER TABLE backups DROP COLUMN wal_segment_size; ALTER TABLE backups DROP COLUMN damaged_pages;
              ALTER TABLE restore_log DROP COLUMN target_directory; DROP TABLE timelines;
              DROP INDEX wal_segments_not_good;
+             DROP INDEX backups_kept; ALTER TABLE backups DROP COLUMN kept_at; ALTER TABLE backups DROP COLUMN kept_by;
+             ALTER TABLE backups DROP COLUMN kept_reason; ALTER TABLE backups DROP COLUMN deleted_at;
+             ALTER TABLE backups DROP COLUMN deleted_reason;
+             DROP INDEX restore_log_tests; ALTER TABLE restore_log DROP COLUMN purpose;
+             ALTER TABLE restore_log DROP COLUMN store; ALTER TABLE restore_log DROP COLUMN phases;
+             ALTER TABLE restore_log DROP COLUMN bytes_fetched; ALTER TABLE restore_log DROP COLUMN wal_segments;
+             DROP TABLE deliveries; DROP TABLE store_usage; DROP INDEX alerts_open; DROP INDEX alerts_by_time;
+             ALTER TABLE alerts DROP COLUMN subject; ALTER TABLE alerts DROP COLUMN last_seen_at;
+             ALTER TABLE alerts DROP COLUMN times; ALTER TABLE alerts DROP COLUMN closed_at;
+             ALTER TABLE alerts DROP COLUMN closed_message; ALTER TABLE alerts DROP COLUMN acknowledged_by;
+             ALTER TABLE alerts DROP COLUMN note; ALTER TABLE alerts DROP COLUMN run_id;
+             ALTER TABLE runs DROP COLUMN priority; ALTER TABLE runs DROP COLUMN waited_seconds;
+             ALTER TABLE runs DROP COLUMN job_id;
              DROP TABLE cluster; PRAGMA user_version = 1",
         )
         .unwrap();
