@@ -58,6 +58,12 @@ pub(super) fn init(report: &InitReport) -> String {
         let how = if store.written { "written" } else { "was there already" };
         line!(text, "identity {}: {how}", store.place);
     }
+    for setting in &report.archive {
+        line!(text, "{}: {}", setting.name, setting.text);
+        if let Some(hint) = setting.hint {
+            line!(text, "  hint: {hint}");
+        }
+    }
     text
 }
 

@@ -7,6 +7,7 @@ use chrono::Utc;
 use serde::Serialize;
 
 use super::archive::registration::{Registration, resolved};
+use super::archive::settings::{self, ArchiveSetting};
 use super::context::catalog_path;
 use super::stores::replicas;
 use super::{Context, Environment, Report, manifests};
@@ -15,7 +16,7 @@ use crate::config::Settings;
 use crate::format::identity::Identity;
 use crate::format::{self, names};
 use crate::model::{Fault, FaultContext, Kind, timestamp_text};
-use crate::postgres::facts;
+use crate::postgres::{base_backup, facts};
 use crate::store::{Body, StoreResult};
 use crate::system::{Step, durable, step};
 use crate::target::database::connect_beside;
@@ -31,6 +32,8 @@ pub struct InitReport {
     pub catalog: String,
     /// The identity in each store.
     pub stores: Vec<InitStore>,
+    /// The server's settings that make an archive of its WAL; empty where the user may not see them.
+    pub archive: Vec<ArchiveSetting>,
 }
 
 /// The cluster's identity in one store.
@@ -57,6 +60,9 @@ pub async fn run(environment: &Environment) -> anyhow::Result<InitReport> {
     let server = connect_beside(&settings.postgres, &[], &environment.stop).await?;
     let system_identifier = facts::system_identifier(&server).await?;
     let data_directory = facts::data_directory(&server).await?;
+    // Who may not see them can back up databases.
+    let facts = base_backup::cluster(&server).await.ok();
+    let archive = facts.map(|facts| settings::look(&facts, settings.rpo_target)).unwrap_or_default();
     server.close().await;
     durable::create_private_dir(&settings.state_dir).or_fault(|| {
         Fault::new(Kind::Store, "make the state directory").hint(
@@ -68,7 +74,8 @@ pub async fn run(environment: &Environment) -> anyhow::Result<InitReport> {
     let catalog = Catalog::create(&catalog_path(&settings))?;
     step::reached(Step::InitCatalog)?;
     let context = Context::with(environment, "init", settings, catalog)?;
-    let result = identify(&context, system_identifier, data_directory).await;
+    let identified = identify(&context, system_identifier, data_directory).await;
+    let result = identified.map(|report| InitReport { archive, ..report });
     context.conclude(result).await
 }
 
@@ -104,5 +111,5 @@ async fn identify(
     registration.save(&context.settings)?;
     let catalog = context.catalog.path().display().to_string();
     let system_identifier = system_identifier.to_string();
-    Ok(InitReport { cluster: cluster.to_string(), system_identifier, catalog, stores })
+    Ok(InitReport { cluster: cluster.to_string(), system_identifier, catalog, stores, archive: Vec::new() })
 }

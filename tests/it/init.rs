@@ -9,20 +9,22 @@ use crate::support::{Cluster, Place, tidy};
 fn it_makes_catalog_and_identity_and_may_be_run_again() {
     let place = Place::new();
     let first = place.pgkeep(&["init"]).ok();
-    insta::assert_snapshot!(tidy(&first.stdout), @r"
+    insta::assert_snapshot!(tidy(&first.stdout), @r#"
     cluster test (system identifier [NUMBER])
     catalog [PLACE]/state/catalog.sqlite
     identity [PLACE]/store/test/identity: written
-    ");
+    archive_mode: off (wal_level is replica): what is written after a backup can't be brought back; the README's "Point-in-time recovery" says how to archive WAL
+    "#);
     let identity = place.store().join("test/identity");
     let written = fs::read(&identity).unwrap();
 
     let again = place.pgkeep(&["init"]).ok();
-    insta::assert_snapshot!(tidy(&again.stdout), @r"
+    insta::assert_snapshot!(tidy(&again.stdout), @r#"
     cluster test (system identifier [NUMBER])
     catalog [PLACE]/state/catalog.sqlite
     identity [PLACE]/store/test/identity: was there already
-    ");
+    archive_mode: off (wal_level is replica): what is written after a backup can't be brought back; the README's "Point-in-time recovery" says how to archive WAL
+    "#);
     assert_eq!(fs::read(&identity).unwrap(), written);
     let runs = place.catalog("SELECT command, outcome, exit_code FROM runs ORDER BY started_at");
     assert_eq!(runs, [["init", "done", "0"], ["init", "done", "0"]]);

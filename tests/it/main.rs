@@ -26,6 +26,7 @@ mod pitr;
 mod pitr_faults;
 mod pitr_ledger;
 mod pitr_over;
+mod pitr_sources;
 mod pitr_targets;
 mod places;
 mod python;

@@ -14,6 +14,7 @@ pub(super) mod owed;
 pub(super) mod prefetch;
 pub(super) mod reconcile;
 pub(super) mod registration;
+pub(super) mod settings;
 mod staged;
 pub(super) mod unrecorded;
 pub(super) mod wait;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::CheckReport;
 use crate::command::archive::look;
 use crate::command::archive::registration::{Registration, resolved};
+use crate::command::archive::settings::{is_off, look as look_at_settings};
 use crate::command::stores;
 use crate::config::Settings;
 use crate::model::{Bytes, Elapsed, Fault, Kind, WalName};
@@ -20,8 +21,6 @@ use crate::system::{Stop, space};
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(250);
 
-const HOW_TO_ARCHIVE: &str = "See the README, section \"Point-in-time recovery in ten minutes\".";
-
 /// Looks at all of it.
 pub(super) async fn check(settings: &Settings, server: &Server, stop: &Stop, report: &mut CheckReport) {
     let facts = match base_backup::cluster(server).await {
@@ -32,12 +31,15 @@ pub(super) async fn check(settings: &Settings, server: &Server, stop: &Stop, rep
             return report.warn("cluster backups", format!("{error:#}"), hint);
         }
     };
-    if facts.archive_mode == "off" && !facts.in_recovery {
-        let text =
-            "WAL is not archived (archive_mode = off): what is written after a backup can't be brought back";
-        return report.ok("archive", format!("{text}; the README's \"Point-in-time recovery\" says how to"));
+    for setting in look_at_settings(&facts, settings.rpo_target) {
+        match setting.hint {
+            None => report.ok(setting.name, setting.text),
+            Some(hint) => report.warn(setting.name, setting.text, hint),
+        }
     }
-    settings_of(&facts, settings, report);
+    if is_off(&facts) {
+        return;
+    }
     registered(&facts, settings, report);
     match base_backup::tablespaces(server).await {
         Ok(tablespaces) => readable(&facts, &tablespaces, settings, report),
@@ -47,40 +49,6 @@ pub(super) async fn check(settings: &Settings, server: &Server, stop: &Stop, rep
     waiting(&facts, settings, report);
     if !facts.in_recovery && facts.archive_command.contains("wal-push") {
         arrives(settings, server, stop, report).await;
-    }
-}
-
-fn settings_of(facts: &ClusterFacts, settings: &Settings, report: &mut CheckReport) {
-    if facts.wal_level == "minimal" {
-        report.warn("wal_level", "minimal: the WAL does not hold all that is written", HOW_TO_ARCHIVE);
-    }
-    if facts.archive_command.contains("wal-push") {
-        report.ok("archive_command", facts.archive_command.clone());
-    } else {
-        let shown = if facts.archive_command.is_empty() { "nothing" } else { &facts.archive_command };
-        let text = format!("archive_mode is {}, and archive_command is {shown}", facts.archive_mode);
-        report.warn(
-            "archive_command",
-            text,
-            "Set archive_command = 'pgkeep wal-push %p' and reload the server.",
-        );
-    }
-    let target = settings.rpo_target;
-    let timeout = Duration::from_secs(facts.archive_timeout);
-    if timeout.is_zero() || timeout > target {
-        let text = if timeout.is_zero() {
-            "archive_timeout is 0: what is written last waits until a segment is full".to_owned()
-        } else {
-            format!("archive_timeout is {}, more than RPO_TARGET, {}", Elapsed(timeout), Elapsed(target))
-        };
-        report.warn(
-            "archive_timeout",
-            text,
-            "Set archive_timeout = 300 in postgresql.conf and reload the server.",
-        );
-    } else {
-        let text = format!("{}: within RPO_TARGET, {}", Elapsed(timeout), Elapsed(target));
-        report.ok("archive_timeout", text);
     }
 }
 
