@@ -78,6 +78,11 @@ impl Server {
         Box::pin(stop.or(Self::open(&self.settings, self.endpoint.clone()))).await
     }
 
+    /// Opens another connection to the same server, into this database.
+    pub async fn beside(&self, database: &str, stop: &Stop) -> anyhow::Result<Self> {
+        Self::connect(&self.settings, Some(database), stop).await
+    }
+
     async fn open(settings: &ConnectionSettings, endpoint: Endpoint) -> anyhow::Result<Self> {
         let choice = if endpoint.is_socket() {
             TlsChoice { mode: SslMode::Disable, authorities: Authorities::Unchecked, identity: None }

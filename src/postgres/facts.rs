@@ -380,7 +380,8 @@ pub async fn terminate(server: &Server, pids: &[i32]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Drops the database if it is there; with `force` ends its connections first. A template is unmarked before.
+/// Drops the database if it is there; with `force` ends its connections first. A template is unmarked before, and its
+/// subscriptions are forgotten.
 ///
 /// May run again. Must not be asked of the database that this connection is in. After a connection was lost in
 /// the middle the database is whole, gone, or can only be dropped again.
@@ -391,6 +392,9 @@ pub async fn drop_database(server: &Server, name: &str, force: bool) -> anyhow::
     let rows = server.query(&action, sql, &[&name]).await?;
     if rows.first().is_some_and(|row| row.get(0)) {
         server.run(&action, &format!("ALTER DATABASE {database} WITH IS_TEMPLATE false")).await?;
+    }
+    if !rows.is_empty() {
+        super::subscriptions::forget(server, name).await?;
     }
     let how = if force { " WITH (FORCE)" } else { "" };
     server.run(&action, &format!("DROP DATABASE IF EXISTS {database}{how}")).await

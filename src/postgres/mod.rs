@@ -15,6 +15,7 @@ mod passfile;
 pub mod quote;
 pub mod recovery_settings;
 pub mod snapshot;
+mod subscriptions;
 pub mod swap;
 pub mod tenants;
 mod text;

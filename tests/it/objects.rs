@@ -57,6 +57,35 @@ fn assert_same(before: &str, after: &str) {
 }
 
 #[test]
+fn subscriptions_and_transforms_come_back_and_do_not_keep_the_old_database() {
+    let database = cluster().fresh_database();
+    cluster().psql(
+        &database,
+        "CREATE TABLE t AS SELECT generate_series(1, 7) AS n;
+         CREATE TRANSFORM FOR int LANGUAGE sql (FROM SQL WITH FUNCTION prsd_lextype(internal),
+             TO SQL WITH FUNCTION int4recv(internal));
+         COMMENT ON TRANSFORM FOR int LANGUAGE sql IS 'it''s one';
+         CREATE SUBSCRIPTION \"súb\"\"scription\" CONNECTION 'host=nowhere.invalid dbname=other' PUBLICATION one, two
+             WITH (connect = false, slot_name = 'a_slot')",
+    );
+    let place = Place::ready();
+    let before = cluster().dump_with_create(&database);
+    assert!(before.contains("CREATE SUBSCRIPTION") && before.contains("CREATE TRANSFORM"), "{before}");
+    place.backup(&database);
+    place.pgkeep(&["restore", "latest", "--yes", "--drop-old"]).ok();
+    assert_same(&before, &cluster().dump_with_create(&database));
+    assert_eq!(cluster().databases_like(&database), [database.clone()]);
+    // What a restore that was cut off has left can be dropped, too.
+    let cut_off = [("PGKEEP_TEST_STOP", "RestoreChecked:kill")];
+    assert_eq!(place.pgkeep_with(&cut_off, &["restore", "latest", "--yes"]).code, 137);
+    assert_eq!(cluster().databases_like(&database).len(), 2);
+    let run = place.pgkeep(&["verify"]).ok();
+    assert!(run.stderr.contains("dropped the unfinished database"), "{}", run.stderr);
+    assert_eq!(cluster().databases_like(&database), [database.clone()]);
+    assert_same(&before, &cluster().dump_with_create(&database));
+}
+
+#[test]
 fn nasty_names_rows_objects_and_properties_come_back() {
     let name = "\"we\"\"ird – ünï; DROP = \\ 'x'";
     let database = quoted(name);

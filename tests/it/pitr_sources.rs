@@ -78,9 +78,7 @@ fn a_standby_that_streams_is_backed_up() {
     });
     // Never archived before the backup is begun: it comes through the stream alone.
     archiving.cluster.psql("postgres", "INSERT INTO t VALUES (0)");
-    wait_for("the row", || {
-        (standby.psql("postgres", "SELECT count(*) FROM t") == "1001").then_some(())
-    });
+    wait_for("the row", || (standby.psql("postgres", "SELECT count(*) FROM t") == "1001").then_some(()));
     let place = Place::on(&standby);
     for name in ["BACKUP_LOCAL_DIR", "BACKUP_ENCRYPTION_KEY"] {
         place.set(name, &archiving.place.setting(name));
@@ -169,8 +167,8 @@ fn a_server_with_too_little_wal_is_refused_and_told_what_to_set() {
     assert!(init.stdout.contains("archive_mode: off (wal_level is minimal)"), "{}", init.stdout);
     let run = place.pgkeep(&["backup", "cluster"]).fails_with(30);
     insta::assert_snapshot!(run.message());
-    assert_eq!(place.catalog("SELECT command, outcome FROM runs WHERE command <> 'init'"), [[
-        "backup cluster",
-        "failed"
-    ]]);
+    assert_eq!(
+        place.catalog("SELECT command, outcome FROM runs WHERE command <> 'init'"),
+        [["backup cluster", "failed"]]
+    );
 }
