@@ -26,6 +26,8 @@ const MARKER: &str = "pgkeep.restore";
 /// What is in a file system that is mounted there.
 const LOST_AND_FOUND: &str = "lost+found";
 pub(super) const CONTROL: &str = "global/pg_control";
+/// So much of a file goes to the disk while the next is unpacked; what is smaller waits for the flush of all.
+const FLUSHED_AT_ONCE: usize = 1 << 20;
 
 /// What is in the place of a data directory that is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -292,9 +294,13 @@ impl Sink for ClusterTarget {
     fn write(&mut self, entry: usize, offset: u64, bytes: &[u8]) -> anyhow::Result<()> {
         let describe =
             format!("write {} below {}", self.manifest.entries[entry].name, self.places.root.display());
-        self.file(entry)?.write_all_at(bytes, offset).or_fault(|| {
+        let file = self.file(entry)?;
+        file.write_all_at(bytes, offset).or_fault(|| {
             Fault::new(Kind::Store, describe).hint("Make room there, and run the restore again with --force.")
         })?;
+        if bytes.len() >= FLUSHED_AT_ONCE {
+            durable::begin_flush(&file, offset, bytes.len() as u64);
+        }
         self.wrote(entry, bytes.len() as u64)
     }
 
