@@ -40,6 +40,22 @@ words! {
     }
 }
 
+impl Proof {
+    /// Whether the copy's bytes were looked at, or just written: more than that a store lists it.
+    pub const fn is_of_its_bytes(self) -> bool {
+        !matches!(self, Self::Listed)
+    }
+}
+
+/// The proofs by weight, as SQL compares them: what stands further behind is stronger.
+const BY_WEIGHT: &str = "'listed written read decrypted restored'";
+
+/// The SQL of the column `proven_how` after a copy was read again in the way of `:how`. Its bytes are the same as before,
+/// by their SHA-256, so what they were once proven to be good for, they still are: the stronger word stays.
+pub(super) fn stronger() -> String {
+    format!("iif(instr({BY_WEIGHT}, proven_how) > instr({BY_WEIGHT}, :how), proven_how, :how)")
+}
+
 /// A copy as the catalog has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CopyRow {
@@ -58,10 +74,10 @@ pub struct CopyRow {
     /// When it was last found present with its size.
     #[serde(serialize_with = "super::values::time_or_null_as_text")]
     pub seen_at: Option<Timestamp>,
-    /// When it was last proven.
+    /// When its bytes were last found right, or written; of a copy that was only ever listed, when that first was so.
     #[serde(serialize_with = "super::values::time_or_null_as_text")]
     pub proven_at: Option<Timestamp>,
-    /// How it was proven then; there exactly when `proven_at` is.
+    /// The strongest proof that this copy ever had; there exactly when `proven_at` is.
     pub proven_how: Option<Proof>,
     /// What was found when it was last found wrong.
     pub note: Option<String>,
@@ -157,26 +173,35 @@ impl<'a> Copies<'a> {
     /// Writes down that these copies were found to be what they should be, all at once. Keys that the catalog does
     /// not have are passed over: their backup's row is made up later.
     ///
-    /// A proof by reading or writing makes a copy good, and replaces the last proof. [`Proof::Listed`] says less:
-    /// it makes a missing or owed copy good, but not a damaged one, and replaces no proof; of a copy that was only
-    /// ever listed, `proven_at` is the first time and `seen_at` the last. A copy that is being deleted stays so.
+    /// A proof by reading makes a copy good and its proof a new one; the word for it becomes weaker only when the copy is
+    /// written anew. [`Proof::Listed`] says less: it makes a missing or owed copy good, but not a damaged one, and renews
+    /// no proof; of a copy that was only ever listed, `proven_at` is the first time and `seen_at` the last. One that was
+    /// missing and is listed again may be another than the one that was proven, and is proven no more. A copy that is being
+    /// deleted stays so.
     pub fn prove(self, copies: &[CopyKey], how: Proof, at: Timestamp) -> anyhow::Result<()> {
+        const OF_THE_COPY: &str =
+            "WHERE backup_id = :backup_id AND object = :object AND store = :store AND state <> 'deleting'";
         let sql = match how {
-            Proof::Listed => {
+            Proof::Listed => format!(
                 "UPDATE copies SET seen_at = :at, \
-                 proven_at = coalesce(proven_at, :at), proven_how = coalesce(proven_how, :how), \
+                 proven_at = iif(state IN ('missing', 'owed'), :at, coalesce(proven_at, :at)), \
+                 proven_how = iif(state IN ('missing', 'owed'), :how, coalesce(proven_how, :how)), \
                  note = iif(state IN ('missing', 'owed'), NULL, note), \
-                 state = iif(state IN ('missing', 'owed'), 'good', state) \
-                 WHERE backup_id = :backup_id AND object = :object AND store = :store AND state <> 'deleting'"
-            }
-            Proof::Written | Proof::Read | Proof::Decrypted | Proof::Restored => {
+                 state = iif(state IN ('missing', 'owed'), 'good', state) {OF_THE_COPY}"
+            ),
+            Proof::Written => format!(
                 "UPDATE copies SET seen_at = :at, proven_at = :at, proven_how = :how, state = 'good', note = NULL \
-                 WHERE backup_id = :backup_id AND object = :object AND store = :store AND state <> 'deleting'"
-            }
+                 {OF_THE_COPY}"
+            ),
+            Proof::Read | Proof::Decrypted | Proof::Restored => format!(
+                "UPDATE copies SET seen_at = :at, proven_at = :at, proven_how = {}, state = 'good', note = NULL \
+                 {OF_THE_COPY}",
+                stronger()
+            ),
         };
         let at = timestamp_text(at);
         self.catalog.write("write down that copies are proven", |transaction| {
-            let mut statement = transaction.prepare(sql)?;
+            let mut statement = transaction.prepare(&sql)?;
             // What an index holds is written anew even where it stays the same: it is left out where nothing changes but
             // the time, which in a listing of 100,000 objects is so nearly everywhere.
             let mut seen_again = transaction.prepare(

@@ -18,6 +18,7 @@ mod restores;
 mod runs;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod values;
 mod wal;
 mod words;
@@ -41,7 +42,8 @@ pub use history::Taken;
 pub use restores::{NewRestore, Restore, RestoreEnd, RestoreMode, RestorePlaces, RestoreState, Restores};
 pub use runs::{NewRun, Run, RunOutcome, Runs};
 
-pub use wal::{ListedWal, Wal, WalRow};
+pub use usage::{StoreUsage, Usage};
+pub use wal::{ListedWal, Wal, WalCopy, WalRow};
 
 use migrations::Standing;
 
@@ -160,6 +162,11 @@ impl Catalog {
     /// The table of archived WAL files.
     pub fn wal(&self) -> Wal<'_> {
         Wal::new(self)
+    }
+
+    /// The table of what stores hold.
+    pub fn usage(&self) -> Usage<'_> {
+        Usage::new(self)
     }
 
     /// Reads every page and row, and returns what is wrong with them; nothing if all is well.

@@ -3,7 +3,7 @@
 use rusqlite::{Row, named_params};
 use serde::Serialize;
 
-use super::values::{integer, parsed, time, time_or_null};
+use super::values::{count, integer, parsed, time, time_or_null};
 use super::words::words;
 use super::{Catalog, failure};
 use crate::model::{BackupId, RunId, Timestamp, timestamp_text};
@@ -226,6 +226,16 @@ impl<'a> Runs<'a> {
         self.catalog.read("look for a run", |connection| {
             let mut statement = connection.prepare("SELECT * FROM runs WHERE id = :id")?;
             statement.query_map(named_params! { ":id": id.as_str() }, run)?.next().transpose()
+        })
+    }
+
+    /// How often a command has begun since this time, and when first.
+    pub fn begun_since(self, command: &str, since: Timestamp) -> anyhow::Result<(u64, Option<Timestamp>)> {
+        self.catalog.read("look how often a command has run", |connection| {
+            let sql = "SELECT count(*) AS times, min(started_at) AS first FROM runs \
+                       WHERE command = :command AND started_at >= :since";
+            let named = named_params! { ":command": command, ":since": timestamp_text(since) };
+            connection.query_row(sql, named, |row| Ok((count(row, "times")?, time_or_null(row, "first")?)))
         })
     }
 

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use rusqlite::{OptionalExtension as _, Row, named_params};
 use serde::{Deserialize, Serialize};
 
-use super::values::{count, integer, parsed, time_or_null};
-use super::{Catalog, CopyState, failure};
+use super::copies::stronger;
+use super::values::{count, integer, parsed, parsed_or_null, time_or_null};
+use super::{Catalog, CopyState, Proof, failure};
 use crate::model::{Digest, Fault, Kind, StoreName, TimelineHistory, Timestamp, WalName, timestamp_text};
 
 /// A WAL file in a store as the catalog has it.
@@ -26,6 +27,17 @@ pub struct WalRow {
     pub stored_at: Option<Timestamp>,
     /// Why it is not there.
     pub note: Option<String>,
+}
+
+/// A copy that is there, with what is known of its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WalCopy {
+    /// The copy.
+    pub row: WalRow,
+    /// When its bytes were last found right, or written; of a copy that was only ever listed, when that first was so.
+    pub proven_at: Option<Timestamp>,
+    /// The strongest proof that it ever had.
+    pub proven_how: Option<Proof>,
 }
 
 /// An archived WAL file that a store lists.
@@ -117,6 +129,66 @@ impl<'a> Wal<'a> {
                 connection.prepare("SELECT * FROM wal_segments ORDER BY segment, content_sha256, store")?;
             statement.query_map([], row)?.collect()
         })
+    }
+
+    /// The copies that are there as far as is known, by name; with those that were found damaged.
+    pub fn provable(self) -> anyhow::Result<Vec<WalCopy>> {
+        self.catalog.read("list the copies of WAL", |connection| {
+            let mut statement = connection.prepare(
+                "SELECT * FROM wal_segments WHERE state IN ('good', 'damaged') \
+                 ORDER BY segment, content_sha256, store",
+            )?;
+            let copy = |found: &Row<'_>| {
+                let (proven_at, proven_how) =
+                    (time_or_null(found, "proven_at")?, parsed_or_null(found, "proven_how")?);
+                Ok(WalCopy { row: row(found)?, proven_at, proven_how })
+            };
+            statement.query_map([], copy)?.collect()
+        })
+    }
+
+    /// Writes down that these copies were opened and hold the right bytes, all at once; as with
+    /// [`Copies::prove`](super::Copies::prove) the stronger word stays, and what is being deleted stays so.
+    pub fn prove(self, copies: &[&WalRow], how: Proof, at: Timestamp) -> anyhow::Result<()> {
+        if copies.is_empty() {
+            return Ok(());
+        }
+        let sql = format!(
+            "UPDATE wal_segments SET proven_at = :at, proven_how = {}, state = 'good', note = NULL \
+             WHERE segment = :segment AND content_sha256 = :content_sha256 AND store = :store AND state <> 'deleting'",
+            stronger()
+        );
+        let at = timestamp_text(at);
+        self.catalog.write("write down that WAL is proven", |transaction| {
+            let mut statement = transaction.prepare(&sql)?;
+            for copy in copies {
+                statement.execute(named_params! {
+                    ":at": at,
+                    ":how": how.as_str(),
+                    ":segment": copy.file.as_str(),
+                    ":content_sha256": copy.content_sha256.to_string(),
+                    ":store": copy.store.as_str(),
+                })?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes down that a copy which was missing, or was never made, is listed: nothing is known of its bytes.
+    pub fn found_again(self, file: &WalRow, at: Timestamp) -> anyhow::Result<()> {
+        let changed = self.catalog.write("write down that a WAL file is there again", |transaction| {
+            transaction.execute(
+                "UPDATE wal_segments SET state = 'good', note = NULL, proven_at = :at, proven_how = 'listed' \
+                 WHERE segment = :segment AND content_sha256 = :content_sha256 AND store = :store",
+                named_params! {
+                    ":at": timestamp_text(at),
+                    ":segment": file.file.as_str(),
+                    ":content_sha256": file.content_sha256.to_string(),
+                    ":store": file.store.as_str(),
+                },
+            )
+        })?;
+        failure::require_one(changed, || format!("no WAL file {} in store {}", file.file, file.store))
     }
 
     /// Writes down what a timeline's history file says; may run again.

@@ -2,11 +2,13 @@
 
 use std::fmt::Write;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::command::restore_cluster::TimelineWish;
+use crate::config::{parse_duration, parse_size};
 use crate::model::{Fault, Kind, Lsn, StoreName, Timestamp, parse_timestamp};
 
 /// Backs up a PostgreSQL server, proves the backups, and brings back what was lost.
@@ -52,7 +54,7 @@ pub enum Command {
     /// Restore a database beside the one in use and swap it in by renaming; or, with --to-dir, a cluster to any point in
     /// time
     Restore(Box<Restore>),
-    /// Compare what is stored with what should be
+    /// Compare what is stored with what should be, and read the copies whose proof is oldest
     Verify(Verify),
     /// Make the copies that a store missed, lost or damaged
     Sync(Sync),
@@ -287,6 +289,16 @@ pub struct Verify {
     /// Read everything: SHA-256 of what is stored, decrypt, SHA-256 of what was read
     #[arg(long)]
     pub deep: bool,
+    /// Read in full so many bytes, such as 2G, of the copies whose proof is oldest; 0: none [default:
+    /// `BACKUP_VERIFY_BUDGET`]
+    #[arg(long, value_name = "BYTES", value_parser = size, conflicts_with = "deep")]
+    pub budget: Option<u64>,
+    /// Begin to read nothing more after this time, such as 20m
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub max_time: Option<Duration>,
+    /// Replace missing and damaged copies from good ones
+    #[arg(long)]
+    pub repair: bool,
     /// Look at this store only: local, r2 or b2
     #[arg(long, value_name = "NAME", value_parser = store_name)]
     pub store: Option<StoreName>,
@@ -378,6 +390,14 @@ fn said(fault: Fault) -> String {
 
 fn time(text: &str) -> Result<Timestamp, String> {
     parse_timestamp(text).map_err(said)
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    parse_size(text).ok_or_else(|| "write bytes, or a whole number with K, M, G or T, such as 2G".to_owned())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "write a whole number with s, m, h or d, such as 20m".to_owned())
 }
 
 fn lsn(text: &str) -> Result<Lsn, String> {

@@ -77,8 +77,14 @@ pub(super) async fn run(
         Command::Verify(verify) => {
             let context = Context::open(environment, words).await?;
             progress.announce(words);
-            let request =
-                VerifyRequest { backup: verify.backup.clone(), deep: verify.deep, store: verify.store };
+            let request = VerifyRequest {
+                backup: verify.backup.clone(),
+                deep: verify.deep,
+                store: verify.store,
+                budget: verify.budget,
+                max_time: verify.max_time,
+                repair: verify.repair,
+            };
             let result = command::verify::run(&context, &request).await;
             done(&context.conclude(result).await?, text::verify)
         }

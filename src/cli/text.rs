@@ -12,7 +12,6 @@ use crate::command::recoverable::RecoverableReport;
 use crate::command::restore::{RestorePlan, RestoreReport};
 use crate::command::restore_cluster::{ClusterPlan, KeptPlace, RestoreClusterReport};
 use crate::command::sync::{SyncReport, Unmade};
-use crate::command::verify::VerifyReport;
 use crate::command::wal_fetch::WalFetchReport;
 use crate::command::wal_push::WalPushReport;
 use crate::model::{Bytes, Elapsed, Thousands};
@@ -26,9 +25,11 @@ macro_rules! line {
 
 mod show;
 mod tenants;
+mod verify;
 
 pub(super) use show::show;
 pub(super) use tenants::{backup_tenants, restore_tenant, tenant_plan, tenants};
+pub(super) use verify::verify;
 
 fn seconds(seconds: f64) -> Elapsed {
     Elapsed(Duration::from_secs_f64(seconds.max(0.0)))
@@ -271,59 +272,6 @@ pub(super) fn restore(report: &RestoreReport) -> String {
     }
     line!(text, "next: vacuumdb --analyze-in-stages {}", report.plan.target_database);
     warnings(&mut text, &report.warnings);
-    text
-}
-
-pub(super) fn verify(report: &VerifyReport) -> String {
-    let mut text = String::new();
-    for finding in &report.findings {
-        line!(
-            text,
-            "{}: {} of {} in store {}: {}",
-            finding.state,
-            if finding.object == "*" { "all" } else { &finding.object },
-            finding.backup,
-            finding.store,
-            finding.message
-        );
-    }
-    for finding in &report.wal_findings {
-        line!(
-            text,
-            "{}: WAL file {} in store {}: {}",
-            finding.state,
-            finding.file,
-            finding.store,
-            finding.message
-        );
-    }
-    for away in &report.away {
-        line!(text, "away: store {}: {}", away.store, away.message);
-    }
-    let how = match (report.deep, report.decrypted) {
-        (false, _) => "listed",
-        (true, true) => "read, decrypted and compared",
-        (true, false) => "read and compared (not decrypted: no key is set)",
-    };
-    let faults = report.findings.iter().filter(|finding| finding.is_fault()).count();
-    let faults = (faults + report.wal_findings.len()) as u64;
-    if report.wal_copies > 0 {
-        line!(text, "{} of WAL listed", counted(report.wal_copies, "copy"));
-    }
-    line!(
-        text,
-        "{}, {} {how}, {} read, {}: {}",
-        counted(report.backups, "backup"),
-        counted(report.objects, "object"),
-        Bytes(report.bytes_read),
-        seconds(report.seconds),
-        match (faults, report.backups) {
-            (0, _) if !report.away.is_empty() => "nothing wrong in the stores that answered".to_owned(),
-            (0, 0) => "there is nothing to verify yet".to_owned(),
-            (0, _) => "all good".to_owned(),
-            (findings, _) => counted(findings, "finding"),
-        }
-    );
     text
 }
 

@@ -20,6 +20,8 @@ pub(super) struct Listings {
     begun: Timestamp,
     pub(super) listed: HashMap<StoreName, Objects>,
     pub(super) failed: Vec<StoreError>,
+    /// Bytes and objects of those that answered, also what belongs to no backup.
+    pub(super) held: HashMap<StoreName, (u64, u64)>,
 }
 
 impl Listings {
@@ -53,10 +55,13 @@ pub(super) async fn take(context: &Context, only: Option<StoreName>) -> Listings
         context.reading().each().filter(|store| only.is_none_or(|only| only == store.name())).collect();
     let begun = Utc::now();
     let answers = join_all(stores.iter().map(|store| store.list(&prefix))).await;
-    let mut listings = Listings { begun, listed: HashMap::new(), failed: Vec::new() };
+    let mut listings =
+        Listings { begun, listed: HashMap::new(), failed: Vec::new(), held: HashMap::new() };
     for (store, answer) in stores.into_iter().zip(answers) {
         match answer {
             Ok(objects) => {
+                let bytes = objects.iter().map(|info| info.size).sum();
+                listings.held.insert(store.name(), (bytes, objects.len() as u64));
                 listings.listed.insert(store.name(), by_backup(context, objects));
             }
             Err(error) => {
@@ -93,6 +98,23 @@ pub(super) fn compare(copy: &CopyRow, listed: Option<&ObjectInfo>) -> Result<(),
     }
 }
 
+/// Writes down how much each store holds, of those of which both listings were had: backups and WAL.
+pub(super) fn note_usage(
+    context: &Context,
+    listings: &Listings,
+    wal: &HashMap<StoreName, (u64, u64)>,
+) -> anyhow::Result<()> {
+    let held: Vec<(StoreName, u64, u64)> = listings
+        .listed
+        .keys()
+        .filter_map(|store| {
+            let ((bytes, objects), (wal_bytes, files)) = (listings.held.get(store)?, wal.get(store)?);
+            Some((*store, bytes + wal_bytes, objects + files))
+        })
+        .collect();
+    context.catalog.usage().record(&held, Utc::now())
+}
+
 /// Backups that runs of this catalog are making now.
 pub(super) fn being_made(context: &Context) -> anyhow::Result<HashSet<String>> {
     let runs = context.catalog.runs().unfinished()?;
@@ -119,6 +141,10 @@ pub(super) fn reconcile(context: &Context, listings: &Listings) -> anyhow::Resul
         match compare(row, listed) {
             Ok(()) if row.state == CopyState::Damaged => {}
             Ok(()) => {
+                if row.state != CopyState::Good {
+                    // As the catalog is told below: it may be another than the one that was proven.
+                    (row.proven_at, row.proven_how) = (None, None);
+                }
                 row.state = CopyState::Good;
                 seen.push(key);
             }

@@ -146,6 +146,7 @@ pub async fn run(context: &Context, request: SyncRequest) -> anyhow::Result<Sync
     let spool = context.replicas.staging().last().context("no staging directory")?;
     let spool = staging_of(spool, &context.run);
     report.wal = owed::make_copies(context, &presence, &spool, request.dry_run, &mut report.warnings).await?;
+    listing::note_usage(context, &listings, &report.wal.held)?;
     durable::remove_dir_if_there(&spool)?;
     if !request.dry_run {
         // What could not be done after all is told as well.

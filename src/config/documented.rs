@@ -21,7 +21,7 @@ const fn secret(name: &'static str, default: &'static str, meaning: &'static str
     Documented { name, default, meaning, secret: true }
 }
 
-const TABLE: [Documented; 46] = [
+const TABLE: [Documented; 48] = [
     setting("BACKUP_CLUSTER", "main", "name of this cluster, first part of every object's key"),
     setting("BACKUP_STATE_DIR", "/var/lib/pgkeep", "catalog and locks"),
     secret("BACKUP_ENCRYPTION_KEY", "", "one or more Fernet keys, comma separated; the first one seals"),
@@ -73,6 +73,16 @@ const TABLE: [Documented; 46] = [
         "BACKUP_ARCHIVE_TIMEOUT",
         "10m",
         "how long a cluster backup waits for its WAL to be archived: s, m, h, d",
+    ),
+    setting(
+        "BACKUP_VERIFY_BUDGET",
+        "as much as it takes",
+        "what one verify reads in full: bytes, or with K, M, G, T; by default all is read twice in BACKUP_PROOF_MAX_AGE",
+    ),
+    setting(
+        "BACKUP_PROOF_MAX_AGE",
+        "30d",
+        "how old the proof of a copy may become before verify warns: s, m, h, d",
     ),
     setting("TENANT_COLUMN", "tenant_id", "the column that says whose a row is"),
     setting("TENANT_TABLE", "the one they refer to", "the table of tenants, with or without its schema"),

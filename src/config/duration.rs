@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Reads `90s`, `15m`, `1h` or `2d`; `None` for anything else, and for nothing at all.
-pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let unit = text.chars().last()?;
     let seconds = match unit {
         's' => 1,

@@ -30,6 +30,7 @@ use crate::system::Secret;
 
 pub use clouds::Cloud;
 pub use documented::{Documented, documented};
+pub use duration::parse_duration;
 pub use inputs::Inputs;
 pub use size::parse_size;
 pub use values::{Source, Variable};
@@ -80,6 +81,10 @@ pub struct Settings {
     pub data_directory: Option<PathBuf>,
     /// `BACKUP_ARCHIVE_TIMEOUT`: how long a cluster backup waits for its WAL to be archived.
     pub archive_timeout: Duration,
+    /// `BACKUP_VERIFY_BUDGET` in bytes: what one `verify` reads; `None`: as much as it takes.
+    pub verify_budget: Option<u64>,
+    /// `BACKUP_PROOF_MAX_AGE`: how old the proof of a copy may become.
+    pub proof_max_age: Duration,
     /// `TENANT_COLUMN`, `TENANT_TABLE` and `TENANT_TABLES`.
     pub tenants: TenantRules,
     /// `RPO_TARGET`: how much of the newest data may be lost at most.

@@ -23,6 +23,8 @@ const DEFAULT_VOLUME: u64 = 128 << 20;
 const DEFAULT_SCRATCH: u64 = 1 << 30;
 /// As long as two attempts of an archiver that has failed three times are apart, several times over.
 const DEFAULT_ARCHIVE_TIMEOUT: Duration = Duration::from_mins(10);
+/// A copy that went bad is found before the backups from before it have all gone.
+const DEFAULT_PROOF_MAX_AGE: Duration = Duration::from_hours(30 * 24);
 const DEFAULT_RPO_TARGET: Duration = Duration::from_mins(15);
 /// Less scratch would make `pg_dump` stop and go all the time, and smaller volumes would be one frame each.
 const LEAST_SIZE: u64 = 1 << 20;
@@ -79,6 +81,8 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
     let volume_bytes = size(&values, "BACKUP_VOLUME_SIZE", (LEAST_SIZE, LARGEST_VOLUME), &mut faults);
     let archive_timeout = duration(&values, "BACKUP_ARCHIVE_TIMEOUT", &mut faults);
     let rpo_target = duration(&values, "RPO_TARGET", &mut faults);
+    let verify_budget = size(&values, "BACKUP_VERIFY_BUDGET", (0, u64::MAX), &mut faults);
+    let proof_max_age = duration(&values, "BACKUP_PROOF_MAX_AGE", &mut faults);
     let tenants = tenants::read(&values, &mut faults);
     let postgres = postgres::read(&values, &inputs.current_dir, &mut faults);
 
@@ -102,6 +106,8 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
         pg_bindir,
         data_directory,
         archive_timeout: archive_timeout.unwrap_or(DEFAULT_ARCHIVE_TIMEOUT),
+        verify_budget,
+        proof_max_age: proof_max_age.unwrap_or(DEFAULT_PROOF_MAX_AGE),
         tenants,
         rpo_target: rpo_target.unwrap_or(DEFAULT_RPO_TARGET),
         postgres,
@@ -180,10 +186,12 @@ fn size(values: &Values, name: &'static str, (least, most): (u64, u64), faults: 
     if size.is_none() {
         let bounds = match (least, most) {
             (LEAST_RATE, _) => "from 64K to 64G",
+            (0, _) => "",
             (_, u64::MAX) => "of at least 1M",
             _ => "from 1M to 64G",
         };
         let what = format!("\"{}\" is not a size {bounds}", *value.text);
+        let what = what.trim_end();
         faults.add(value.fault(what).hint("Write bytes, or a whole number with K, M, G or T, such as 2G."));
     }
     size

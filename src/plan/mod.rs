@@ -2,6 +2,8 @@
 
 pub mod copies;
 pub mod data_directory;
+pub mod gaps;
 pub mod ledger;
+pub mod proofs;
 pub mod recovery;
 pub mod tenants;

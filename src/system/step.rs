@@ -71,8 +71,14 @@ pub enum Step {
     TenantWritten,
     /// `restore --tenant`: committed, the log does not know.
     TenantCommitted,
+    /// `verify`: every store is listed and that is written down, nothing is read.
+    VerifyListed,
     /// `verify`: some copies are read, their proofs are not written down.
     VerifyRead,
+    /// `verify`: all proofs are written down, nothing is repaired.
+    VerifyProven,
+    /// `verify --repair`: copies are replaced and that is written down, it was not said.
+    RepairMade,
     /// `sync`: copies are made, the catalog does not know.
     SyncCopied,
     /// `wal-push`: the file is sealed and flushed, no store has it.
@@ -93,7 +99,7 @@ pub enum Step {
 
 impl Step {
     /// Every step.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 44] = [
         Self::RunLocked,
         Self::InitStateDirectory,
         Self::InitCatalog,
@@ -126,7 +132,10 @@ impl Step {
         Self::TenantRemoved,
         Self::TenantWritten,
         Self::TenantCommitted,
+        Self::VerifyListed,
         Self::VerifyRead,
+        Self::VerifyProven,
+        Self::RepairMade,
         Self::SyncCopied,
         Self::WalSealed,
         Self::WalStoredHere,

@@ -160,18 +160,19 @@ impl Fetcher {
 }
 
 /// An object of a store as a stream of bytes; for threads that may wait.
-struct Stored {
+pub(super) struct Stored {
     store: Arc<dyn ReadStore>,
     key: String,
     size: u64,
     offset: u64,
     piece: io::Cursor<Vec<u8>>,
     runtime: Handle,
-    failed: Option<StoreError>,
+    /// What the store said when it could not be read on.
+    pub(super) failed: Option<StoreError>,
 }
 
 impl Stored {
-    fn of(store: Arc<dyn ReadStore>, key: String, size: u64, runtime: Handle) -> Self {
+    pub(super) fn of(store: Arc<dyn ReadStore>, key: String, size: u64, runtime: Handle) -> Self {
         Self { store, key, size, offset: 0, piece: io::Cursor::default(), runtime, failed: None }
     }
 }

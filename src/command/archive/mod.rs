@@ -6,7 +6,7 @@
 pub(super) mod acknowledged;
 pub(super) mod archiver;
 pub(super) mod away;
-mod checked;
+pub(super) mod checked;
 pub(super) mod fetch;
 pub(super) mod inventory;
 pub(super) mod look;

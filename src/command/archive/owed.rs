@@ -1,6 +1,6 @@
 //! The copies of WAL files that a store missed, lost or damaged: made from a good one that was opened and checked first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,6 +34,12 @@ pub struct WalSync {
     pub waiting: u64,
     /// Files of which no store has a good copy.
     pub lost: Vec<WalName>,
+    /// The copies that were made.
+    #[serde(skip)]
+    pub(in crate::command) made: Vec<(WalName, StoreName)>,
+    /// What each store holds of WAL: bytes and objects.
+    #[serde(skip)]
+    pub(in crate::command) held: HashMap<StoreName, (u64, u64)>,
 }
 
 /// A file and the stores that lack it.
@@ -55,8 +61,8 @@ pub(in crate::command) async fn make_copies(
     // First what the stores themselves say: a copy that somebody removed is owed again.
     let present: Vec<Arc<dyn ReadStore>> =
         presence.present.iter().map(|store| Arc::clone(store) as Arc<dyn ReadStore>).collect();
-    let (_, _, failed) = reconcile::reconcile(context, &present).await?;
-    warnings.extend(failed.iter().map(ToString::to_string));
+    let listings = reconcile::reconcile(context, &present).await?;
+    warnings.extend(listings.failed.iter().map(ToString::to_string));
     for store in context.reading().each() {
         wal.expect_in(store.name())?;
     }
@@ -71,7 +77,7 @@ pub(in crate::command) async fn make_copies(
         });
         entry.rows.push(row);
     }
-    let mut done = WalSync::default();
+    let mut done = WalSync { held: listings.held, ..WalSync::default() };
     if owed.is_empty() {
         return Ok(done);
     }
@@ -83,8 +89,9 @@ pub(in crate::command) async fn make_copies(
         stream::iter(owed.into_values()).map(|owed| copying.copy(owed)).buffer_unordered(AT_ONCE);
     while let Some(copied) = context.stop.or(async { Ok(running.next().await) }).await? {
         stage.add(1);
-        let Copied { copies, bytes, waiting, lost, failed } = copied?;
-        done.copies += copies;
+        let Copied { made, bytes, waiting, lost, failed } = copied?;
+        done.copies += made.len() as u64;
+        done.made.extend(made);
         done.bytes += bytes;
         done.waiting += waiting;
         done.lost.extend(lost);
@@ -97,7 +104,7 @@ pub(in crate::command) async fn make_copies(
 
 #[derive(Default)]
 struct Copied {
-    copies: u64,
+    made: Vec<(WalName, StoreName)>,
     bytes: u64,
     waiting: u64,
     lost: Option<WalName>,
@@ -153,7 +160,7 @@ impl Copying<'_> {
                 let row = WalRow { size_bytes: size, state, stored_at, note, ..row.clone() };
                 self.context.catalog.wal().record(&[row])?;
             }
-            copied.copies += 1;
+            copied.made.push((owed.file.clone(), row.store));
             copied.bytes += size;
         }
         if spooled {

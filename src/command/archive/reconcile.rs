@@ -29,14 +29,28 @@ pub struct WalFinding {
     pub state: CopyState,
     /// What is wrong, in words.
     pub message: String,
+    /// Whether a good copy is in its place now.
+    pub repaired: bool,
 }
 
-/// Lists the WAL of these stores, and writes down what that says. Returns how many copies there are and what is wrong with
-/// others, and an error for each store that could not be listed.
+/// What the stores' listings of WAL say.
+#[derive(Debug, Default)]
+pub(in crate::command) struct WalListings {
+    /// How many copies there are.
+    pub(in crate::command) copies: u64,
+    /// What is wrong with others.
+    pub(in crate::command) findings: Vec<WalFinding>,
+    /// An error for each store that could not be listed.
+    pub(in crate::command) failed: Vec<StoreError>,
+    /// Bytes and objects in each of the others.
+    pub(in crate::command) held: HashMap<StoreName, (u64, u64)>,
+}
+
+/// Lists the WAL of these stores, and writes down what that says.
 pub(in crate::command) async fn reconcile(
     context: &Context,
     of: &[Arc<dyn ReadStore>],
-) -> anyhow::Result<(u64, Vec<WalFinding>, Vec<StoreError>)> {
+) -> anyhow::Result<WalListings> {
     unrecorded::take_in(&context.settings, &context.catalog)?;
     let begun = Utc::now();
     let mut known: HashMap<StoreName, Vec<WalRow>> = HashMap::new();
@@ -44,7 +58,7 @@ pub(in crate::command) async fn reconcile(
         known.entry(row.store).or_default().push(row);
     }
     let prefix = names::wal(&context.settings.cluster);
-    let (mut copies, mut findings, mut failed) = (0, Vec::new(), Vec::new());
+    let mut all = WalListings::default();
     for store in of {
         let rows = known.remove(&store.name()).unwrap_or_default();
         let looking = async {
@@ -58,30 +72,34 @@ pub(in crate::command) async fn reconcile(
         };
         match context.stop.or(async { Ok(looking.await) }).await? {
             Ok(list) => {
-                copies += list.files.len() as u64;
-                findings.extend(list.compare(context, &rows, begun)?);
+                all.copies += list.files.len() as u64;
+                all.held.insert(store.name(), list.held);
+                all.findings.extend(list.compare(context, &rows, begun)?);
             }
             Err(error) => {
                 context.reading().failed(&error);
-                failed.push(error);
+                all.failed.push(error);
             }
         }
     }
-    findings.sort_by(|left, right| (&left.file, left.store).cmp(&(&right.file, right.store)));
-    Ok((copies, findings, failed))
+    all.findings.sort_by(|left, right| (&left.file, left.store).cmp(&(&right.file, right.store)));
+    Ok(all)
 }
 
 /// What one store lists.
 struct List {
     store: StoreName,
     files: HashMap<(WalName, Digest), ObjectInfo>,
+    /// Bytes and objects, also those that are no files of the archive.
+    held: (u64, u64),
 }
 
 impl List {
     fn of(context: &Context, store: StoreName, listed: Vec<ObjectInfo>) -> Self {
         let cluster = &context.settings.cluster;
+        let held = (listed.iter().map(|info| info.size).sum(), listed.len() as u64);
         let file = |info: ObjectInfo| Some((names::parse_wal(cluster, &info.key)?, info));
-        Self { store, files: listed.into_iter().filter_map(file).collect() }
+        Self { store, files: listed.into_iter().filter_map(file).collect(), held }
     }
 
     /// Whether a copy that is known as good is not there.
@@ -113,7 +131,7 @@ impl List {
                 (CopyState::Good | CopyState::Deleting, _) => continue,
                 // Somebody has put it back, or the answer to a write was lost.
                 (CopyState::Missing | CopyState::Owed, Some(info)) if info.size == row.size_bytes => {
-                    wal.set_state(row, CopyState::Good, None)?;
+                    wal.found_again(row, begun)?;
                     continue;
                 }
                 (state, _) => (state, row.note.clone().unwrap_or_else(|| "it has no copy yet".to_owned())),
@@ -121,7 +139,7 @@ impl List {
             if state != row.state {
                 wal.set_state(row, state, Some(&message))?;
             }
-            findings.push(WalFinding { file: row.file.clone(), store, state, message });
+            findings.push(WalFinding { file: row.file.clone(), store, state, message, repaired: false });
         }
         let unknown = self.files.into_iter().map(|((file, content_sha256), info)| ListedWal {
             file,

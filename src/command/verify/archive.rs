@@ -1,0 +1,51 @@
+//! The archive as a whole: holes in the stream of WAL, and files that were archived with different bytes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::report::{WalConflict, WalContent, WalHole};
+use crate::catalog::{BackupFilter, CopyState};
+use crate::command::{Context, restore_cluster};
+use crate::model::{BackupKind, Digest, StoreName, Timestamp, WalKind, WalName, timestamp_text};
+use crate::plan::gaps::{self, Gap};
+use crate::plan::recovery::{Archive, Base};
+
+/// Looks at what the catalog knows, after the stores were listed and copies read.
+pub(super) fn look(context: &Context) -> anyhow::Result<(Vec<WalHole>, Vec<WalConflict>)> {
+    let mut contents: BTreeMap<WalName, BTreeMap<String, (Digest, Vec<StoreName>)>> = BTreeMap::new();
+    let mut archived: BTreeMap<WalName, Option<Timestamp>> = BTreeMap::new();
+    for row in context.catalog.wal().all()? {
+        if row.state != CopyState::Good {
+            continue;
+        }
+        if row.file.kind() == WalKind::Segment {
+            let at = archived.entry(row.file.clone()).or_insert(row.stored_at);
+            *at = [*at, row.stored_at].into_iter().flatten().min();
+        }
+        let text = row.content_sha256.to_string();
+        let content = contents.entry(row.file).or_default().entry(text);
+        content.or_insert_with(|| (row.content_sha256, Vec::new())).1.push(row.store);
+    }
+    let conflicts = contents.into_iter().filter(|(_, contents)| contents.len() > 1);
+    let content = |(sha256, stores): (Digest, Vec<StoreName>)| WalContent { sha256, stores };
+    let conflicts = conflicts.map(|(file, contents)| WalConflict {
+        file,
+        contents: contents.into_values().map(content).collect(),
+    });
+    let conflicts = conflicts.collect();
+
+    let filter = BackupFilter { kind: Some(BackupKind::Cluster), ..BackupFilter::default() };
+    let bases: Vec<Base> =
+        context.catalog.backups().list(&filter)?.iter().filter_map(restore_cluster::base).collect();
+    let segments: BTreeSet<WalName> = archived.keys().cloned().collect();
+    let archive = Archive { segments, histories: context.catalog.wal().histories()?, ..Archive::default() };
+    let at = |name: &WalName| archived.get(name).copied().flatten().map(timestamp_text);
+    let hole = |gap: Gap| WalHole {
+        timeline: gap.first.timeline(),
+        segments: gap.segments,
+        after: gap.previous.as_ref().and_then(at),
+        before: at(&gap.next),
+        first: gap.first,
+        last: gap.last,
+    };
+    Ok((gaps::gaps(&archive, &bases).into_iter().map(hole).collect(), conflicts))
+}
