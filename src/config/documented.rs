@@ -21,7 +21,7 @@ const fn secret(name: &'static str, default: &'static str, meaning: &'static str
     Documented { name, default, meaning, secret: true }
 }
 
-const TABLE: [Documented; 46] = [
+const TABLE: [Documented; 49] = [
     setting("BACKUP_CLUSTER", "main", "name of this cluster, first part of every object's key"),
     setting("BACKUP_STATE_DIR", "/var/lib/pgkeep", "catalog and locks"),
     secret("BACKUP_ENCRYPTION_KEY", "", "one or more Fernet keys, comma separated; the first one seals"),
@@ -74,6 +74,9 @@ const TABLE: [Documented; 46] = [
         "10m",
         "how long a cluster backup waits for its WAL to be archived: s, m, h, d",
     ),
+    setting("TENANT_MODE", "row", "how tenants are told apart: row, schema (each has its own) or database"),
+    setting("TENANT_PATTERN", "", "the names of tenants' schemas or databases, one star for the tenant: tenant_*"),
+    setting("TENANT_QUERY", "", "instead of a pattern, a query: names, or tenants and names"),
     setting("TENANT_COLUMN", "tenant_id", "the column that says whose a row is"),
     setting("TENANT_TABLE", "the one they refer to", "the table of tenants, with or without its schema"),
     setting(

@@ -79,6 +79,7 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
     let volume_bytes = size(&values, "BACKUP_VOLUME_SIZE", (LEAST_SIZE, LARGEST_VOLUME), &mut faults);
     let archive_timeout = duration(&values, "BACKUP_ARCHIVE_TIMEOUT", &mut faults);
     let rpo_target = duration(&values, "RPO_TARGET", &mut faults);
+    let tenancy = tenants::tenancy(&values, &mut faults);
     let tenants = tenants::read(&values, &mut faults);
     let postgres = postgres::read(&values, &inputs.current_dir, &mut faults);
 
@@ -103,6 +104,7 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
         data_directory,
         archive_timeout: archive_timeout.unwrap_or(DEFAULT_ARCHIVE_TIMEOUT),
         tenants,
+        tenancy,
         rpo_target: rpo_target.unwrap_or(DEFAULT_RPO_TARGET),
         postgres,
         home: inputs.home.clone(),

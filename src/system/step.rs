@@ -71,6 +71,16 @@ pub enum Step {
     TenantWritten,
     /// `restore --tenant`: committed, the log does not know.
     TenantCommitted,
+    /// `restore --tenant`, of a schema: the log has its row, nothing else has happened.
+    SchemaBegun,
+    /// `restore --tenant`, of a schema: the files are unpacked, the server knows nothing.
+    SchemaUnpacked,
+    /// `restore --tenant`, of a schema: it is made, checked and in its place, in a transaction that is not committed.
+    SchemaLoaded,
+    /// `restore --tenant`, of a schema: committed, the log does not know.
+    SchemaCommitted,
+    /// `restore --tenant --drop-old`, of a schema: the replaced one is dropped, the log does not know.
+    SchemaOldDropped,
     /// `verify`: some copies are read, their proofs are not written down.
     VerifyRead,
     /// `sync`: copies are made, the catalog does not know.
@@ -93,7 +103,7 @@ pub enum Step {
 
 impl Step {
     /// Every step.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 46] = [
         Self::RunLocked,
         Self::InitStateDirectory,
         Self::InitCatalog,
@@ -126,6 +136,11 @@ impl Step {
         Self::TenantRemoved,
         Self::TenantWritten,
         Self::TenantCommitted,
+        Self::SchemaBegun,
+        Self::SchemaUnpacked,
+        Self::SchemaLoaded,
+        Self::SchemaCommitted,
+        Self::SchemaOldDropped,
         Self::VerifyRead,
         Self::SyncCopied,
         Self::WalSealed,
