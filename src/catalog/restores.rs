@@ -123,6 +123,12 @@ pub struct Restore {
     pub system_identifier: Option<String>,
     /// The number (`pg_database.oid`) of the database that it made, which no renaming changes.
     pub database_oid: Option<u32>,
+    /// The schema that it was of, where it was not of a whole database.
+    pub target_schema: Option<String>,
+    /// The number (`pg_namespace.oid`) of the schema that it made.
+    pub schema_oid: Option<u32>,
+    /// The name under which the replaced schema is kept.
+    pub previous_schema: Option<String>,
     /// How it ended.
     pub state: RestoreState,
     /// When it began.
@@ -192,6 +198,34 @@ impl<'a> Restores<'a> {
                 ":previous": places.previous,
             },
         )
+    }
+
+    /// Writes down which schema is going to be made, and under which name the one that is there will be kept. To be called
+    /// before it is.
+    pub fn set_schema(
+        self,
+        id: i64,
+        system_identifier: Option<u64>,
+        schema: &str,
+        previous: Option<&str>,
+    ) -> anyhow::Result<()> {
+        self.change(
+            id,
+            "UPDATE restore_log SET system_identifier = :system_identifier, target_schema = :schema, \
+             previous_schema = :previous WHERE id = :id",
+            named_params! {
+                ":id": id,
+                ":system_identifier": system_identifier.map(|number| number.to_string()),
+                ":schema": schema,
+                ":previous": previous,
+            },
+        )
+    }
+
+    /// Writes down which schema was made, before it is committed. By this number it is known afterwards.
+    pub fn set_schema_oid(self, id: i64, oid: u32) -> anyhow::Result<()> {
+        let sql = "UPDATE restore_log SET schema_oid = :oid WHERE id = :id";
+        self.change(id, sql, named_params! { ":id": id, ":oid": oid })
     }
 
     /// Writes down which database was made. By this number it is known again after the swap.
@@ -281,6 +315,9 @@ fn restore(row: &Row<'_>) -> rusqlite::Result<Restore> {
         previous_database: row.get("previous_database")?,
         system_identifier: row.get("system_identifier")?,
         database_oid: row.get("database_oid")?,
+        target_schema: row.get("target_schema")?,
+        schema_oid: row.get("schema_oid")?,
+        previous_schema: row.get("previous_schema")?,
         state: parsed(row, "state")?,
         started_at: time(row, "started_at")?,
         ended_at: time_or_null(row, "ended_at")?,

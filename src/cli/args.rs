@@ -113,7 +113,7 @@ pub enum Backup {
         #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=64))]
         jobs: Option<u16>,
     },
-    /// Tenants that share tables, each as a backup of its own, all at one instant
+    /// Tenants, each as a backup of its own; those that share tables or a database all at one instant
     Tenant {
         /// The tenants, by their key
         #[arg(required_unless_present = "all", conflicts_with = "all")]
@@ -188,9 +188,10 @@ pub struct Restore {
 #[command(next_help_heading = "Restoring tenants (--tenant)")]
 pub struct RestoreTenants {
     /// Restore this tenant alone, by its key; may be repeated
-    #[arg(long, value_name = "ID", group = "place", conflicts_with_all = ["to_dir", "to_database", "terminate", "drop_old", "no_owner", "no_privileges"])]
+    #[arg(long, value_name = "ID", group = "place", conflicts_with_all = ["to_dir", "to_database"])]
     pub tenant: Vec<String>,
-    /// Make the tenant anew beside the old one, under this key; what the database numbers itself is numbered anew
+    /// Make the tenant anew beside the old one, under this key: rows with new numbers where the database numbers them
+    /// itself; a schema or a database under the name that `TENANT_PATTERN` makes of it
     #[arg(long = "as", value_name = "NEW_ID", requires = "tenant", conflicts_with = "on_conflict")]
     pub new_id: Option<String>,
     /// With --mode merge: what becomes of rows that differ [default: keep]

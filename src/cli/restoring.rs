@@ -82,6 +82,10 @@ async fn tenants(
         dry_run: restore.dry_run,
         show_rows: wanted.show_rows,
         prove_others: wanted.prove_others,
+        terminate: restore.terminate,
+        drop_old: restore.drop_old,
+        no_owner: restore.no_owner,
+        no_privileges: restore.no_privileges,
     };
     let context = Context::open(environment, words).await?.unlimited()?;
     progress.announce(&format!("{words} of tenant {}", wanted.tenant.join(", ")));
@@ -154,6 +158,7 @@ fn request(restore: &Restore) -> RestoreRequest {
         backup: restore.backup.clone(),
         database: restore.database.clone(),
         to_database: restore.to_database.clone(),
+        replacing: None,
         jobs: restore.jobs.map(usize::from),
         terminate: restore.terminate,
         drop_old: restore.drop_old,

@@ -15,10 +15,12 @@ use super::stores::{self, Absent};
 use crate::catalog::{Restore, RestoreEnd, RestoreState, Run};
 use crate::format::names;
 use crate::model::{BackupId, Fault, Kind, RunId};
+use crate::postgres::tenants::places;
 use crate::postgres::{Server, facts};
 use crate::system::lock::{Attempt, FileLock};
 use crate::system::{Stop, durable};
 use crate::target::database::connect_beside;
+use crate::target::schema::wait_for_others;
 
 /// How often one looks whether the server is still making a database, and how many times.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -149,6 +151,9 @@ async fn clear_away(context: &Context, id: &BackupId) -> anyhow::Result<()> {
 
 /// Drops the staging database of a restore that did not come to its end, or finds that it did.
 async fn settle_restore(context: &Context, restore: &Restore) -> anyhow::Result<()> {
+    if let (Some(schema), Some(database)) = (&restore.target_schema, &restore.target_database) {
+        return settle_schema(context, restore, schema, database).await;
+    }
     let (Some(staging), Some(target)) = (&restore.staging_database, &restore.target_database) else {
         // Which never has the name of what it restores to before it is whole: the next restore to it asks for --force.
         let message = match &restore.target_directory {
@@ -166,6 +171,38 @@ async fn settle_restore(context: &Context, restore: &Restore) -> anyhow::Result<
     };
     server.close().await;
     settled
+}
+
+/// Finds out whether a schema was put into its place: that happened in one transaction, or not at all.
+async fn settle_schema(
+    context: &Context,
+    restore: &Restore,
+    schema: &str,
+    database: &str,
+) -> anyhow::Result<()> {
+    let server = Server::connect(&context.settings.postgres, Some(database), &Stop::default()).await?;
+    if is_another_server(&server, restore).await? {
+        server.close().await;
+        context.progress.detail(&format!(
+            "a restore of schema \"{schema}\" died on another server than the settings name now"
+        ));
+        return Ok(());
+    }
+    wait_for_others(&server, schema).await?;
+    let there = places::schema_oid(&server, schema).await?;
+    let kept = match &restore.previous_schema {
+        Some(name) => places::schema_oid(&server, name).await?.map(|_| name),
+        None => None,
+    };
+    server.close().await;
+    if there.is_none() || there != restore.schema_oid {
+        let message = format!("ended without a word; the schema \"{schema}\" is as it was before");
+        return end(context, restore, RestoreState::Died, &message);
+    }
+    let kept = kept.map_or_else(String::new, |name| format!("; the replaced schema is kept as \"{name}\""));
+    let message = format!("died after the restored schema was in its place{kept}");
+    context.progress.note(&format!("a restore of schema \"{schema}\" of \"{database}\" {message}"));
+    end(context, restore, RestoreState::Done, &message)
 }
 
 /// Whether this is not the server on which the restore worked; that it is, when nobody wrote down which one it was.

@@ -21,7 +21,7 @@ const fn secret(name: &'static str, default: &'static str, meaning: &'static str
     Documented { name, default, meaning, secret: true }
 }
 
-const TABLE: [Documented; 48] = [
+const TABLE: &[Documented] = &[
     setting("BACKUP_CLUSTER", "main", "name of this cluster, first part of every object's key"),
     setting("BACKUP_STATE_DIR", "/var/lib/pgkeep", "catalog and locks"),
     secret("BACKUP_ENCRYPTION_KEY", "", "one or more Fernet keys, comma separated; the first one seals"),
@@ -84,6 +84,9 @@ const TABLE: [Documented; 48] = [
         "30d",
         "how old the proof of a copy may become before verify warns: s, m, h, d",
     ),
+    setting("TENANT_MODE", "row", "how tenants are told apart: row, schema (each has its own) or database"),
+    setting("TENANT_PATTERN", "", "the names of tenants' schemas or databases, one star for the tenant: tenant_*"),
+    setting("TENANT_QUERY", "", "instead of a pattern, a query: names, or tenants and names"),
     setting("TENANT_COLUMN", "tenant_id", "the column that says whose a row is"),
     setting("TENANT_TABLE", "the one they refer to", "the table of tenants, with or without its schema"),
     setting(
@@ -114,7 +117,7 @@ const TABLE: [Documented; 48] = [
 
 /// Every setting in the order in which the documentation lists them.
 pub const fn documented() -> &'static [Documented] {
-    &TABLE
+    TABLE
 }
 
 /// The setting of this name.

@@ -25,7 +25,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::model::{ClusterName, Codec, ConnectionSettings, Fault, Kind, StoreName, TenantRules};
+use crate::model::{ClusterName, Codec, ConnectionSettings, Fault, Kind, StoreName, Tenancy, TenantRules};
 use crate::system::Secret;
 
 pub use clouds::Cloud;
@@ -87,6 +87,8 @@ pub struct Settings {
     pub proof_max_age: Duration,
     /// `TENANT_COLUMN`, `TENANT_TABLE` and `TENANT_TABLES`.
     pub tenants: TenantRules,
+    /// `TENANT_MODE`, `TENANT_PATTERN` and `TENANT_QUERY`.
+    pub tenancy: Tenancy,
     /// `RPO_TARGET`: how much of the newest data may be lost at most.
     pub rpo_target: Duration,
     /// `BACKUP_PG_BINDIR`: the directory with `pg_dump` and `pg_restore`. Absolute.

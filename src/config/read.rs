@@ -83,6 +83,7 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
     let rpo_target = duration(&values, "RPO_TARGET", &mut faults);
     let verify_budget = size(&values, "BACKUP_VERIFY_BUDGET", (0, u64::MAX), &mut faults);
     let proof_max_age = duration(&values, "BACKUP_PROOF_MAX_AGE", &mut faults);
+    let tenancy = tenants::tenancy(&values, &mut faults);
     let tenants = tenants::read(&values, &mut faults);
     let postgres = postgres::read(&values, &inputs.current_dir, &mut faults);
 
@@ -109,6 +110,7 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
         verify_budget,
         proof_max_age: proof_max_age.unwrap_or(DEFAULT_PROOF_MAX_AGE),
         tenants,
+        tenancy,
         rpo_target: rpo_target.unwrap_or(DEFAULT_RPO_TARGET),
         postgres,
         home: inputs.home.clone(),

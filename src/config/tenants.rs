@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::faults::Faults;
 use super::values::{Value, Values};
-use crate::model::{TenantRule, TenantRules};
+use crate::model::{OwnPlaces, PlaceKind, Tenancy, TenantList, TenantPattern, TenantRule, TenantRules};
 
 const DEFAULT_COLUMN: &str = "tenant_id";
 
@@ -29,6 +29,74 @@ pub(super) fn read(values: &Values, faults: &mut Faults) -> TenantRules {
         table: text("TENANT_TABLE"),
         tables,
     }
+}
+
+/// Reads how tenants are told apart. What another mode would need and this one has no use for is a fault: it would be passed
+/// over in silence.
+pub(super) fn tenancy(values: &Values, faults: &mut Faults) -> Tenancy {
+    let (pattern, query) = (values.get("TENANT_PATTERN"), values.get("TENANT_QUERY"));
+    let mode = values.get("TENANT_MODE");
+    let kind = match mode.map(|mode| mode.text.trim().to_lowercase()).as_deref() {
+        None | Some("row") => None,
+        Some("schema") => Some(PlaceKind::Schema),
+        Some("database") => Some(PlaceKind::Database),
+        Some(_) => {
+            if let Some(mode) = mode {
+                let fault = mode.fault(format_args!("\"{}\" is no way to tell tenants apart", *mode.text));
+                faults.add(fault.hint("Write row, schema or database."));
+            }
+            return Tenancy::Row;
+        }
+    };
+    let Some(kind) = kind else {
+        for value in [pattern, query].into_iter().flatten() {
+            faults.add(value.fault("is for tenants with a schema or a database of their own").hint(
+                "Set TENANT_MODE=schema or TENANT_MODE=database, or leave it out.",
+            ));
+        }
+        return Tenancy::Row;
+    };
+    for name in ["TENANT_COLUMN", "TENANT_TABLE", "TENANT_TABLES"] {
+        if let Some(value) = values.get(name) {
+            faults.add(
+                value
+                    .fault(format_args!("is for tenants that share tables, and TENANT_MODE is {kind}"))
+                    .hint("Leave it out, or set TENANT_MODE=row."),
+            );
+        }
+    }
+    let list = match (pattern, query) {
+        (Some(value), None) => match TenantPattern::parse(value.text.trim()) {
+            Some(pattern) => TenantList::Pattern(pattern),
+            None => {
+                faults.add(
+                    value
+                        .fault(format_args!("\"{}\" has not exactly one star", *value.text))
+                        .hint("Write a name with one star in it, such as tenant_*: the star stands for the tenant."),
+                );
+                return Tenancy::Row;
+            }
+        },
+        (None, Some(value)) => {
+            TenantList::Query(value.text.trim().trim_end_matches(';').trim_end().to_owned())
+        }
+        (Some(_), Some(value)) => {
+            faults.add(
+                value.fault("says which tenants there are, and so does TENANT_PATTERN").hint("Set one of them."),
+            );
+            return Tenancy::Row;
+        }
+        (None, None) => {
+            if let Some(mode) = mode {
+                let fault = mode.fault(format_args!("nothing says which {kind}s are tenants'"));
+                faults.add(fault.hint(
+                    "Set TENANT_PATTERN to a name with a star in it, or TENANT_QUERY to a query for them.",
+                ));
+            }
+            return Tenancy::Row;
+        }
+    };
+    Tenancy::Own(OwnPlaces { kind, list })
 }
 
 fn malformed(value: &Value, word: &str) -> crate::model::Fault {

@@ -2,16 +2,21 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::PlaceKind;
+
 /// One tenant's rows: where they come from and how they are written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tenant {
-    /// How tenants are told apart: `row`.
+    /// How tenants are told apart: `row`, `schema` or `database`.
     pub mode: String,
     /// The tenant's key, as the server writes it.
     pub id: String,
     /// The database.
     pub database: String,
-    /// The table of tenants: its schema and its name.
+    /// The schema that is the tenant's own; its content, like that of a database of its own, is a dump.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub schema: Option<String>,
+    /// The table of tenants: its schema and its name. Empty where tenants share no tables.
     pub tenants: (String, String),
     /// The key of that table.
     pub tenants_key: String,
@@ -23,6 +28,23 @@ pub struct Tenant {
     /// Rows of shared tables that the tenant's rows refer to. Never written by a restore.
     #[serde(default)]
     pub references: Vec<TenantTable>,
+}
+
+impl Tenant {
+    /// A tenant that has a schema, or without one this database, of its own.
+    pub fn with_own(kind: PlaceKind, id: &str, database: &str, schema: Option<&str>) -> Self {
+        Self {
+            mode: kind.to_string(),
+            id: id.to_owned(),
+            database: database.to_owned(),
+            schema: schema.map(ToOwned::to_owned),
+            tenants: (String::new(), String::new()),
+            tenants_key: String::new(),
+            before_restore: false,
+            tables: Vec::new(),
+            references: Vec::new(),
+        }
+    }
 }
 
 /// One table's rows: lines of `COPY ... TO STDOUT` in text format, of these columns in this order.

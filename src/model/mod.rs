@@ -24,7 +24,9 @@ pub use id::{BackupId, BackupKind, ClusterName, RunId, StoreName};
 pub use lsn::Lsn;
 pub use measure::{Bytes, Elapsed, Thousands, ratio};
 pub use progress::{Counter, Progress, Silent, Stage};
-pub use tenants::{TenantRule, TenantRules};
+pub use tenants::{
+    OwnPlaces, PlaceKind, Tenancy, TenantList, TenantPattern, TenantRule, TenantRules, is_made_by_a_restore,
+};
 pub use time::{Timestamp, parse_timestamp, timestamp_text};
 pub use timeline::{Ancestor, TimelineHistory};
 pub use wal::{NotAWalName, WalKind, WalName};

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -17,6 +18,7 @@ use crate::model::{
 };
 use crate::pipeline::{FinishedEntry, Framer};
 use crate::postgres::facts::{self, TableFacts};
+use crate::postgres::quote::identifier;
 use crate::postgres::snapshot::{self, ExportedSnapshot};
 use crate::postgres::tools::{self, Tool};
 use crate::postgres::waiting::Session;
@@ -45,10 +47,24 @@ pub struct DumpPlan {
     pub bindir: Option<PathBuf>,
 }
 
-/// A database at one instant, ready to be dumped.
+/// A database at one instant, ready to be dumped: all of it, or one of its schemas.
 #[derive(Debug)]
 pub struct DatabaseSource {
     plan: DumpPlan,
+    instant: Arc<Instant>,
+    /// The schema that is dumped; nothing: all of them.
+    schema: Option<String>,
+    /// What the manifest keeps of the database.
+    pub database: Database,
+    /// The server's system identifier.
+    pub system_identifier: u64,
+    /// The instant.
+    pub consistent_at: Timestamp,
+}
+
+/// The snapshot, and what was asked under it.
+#[derive(Debug)]
+struct Instant {
     snapshot: ExportedSnapshot,
     session: Session,
     pg_dump: Tool,
@@ -56,12 +72,6 @@ pub struct DatabaseSource {
     tables: Vec<TableFacts>,
     /// What the user should know of what was read besides.
     warnings: Vec<String>,
-    /// What the manifest keeps of the database.
-    pub database: Database,
-    /// The server's system identifier.
-    pub system_identifier: u64,
-    /// The instant.
-    pub consistent_at: Timestamp,
 }
 
 /// What was read.
@@ -115,35 +125,67 @@ impl DatabaseSource {
         };
         let (system_identifier, database, altered, tables, consistent_at) = asked?;
         step::reached(Step::BackupSnapshot)?;
-        Ok(Self {
-            plan,
-            snapshot,
-            session,
-            pg_dump,
-            pg_restore,
-            tables,
-            warnings: altered.iter().map(|text| not_utf8(name, text)).collect(),
-            database,
-            system_identifier,
-            consistent_at,
-        })
+        let warnings = altered.iter().map(|text| not_utf8(name, text)).collect();
+        let instant = Instant { snapshot, session, pg_dump, pg_restore, tables, warnings };
+        let instant = Arc::new(instant);
+        Ok(Self { plan, instant, schema: None, database, system_identifier, consistent_at })
+    }
+
+    /// One schema of the database, at the same instant, dumped by way of a directory of its own.
+    pub fn of_schema(&self, schema: &str, scratch: PathBuf) -> Self {
+        Self {
+            plan: DumpPlan { scratch, ..self.plan.clone() },
+            instant: Arc::clone(&self.instant),
+            schema: Some(schema.to_owned()),
+            database: self.database.clone(),
+            system_identifier: self.system_identifier,
+            consistent_at: self.consistent_at,
+        }
+    }
+
+    /// The connection that holds the instant: what is asked through it belongs to that.
+    pub fn server(&self) -> &Server {
+        &self.instant.snapshot.server
+    }
+
+    /// Lets go of the instant; what was made of it with [`Self::of_schema`] must be gone.
+    pub async fn close(self) -> anyhow::Result<()> {
+        match Arc::into_inner(self.instant) {
+            Some(instant) => instant.snapshot.close().await,
+            None => Ok(()),
+        }
+    }
+
+    /// The tables that are dumped.
+    fn tables(&self) -> impl Iterator<Item = &TableFacts> {
+        let of_schema = |table: &&TableFacts| self.schema.as_ref().is_none_or(|schema| table.schema == *schema);
+        self.instant.tables.iter().filter(of_schema)
+    }
+
+    /// What is dumped, in words.
+    fn name(&self) -> String {
+        let database = &self.database.properties.name;
+        match &self.schema {
+            Some(schema) => format!("schema \"{schema}\" of database \"{database}\""),
+            None => format!("database \"{database}\""),
+        }
     }
 
     /// What is going to be used, for those who want to see it.
     pub fn details(&self) -> String {
         format!(
             "dump {} tables with {} ({}) under snapshot {}, scratch {}",
-            self.tables.len(),
-            self.pg_dump.path.display(),
-            self.pg_dump.version.text,
-            self.snapshot.id,
+            self.tables().count(),
+            self.instant.pg_dump.path.display(),
+            self.instant.pg_dump.version.text,
+            self.instant.snapshot.id,
             self.plan.scratch.display()
         )
     }
 
     /// What the tables take on the server's disk: about what will be read.
     pub fn estimate(&self) -> u64 {
-        self.tables.iter().map(|table| table.bytes).sum()
+        self.tables().map(|table| table.bytes).sum()
     }
 
     /// Dumps into the pipeline. Succeeds only when `pg_dump` did, the snapshot's connection lived to the end, and
@@ -162,7 +204,7 @@ impl DatabaseSource {
         let mut tail = Tail::watch(&directory, self.plan.jobs, limit, state.clone())?;
         let environment = self.environment()?;
         let read = stage.counter();
-        let running = Running::start(&self.pg_dump.path, &self.arguments(&directory), &environment).await?;
+        let running = Running::start(&self.instant.pg_dump.path, &self.arguments(&directory), &environment).await?;
         tail.regulate(running.group());
         step::reached(Step::BackupDumping)?;
 
@@ -180,23 +222,23 @@ impl DatabaseSource {
         }
         let tailed = tailing.await.context("read the dump")?;
         // Why the dump failed says more than what that did to its reader.
-        let mut warnings = self.warnings.clone();
+        let mut warnings = self.instant.warnings.clone();
         warnings.extend(dumped?);
         let (files, framer) = tailed?;
         let listing = self.listing(&directory, &environment).await?;
-        let tables = self.tables;
         let entries = {
-            let directory = directory.clone();
-            spawn_blocking(move || finish(&directory, files, framer, &listing, &tables))
+            let (directory, instant) = (directory.clone(), Arc::clone(&self.instant));
+            spawn_blocking(move || finish(&directory, files, framer, &listing, &instant.tables))
                 .await
                 .context("read the dump")??
         };
         durable::remove_dir_if_there(&directory)?;
-        let postgres_version_num = self.snapshot.server.version_num();
-        self.snapshot.close().await?;
+        let postgres_version_num = self.server().version_num();
+        let tool_version = self.instant.pg_dump.version.text.clone();
+        self.close().await?;
         Ok(DatabaseContents {
             entries,
-            tool_version: self.pg_dump.version.text,
+            tool_version,
             postgres_version_num,
             warnings,
         })
@@ -212,14 +254,14 @@ impl DatabaseSource {
         stop: &Stop,
     ) -> anyhow::Result<Vec<String>> {
         // It takes all its locks before it reads the first row.
-        let waiting = self.session.say_waits(&self.snapshot.server, progress, stop, || read.done() > 0);
+        let waiting = self.instant.session.say_waits(self.server(), progress, stop, || read.done() > 0);
         let ended = tokio::select! {
             ended = running.wait(stop) => ended?,
-            lost = self.snapshot.server.lost() => return Err(lost),
+            lost = self.server().lost() => return Err(lost),
             never = forever(waiting) => match never {},
         };
         if !ended.status.success() {
-            return Err(dump_failed(&self.database.properties.name, &self.plan.scratch, &ended).into());
+            return Err(dump_failed(&self.name(), &self.plan.scratch, &ended).into());
         }
         Ok(ended.warnings())
     }
@@ -234,7 +276,7 @@ impl DatabaseSource {
         let punches = can_punch(scratch).or_fault(|| {
             Fault::new(Kind::Store, format!("write to the scratch directory {}", scratch.display()))
         })?;
-        let mut sizes: Vec<u64> = self.tables.iter().map(|table| table.bytes).collect();
+        let mut sizes: Vec<u64> = self.tables().map(|table| table.bytes).collect();
         sizes.sort_unstable_by(|left, right| right.cmp(left));
         let need = if punches {
             least.max(LEAST_ROOM).min(self.estimate() * 2 + LEAST_ROOM)
@@ -263,7 +305,7 @@ impl DatabaseSource {
         let name = &self.database.properties.name;
         let mut environment = child_environment(&self.plan.connection, Some(name))?;
         environment.retain(|(name, _)| name != "PGAPPNAME");
-        environment.push(("PGAPPNAME".into(), self.session.application().into()));
+        environment.push(("PGAPPNAME".into(), self.instant.session.application().into()));
         Ok(environment)
     }
 
@@ -272,7 +314,15 @@ impl DatabaseSource {
         let mut arguments: Vec<OsString> =
             ["--format=directory", "--compress=0", "--no-sync", "--no-password"].map(Into::into).into();
         arguments.push(format!("--jobs={}", self.plan.jobs).into());
-        arguments.push(format!("--snapshot={}", self.snapshot.id).into());
+        arguments.push(format!("--snapshot={}", self.instant.snapshot.id).into());
+        if let Some(schema) = &self.schema {
+            // A pattern, in which nothing but a doubled quote means anything between quotes.
+            arguments.push(format!("--schema={}", identifier(schema)).into());
+            if self.database.properties.encoding != "SQL_ASCII" {
+                // Its statements are read by this program, too.
+                arguments.push("--encoding=UTF8".into());
+            }
+        }
         let mut file = OsString::from("--file=");
         file.push(directory);
         arguments.push(file);
@@ -286,7 +336,7 @@ impl DatabaseSource {
         environment: &[(OsString, OsString)],
     ) -> anyhow::Result<Vec<(u32, u32)>> {
         let arguments = ["--list".into(), directory.as_os_str().to_owned()];
-        process::pick_lines(&self.pg_restore.path, &arguments, environment, table_data).await.or_fault(|| {
+        process::pick_lines(&self.instant.pg_restore.path, &arguments, environment, table_data).await.or_fault(|| {
             Fault::new(Kind::Postgres, "read the dump's table of contents")
                 .hint("Run the backup again; if it happens again, report it as a bug.")
         })
@@ -392,7 +442,7 @@ fn found_no_room(messages: &[String]) -> bool {
     messages.iter().any(|line| full(line) && !line.contains("ERROR:") && !line.contains("FATAL:"))
 }
 
-fn dump_failed(database: &str, scratch: &Path, ended: &process::Ended) -> Fault {
+fn dump_failed(what: &str, scratch: &Path, ended: &process::Ended) -> Fault {
     let account = ended.account();
     if found_no_room(&ended.messages) {
         // What the dump has taken is part of what is not free.
@@ -400,7 +450,7 @@ fn dump_failed(database: &str, scratch: &Path, ended: &process::Ended) -> Fault 
             .map_or_else(|_| String::new(), |space| format!(", which has {} free", Bytes(space.free)));
         let scratch = scratch.display();
         let message =
-            format!("dump database \"{database}\" into the scratch directory {scratch}{free}: {account}");
+            format!("dump {what} into the scratch directory {scratch}{free}: {account}");
         return Fault::new(Kind::Store, message)
             .hint("Make room there, or set BACKUP_SCRATCH_DIR to a directory with more.");
     }
@@ -416,7 +466,7 @@ fn dump_failed(database: &str, scratch: &Path, ended: &process::Ended) -> Fault 
     } else {
         "Nothing was stored; mend the cause and run the backup again."
     };
-    Fault::new(Kind::Postgres, format!("dump database \"{database}\": {account}")).hint(hint)
+    Fault::new(Kind::Postgres, format!("dump {what}: {account}")).hint(hint)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 
@@ -216,6 +216,61 @@ impl Ended {
         let said: Vec<&str> =
             self.messages.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).collect();
         if said.is_empty() { format!("{} ended with {}", self.name, self.status) } else { said.join("; ") }
+    }
+}
+
+/// A program whose stdout is read while it runs. Dropping the value kills it; when this process is killed, it ends at its
+/// next write.
+#[derive(Debug)]
+pub struct Piped {
+    name: String,
+    child: Child,
+    messages: JoinHandle<Vec<u8>>,
+}
+
+impl Piped {
+    /// Starts the program with exactly this environment, stdin empty.
+    pub fn start(
+        program: &Path,
+        arguments: &[OsString],
+        environment: &[(OsString, OsString)],
+    ) -> anyhow::Result<Self> {
+        let describe = || format!("start {}", program.display());
+        let mut child = Command::new(program)
+            .args(arguments)
+            .env_clear()
+            .envs(environment.iter().map(|(key, value)| (key, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(describe)?;
+        let mut stderr = child.stderr.take().with_context(describe)?;
+        // In a task of its own: a child that can't write its messages would stand still.
+        let messages = tokio::spawn(async move {
+            let mut said = Vec::new();
+            // What was read until then is what there is to say.
+            let _ = stderr.read_to_end(&mut said).await;
+            said
+        });
+        Ok(Self { name: program.display().to_string(), child, messages })
+    }
+
+    /// What it writes; can be taken once.
+    pub fn stdout(&mut self) -> anyhow::Result<ChildStdout> {
+        self.child.stdout.take().context("take the child's stdout")
+    }
+
+    /// Waits for its end, when its stdout is read to the end or dropped. An exit status other than 0 is an error with what
+    /// it wrote to stderr.
+    pub async fn end(mut self) -> anyhow::Result<()> {
+        let status = self.child.wait().await.with_context(|| format!("wait for {}", self.name))?;
+        if status.success() {
+            return Ok(());
+        }
+        let said = self.messages.await.unwrap_or_default();
+        anyhow::bail!("run {}: {} ({status})", self.name, String::from_utf8_lossy(&said).trim());
     }
 }
 

@@ -73,6 +73,16 @@ pub enum Step {
     TenantCommitted,
     /// `verify`: every store is listed and that is written down, nothing is read.
     VerifyListed,
+    /// `restore --tenant`, of a schema: the log has its row, nothing else has happened.
+    SchemaBegun,
+    /// `restore --tenant`, of a schema: the files are unpacked, the server knows nothing.
+    SchemaUnpacked,
+    /// `restore --tenant`, of a schema: it is made, checked and in its place, in a transaction that is not committed.
+    SchemaLoaded,
+    /// `restore --tenant`, of a schema: committed, the log does not know.
+    SchemaCommitted,
+    /// `restore --tenant --drop-old`, of a schema: the replaced one is dropped, the log does not know.
+    SchemaOldDropped,
     /// `verify`: some copies are read, their proofs are not written down.
     VerifyRead,
     /// `verify`: all proofs are written down, nothing is repaired.
@@ -99,7 +109,7 @@ pub enum Step {
 
 impl Step {
     /// Every step.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: &[Self] = &[
         Self::RunLocked,
         Self::InitStateDirectory,
         Self::InitCatalog,
@@ -133,6 +143,11 @@ impl Step {
         Self::TenantWritten,
         Self::TenantCommitted,
         Self::VerifyListed,
+        Self::SchemaBegun,
+        Self::SchemaUnpacked,
+        Self::SchemaLoaded,
+        Self::SchemaCommitted,
+        Self::SchemaOldDropped,
         Self::VerifyRead,
         Self::VerifyProven,
         Self::RepairMade,

@@ -14,7 +14,8 @@ use crate::format::manifest::{Database, Manifest, Table};
 use crate::model::{ConnectionSettings, Fault, Kind, Stage};
 use crate::postgres::facts;
 use crate::postgres::quote::connection_value;
-use crate::postgres::{Server, child_environment, database, tools};
+use crate::postgres::tools::{self, Tool};
+use crate::postgres::{Server, child_environment, database};
 use crate::system::process::{Ended, Running};
 use crate::system::{Step, Stop, step};
 
@@ -89,8 +90,7 @@ pub async fn load(
     plan: &LoadPlan,
     stop: &Stop,
 ) -> anyhow::Result<()> {
-    let reads = archive_reader(&directory.join("toc.dat"))?;
-    let pg_restore = tools::find("pg_restore", server.major().max(reads), plan.bindir.as_deref())?;
+    let pg_restore = restorer(server, directory, plan.bindir.as_deref())?;
     let tolerates = pg_restore.version.major >= TRANSACTION_TIMEOUT && server.major() < TRANSACTION_TIMEOUT;
     let mut arguments: Vec<OsString> = ["--format=directory", "--no-password"].map(Into::into).into();
     if !tolerates {
@@ -127,6 +127,12 @@ pub async fn load(
         return Fault::new(Kind::Postgres, message).hint(hint).err();
     }
     step::reached(Step::RestoreLoaded)
+}
+
+/// The program that reads this dump for this server.
+pub(super) fn restorer(server: &Server, directory: &Path, bindir: Option<&Path>) -> anyhow::Result<Tool> {
+    let reads = archive_reader(&directory.join("toc.dat"))?;
+    tools::find("pg_restore", server.major().max(reads), bindir)
 }
 
 /// The first version that has the setting `transaction_timeout`. Every `pg_restore` since sets it, whatever the server.

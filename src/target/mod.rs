@@ -4,4 +4,5 @@ pub mod cluster;
 pub mod database;
 pub mod directory;
 pub mod kept_wal;
+pub mod schema;
 pub mod tenant;

@@ -278,6 +278,8 @@ fn a_catalog_of_the_first_schema_is_settled_as_before() {
              DROP INDEX restore_log_tests; ALTER TABLE restore_log DROP COLUMN purpose;
              ALTER TABLE restore_log DROP COLUMN store; ALTER TABLE restore_log DROP COLUMN phases;
              ALTER TABLE restore_log DROP COLUMN bytes_fetched; ALTER TABLE restore_log DROP COLUMN wal_segments;
+             ALTER TABLE restore_log DROP COLUMN target_schema; ALTER TABLE restore_log DROP COLUMN schema_oid;
+             ALTER TABLE restore_log DROP COLUMN previous_schema;
              DROP TABLE deliveries; DROP TABLE store_usage; DROP INDEX alerts_open; DROP INDEX alerts_by_time;
              ALTER TABLE alerts DROP COLUMN subject; ALTER TABLE alerts DROP COLUMN last_seen_at;
              ALTER TABLE alerts DROP COLUMN times; ALTER TABLE alerts DROP COLUMN closed_at;

@@ -14,6 +14,11 @@ ALTER TABLE restore_log ADD COLUMN store TEXT CHECK (store IN ('local', 'r2', 'b
 ALTER TABLE restore_log ADD COLUMN phases TEXT CHECK (phases IS NULL OR json_valid(phases)); -- JSON object: phase to seconds
 ALTER TABLE restore_log ADD COLUMN bytes_fetched INTEGER CHECK (bytes_fetched >= 0);
 ALTER TABLE restore_log ADD COLUMN wal_segments INTEGER CHECK (wal_segments >= 0);
+-- One schema of the database instead of all of it: its name, its number (pg_namespace.oid) once it is made, and the name
+-- under which the replaced one is kept.
+ALTER TABLE restore_log ADD COLUMN target_schema TEXT;
+ALTER TABLE restore_log ADD COLUMN schema_oid INTEGER CHECK (schema_oid > 0);
+ALTER TABLE restore_log ADD COLUMN previous_schema TEXT;
 CREATE INDEX restore_log_tests ON restore_log (started_at) WHERE purpose = 'test';
 
 -- One condition is one alert: it is open from when it is first found until it is found to be over.

@@ -5,13 +5,15 @@ use std::fmt::Write;
 use super::{columns, counted, seconds, warnings};
 use crate::command::backup::tenant::TenantsReport as BackupsReport;
 use crate::command::restore_tenant::tenant::Mode;
-use crate::command::restore_tenant::{RestoreTenantReport, TenantPlan};
+use crate::command::restore_tenant::{OwnPlan, RestoreTenantReport, TenantPlan, TenantRestored};
 use crate::command::tenants::TenantsReport;
-use crate::model::{Bytes, Thousands};
+use crate::model::{Bytes, PlaceKind, Thousands};
 
 pub(in crate::cli) fn backup_tenants(report: &BackupsReport) -> String {
-    let mut text =
-        format!("tenants of database {}, as they were at {}\n", report.database, report.consistent_at);
+    let mut text = match (&report.database, &report.consistent_at) {
+        (Some(database), Some(at)) => format!("tenants of database {database}, as they were at {at}\n"),
+        _ => "tenants with databases of their own, each at an instant of its own\n".to_owned(),
+    };
     let mut rows = vec![["TENANT", "BACKUP", "ROWS", "STORED"].map(ToOwned::to_owned).to_vec()];
     rows.extend(report.backups.iter().map(|backup| {
         vec![
@@ -42,6 +44,9 @@ pub(in crate::cli) fn backup_tenants(report: &BackupsReport) -> String {
 }
 
 pub(in crate::cli) fn tenant_plan(plan: &TenantPlan) -> String {
+    if let Some(own) = &plan.own {
+        return own_plan(plan, own);
+    }
     let mode = match plan.mode {
         Mode::Full => "exactly as it was: newer rows go",
         Mode::Merge { take: false } => "what is missing is added, everything else stays",
@@ -81,6 +86,58 @@ pub(in crate::cli) fn tenant_plan(plan: &TenantPlan) -> String {
     text
 }
 
+/// The plan for a tenant with a schema or a database of its own.
+fn own_plan(plan: &TenantPlan, own: &OwnPlan) -> String {
+    let OwnPlan { kind, name, .. } = own;
+    let of = match &plan.made_of {
+        Some(old) => format!(", made anew of tenant {old}"),
+        None => String::new(),
+    };
+    let mut text = format!(
+        "tenant {}{of}: {kind} {name}, as it was at {} (out of {})\n",
+        plan.tenant, plan.consistent_at, plan.backup
+    );
+    let now = match &own.keep_as {
+        Some(kept) if own.drop_old => format!("the one of now is kept as {kept} until the end, then dropped"),
+        Some(kept) => format!("the one of now is kept as {kept}"),
+        None => "there is none of this name now".to_owned(),
+    };
+    line!(text, "  {now}");
+    let mut rows = vec![["TABLE", "ROWS THEN", "ROWS NOW"].map(ToOwned::to_owned).to_vec()];
+    rows.extend(plan.tables.iter().map(|table| {
+        let counts = [table.insert, table.delete].map(|count| Thousands(count).to_string());
+        std::iter::once(table.table.clone()).chain(counts).collect()
+    }));
+    // Rows of now are counted in schemas alone: a database's would have to be connected to.
+    if *kind == PlaceKind::Database {
+        rows.iter_mut().for_each(|row| row.truncate(2));
+        line!(text, "{}", columns(&rows, &[1]).trim_end());
+    } else {
+        line!(text, "{}", columns(&rows, &[1, 2]).trim_end());
+    }
+    for connection in &own.connections {
+        line!(text, "connected: {connection}");
+    }
+    text
+}
+
+/// What was done to a tenant with something of its own, and how it is undone.
+fn own_restored(text: &mut String, own: &OwnPlan, tenant: &TenantRestored) {
+    let OwnPlan { kind, name, .. } = own;
+    let Some(applied) = &tenant.applied else { return };
+    line!(text, "tenant {} restored: {kind} {name}, {}", tenant.plan.tenant, counted(applied.written, "row"));
+    let Some(kept) = &tenant.kept_as else {
+        if own.replaces {
+            line!(text, "the one of before was dropped (--drop-old)");
+        }
+        return;
+    };
+    line!(text, "before it was as in {kind} {kept}, which is kept until you drop it; this undoes the restore:");
+    if let Some(sql) = &tenant.undo_sql {
+        line!(text, "  {sql}");
+    }
+}
+
 /// A word as a shell takes it.
 fn quoted(word: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:@".contains(&byte);
@@ -92,13 +149,19 @@ fn quoted(word: &str) -> String {
 
 pub(in crate::cli) fn tenants(report: &TenantsReport) -> String {
     if report.tenants.is_empty() {
-        return format!("database {} has no tenants\n", report.database);
+        return match &report.database {
+            Some(database) => format!("database {database} has no tenants\n"),
+            None => "there are no tenants with databases of their own\n".to_owned(),
+        };
     }
     let mut rows =
         vec![["TENANT", "ROWS", "SIZE", "NEWEST BACKUP", "AS IT WAS AT"].map(ToOwned::to_owned).to_vec()];
     rows.extend(report.tenants.iter().map(|tenant| {
         vec![
-            tenant.tenant.clone(),
+            match &tenant.name {
+                Some(name) => format!("{} ({} {name})", tenant.tenant, report.mode),
+                None => tenant.tenant.clone(),
+            },
             Thousands(tenant.rows).to_string(),
             Bytes(tenant.bytes).to_string(),
             tenant.backup.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
@@ -112,6 +175,10 @@ pub(in crate::cli) fn restore_tenant(report: &RestoreTenantReport) -> String {
     let mut text = String::new();
     for tenant in &report.tenants {
         text.push_str(&tenant_plan(&tenant.plan));
+        if let (Some(own), true) = (&tenant.plan.own, tenant.applied.is_some()) {
+            own_restored(&mut text, own, tenant);
+            continue;
+        }
         match (&tenant.applied, &tenant.undo) {
             (None, _) => {
                 line!(text, "nothing was done (--dry-run)");

@@ -1,5 +1,7 @@
 //! `pgkeep backup database`: one database through `pg_dump`, under one snapshot.
 
+use std::path::PathBuf;
+
 use super::{BackupReport, Contents, Source};
 use crate::command::Context;
 use crate::model::{BackupKind, Fault, Kind, Stage};
@@ -21,16 +23,42 @@ pub async fn run(context: &Context, request: &BackupDatabase) -> anyhow::Result<
 }
 
 async fn open(context: &Context, request: &BackupDatabase) -> anyhow::Result<DatabaseSource> {
-    let settings = &context.settings;
     let name = database_name(context, request.database.as_deref())?;
-    let plan = DumpPlan {
+    let plan = dump_plan(context, request.jobs, context.scratch()?);
+    DatabaseSource::open(&name, plan, &*context.progress, &context.stop).await
+}
+
+/// A dump as the settings say, by way of this directory.
+pub(super) fn dump_plan(context: &Context, jobs: Option<usize>, scratch: PathBuf) -> DumpPlan {
+    let settings = &context.settings;
+    DumpPlan {
         connection: settings.postgres.clone(),
-        jobs: request.jobs.unwrap_or(settings.jobs),
-        scratch: context.scratch()?,
+        jobs: jobs.unwrap_or(settings.jobs),
+        scratch,
         scratch_limit: settings.scratch_limit,
         bindir: settings.pg_bindir.clone(),
-    };
-    DatabaseSource::open(&name, plan, &*context.progress, &context.stop).await
+    }
+}
+
+/// Reads the dump into the pipeline.
+pub(super) async fn contents(
+    source: DatabaseSource,
+    framer: Framer,
+    stage: Stage,
+    context: &Context,
+) -> anyhow::Result<Contents> {
+    let (consistent_at, database) = (source.consistent_at, Some(source.database.clone()));
+    let contents = source.read(framer, stage, &*context.progress, &context.stop).await?;
+    Ok(Contents {
+        entries: contents.entries,
+        consistent_at,
+        tool_version: contents.tool_version,
+        postgres_version_num: contents.postgres_version_num,
+        warnings: contents.warnings,
+        database,
+        tenant: None,
+        cluster: None,
+    })
 }
 
 impl Source for DatabaseSource {
@@ -47,18 +75,7 @@ impl Source for DatabaseSource {
     }
 
     async fn read(self, framer: Framer, stage: Stage, context: &Context) -> anyhow::Result<Contents> {
-        let (consistent_at, database) = (self.consistent_at, Some(self.database.clone()));
-        let contents = Self::read(self, framer, stage, &*context.progress, &context.stop).await?;
-        Ok(Contents {
-            entries: contents.entries,
-            consistent_at,
-            tool_version: contents.tool_version,
-            postgres_version_num: contents.postgres_version_num,
-            warnings: contents.warnings,
-            database,
-            tenant: None,
-            cluster: None,
-        })
+        contents(self, framer, stage, context).await
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod cluster;
 pub mod database;
+pub(super) mod own;
 mod storing;
 pub mod tenant;
 

@@ -9,10 +9,10 @@ use serde::Serialize;
 use tokio::task::spawn_blocking;
 
 use super::database::database_name;
-use super::{BackupReport, Begun, Contents, Room, Source, one, present};
+use super::{BackupReport, Begun, Contents, Room, Source, one, own, present};
 use crate::command::{Context, Report, judge};
 use crate::format::tenant::Tenant;
-use crate::model::{BackupId, BackupKind, Kind, Stage, timestamp_text};
+use crate::model::{BackupId, BackupKind, Kind, PlaceKind, Stage, Tenancy, timestamp_text};
 use crate::pipeline::Framer;
 pub use crate::source::tenant::Wanted;
 use crate::source::tenant::{self, Spool, TenantPlan, TenantSource};
@@ -41,10 +41,12 @@ pub struct BackupTenants {
 /// The backups that were made.
 #[derive(Debug, Clone, Serialize)]
 pub struct TenantsReport {
-    /// The database.
-    pub database: String,
-    /// The instant, the same for all.
-    pub consistent_at: String,
+    /// How tenants are told apart: `row`, `schema` or `database`.
+    pub mode: &'static str,
+    /// The database; nothing where each tenant has one of its own.
+    pub database: Option<String>,
+    /// The instant, the same for all; nothing where each tenant has a database of its own, and an instant of its own.
+    pub consistent_at: Option<String>,
     /// One backup for each tenant.
     pub backups: Vec<BackupReport>,
     /// Those that could not be made.
@@ -72,8 +74,26 @@ impl Report for TenantsReport {
     }
 }
 
+impl TenantsReport {
+    /// Of tenants that have such a thing of their own; nothing is made yet.
+    pub(super) fn of(kind: PlaceKind) -> Self {
+        Self {
+            mode: kind.as_str(),
+            database: None,
+            consistent_at: None,
+            backups: Vec::new(),
+            failed: Vec::new(),
+            not_covered: Vec::new(),
+            seconds: 0.0,
+        }
+    }
+}
+
 /// Makes the backups. One that fails keeps the others from nothing; when all fail, so does the run.
 pub async fn run(context: &Context, request: &BackupTenants) -> anyhow::Result<TenantsReport> {
+    if let Tenancy::Own(places) = &context.settings.tenancy {
+        return Box::pin(own::run(context, request, places)).await;
+    }
     let _turn = context.turn("backup-tenant", "back up tenants")?;
     let clock = Instant::now();
     let keyring = context.keyring()?;
@@ -81,8 +101,9 @@ pub async fn run(context: &Context, request: &BackupTenants) -> anyhow::Result<T
     let room = Room { context, keyring: &keyring, presence: &presence };
     let spool = Arc::new(spool(context, request).await?);
     let mut report = TenantsReport {
-        database: spool.database.clone(),
-        consistent_at: timestamp_text(spool.consistent_at),
+        mode: "row",
+        database: Some(spool.database.clone()),
+        consistent_at: Some(timestamp_text(spool.consistent_at)),
         backups: Vec::new(),
         failed: Vec::new(),
         not_covered: spool.warnings.clone(),

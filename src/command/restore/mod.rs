@@ -35,6 +35,8 @@ pub struct RestoreRequest {
     pub database: Option<String>,
     /// Restore into a database of this name, which must not exist, and replace nothing.
     pub to_database: Option<String>,
+    /// Restore over the database of this name, if it is not that of the backup.
+    pub replacing: Option<String>,
     /// How many tables and indexes are made at the same time.
     pub jobs: Option<usize>,
     /// End connections that are in the way.
@@ -95,6 +97,17 @@ pub async fn run(
     confirm: Confirm<'_>,
 ) -> anyhow::Result<RestoreReport> {
     let row = choose(context, request)?;
+    of_row(context, request, &row, None, confirm).await
+}
+
+/// Restores this backup, which is of one database; for these tenants, if it is theirs.
+pub(super) async fn of_row(
+    context: &Context,
+    request: &RestoreRequest,
+    row: &BackupRow,
+    tenants: Option<Vec<String>>,
+    confirm: Confirm<'_>,
+) -> anyhow::Result<RestoreReport> {
     let keyring = context.keyring()?;
     let fetched = manifests::fetch(&context.settings, context.reading(), &row.id, &keyring).await;
     let fetched = fetched.map_err(|error| next_best(context, &row.id, error))?;
@@ -108,7 +121,7 @@ pub async fn run(
     }
     let _turn =
         context.turn(&turn_of(&restore.target), &format!("restore database \"{}\"", restore.target))?;
-    let entry = begin(context, &restore)?;
+    let entry = begin(context, &restore, tenants)?;
     let result = restore.carry_out(entry, confirm).await.map(|mut report| {
         report.warnings.extend(bad);
         report
@@ -160,7 +173,7 @@ fn choose(context: &Context, request: &RestoreRequest) -> anyhow::Result<BackupR
 
 /// When the backup is damaged in every store, the hint names the newest other one of the database of which everything
 /// has a good copy somewhere, as far as the catalog knows.
-fn next_best(context: &Context, id: &BackupId, mut error: anyhow::Error) -> anyhow::Error {
+pub(super) fn next_best(context: &Context, id: &BackupId, mut error: anyhow::Error) -> anyhow::Error {
     let Some(fault) = error.downcast_mut::<Fault>().filter(|fault| fault.kind == Kind::Damaged) else {
         return error;
     };
@@ -197,12 +210,12 @@ fn next_best(context: &Context, id: &BackupId, mut error: anyhow::Error) -> anyh
 }
 
 /// Writes down that the restore begins, whatever becomes of it.
-fn begin(context: &Context, restore: &Restore<'_>) -> anyhow::Result<i64> {
+fn begin(context: &Context, restore: &Restore<'_>, tenant_ids: Option<Vec<String>>) -> anyhow::Result<i64> {
     context.catalog.restores().begin(&NewRestore {
         run_id: Some(context.run.clone()),
         backup_id: restore.manifest.id.clone(),
         initiated_by: context.caller.user.clone(),
-        tenant_ids: None,
+        tenant_ids,
         mode: RestoreMode::Full,
         target_timestamp: None,
         source_database: Some(restore.source().properties.name.clone()),
@@ -254,6 +267,6 @@ fn write_down(
 }
 
 /// The lock's name for a target; a database's name may hold anything, a file's may not.
-fn turn_of(database: &str) -> String {
+pub(super) fn turn_of(database: &str) -> String {
     format!("restore-{}", &hex::encode(Sha256::digest(database.as_bytes()))[..8])
 }

@@ -69,7 +69,8 @@ impl<'a> Restore<'a> {
         let Some(database) = &manifest.database else {
             return Fault::new(Kind::Usage, format!("{} is no backup of a database", manifest.id)).err();
         };
-        let target = request.to_database.clone().unwrap_or_else(|| database.properties.name.clone());
+        let wanted = request.to_database.as_ref().or(request.replacing.as_ref());
+        let target = wanted.unwrap_or(&database.properties.name).clone();
         if target.is_empty() || target.len() > swap::LONGEST_NAME {
             // The server would cut it off without a word.
             let message = format!("\"{target}\" is no name for a database: it has {} bytes", target.len());

@@ -230,6 +230,12 @@ async fn unpacked(
     let Some(tenant) = manifest.tenant.clone() else {
         return Fault::new(Kind::Damaged, format!("{} does not say which tenant it is of", row.id)).err();
     };
+    if tenant.mode != "row" {
+        let message = format!("{} was made with TENANT_MODE={}, which is now row", row.id, tenant.mode);
+        return Fault::new(Kind::Refused, message)
+            .hint(format!("Set TENANT_MODE={} to restore it.", tenant.mode))
+            .err();
+    }
     Ok(Image {
         backup: row.id.clone(),
         consistent_at: manifest.consistent_at.clone(),

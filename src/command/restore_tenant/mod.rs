@@ -1,11 +1,15 @@
 //! `pgkeep restore --tenant`: one tenant's rows put back among those of others, out of a tenant's backup, out of that of a
 //! database, or out of the cluster as it was at a point in time.
 //!
-//! Three rooms: `image` gets at the rows of then, `instance` brings a cluster to life for that, and here they are laid
+//! Tenants with a schema or a database of their own are restored by `own`, `schema` and `database`. For those that share
+//! tables there are three rooms: `image` gets at the rows of then, `instance` brings a cluster to life for that, and here they are laid
 //! beside those of now, confirmed, saved as they are, and written.
 
+mod database;
 mod image;
 mod instance;
+mod own;
+mod schema;
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +23,7 @@ use super::restore::Phase;
 use super::{Context, Report, judge};
 use crate::catalog::{NewRestore, RestoreEnd, RestoreMode, RestoreState};
 use crate::format::tenant::Tenant;
-use crate::model::{BackupId, Fault, Kind, Timestamp};
+use crate::model::{BackupId, Fault, Kind, Tenancy, Timestamp};
 use crate::plan::tenants::TenantGraph;
 use crate::postgres::base_backup::tablespaces;
 use crate::postgres::{Server, tenants};
@@ -27,6 +31,7 @@ use crate::source::tenant::{graph_of, refuse_undecided};
 use crate::target::tenant::{Applied, Mode, Renaming, Restoring, TablePlan};
 
 use image::Image;
+pub use own::OwnPlan;
 
 /// What a restore does with rows of now.
 pub mod tenant {
@@ -35,6 +40,7 @@ pub mod tenant {
 
 /// What to restore.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct RestoreTenantRequest {
     /// `latest`, an identifier or the beginning of one.
     pub backup: String,
@@ -56,6 +62,14 @@ pub struct RestoreTenantRequest {
     pub show_rows: usize,
     /// Count and sum up everybody else's rows before and after.
     pub prove_others: bool,
+    /// End connections that are in the way of replacing a tenant's database.
+    pub terminate: bool,
+    /// Drop the replaced schema or database when all is done.
+    pub drop_old: bool,
+    /// What is made belongs to the user who restores.
+    pub no_owner: bool,
+    /// Privileges are not brought back.
+    pub no_privileges: bool,
 }
 
 /// What would be done to one tenant.
@@ -74,6 +88,9 @@ pub struct TenantPlan {
     pub consistent_at: String,
     /// `full` or `merge`.
     pub mode: Mode,
+    /// What is replaced as a whole, where the tenant has something of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub own: Option<OwnPlan>,
     /// By table.
     pub tables: Vec<TablePlan>,
 }
@@ -92,6 +109,12 @@ pub struct TenantRestored {
     pub plan: TenantPlan,
     /// The backup of what was there before: `restore THAT --mode full` undoes the restore.
     pub undo: Option<BackupId>,
+    /// The name under which the replaced schema or database is kept: giving it its name again undoes the restore.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept_as: Option<String>,
+    /// The SQL for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub undo_sql: Option<String>,
     /// What was written; nothing in a dry run.
     pub applied: Option<Applied>,
 }
@@ -133,7 +156,11 @@ pub async fn run(
     request: &RestoreTenantRequest,
     confirm: Confirm<'_>,
 ) -> anyhow::Result<RestoreTenantReport> {
+    if let Tenancy::Own(places) = &context.settings.tenancy {
+        return Box::pin(own::run(context, request, places, confirm)).await;
+    }
     let clock = Instant::now();
+    refuse_what_is_of_places(request)?;
     let database = database_name(context, request.database.as_deref())?;
     // Before anything is fetched: the database must be there, and it must be known whose its rows are.
     let server = Server::connect(&context.settings.postgres, Some(&database), &context.stop).await?;
@@ -166,7 +193,7 @@ pub async fn run(
         let entry = if request.dry_run { None } else { Some(work.begin(image)?) };
         let result = Box::pin(work.restore(image, confirm, &mut report)).await;
         let result = match entry {
-            Some(entry) => work.write_down(entry, result),
+            Some(entry) => write_down(context, entry, result),
             None => result,
         };
         match result {
@@ -187,6 +214,23 @@ pub async fn run(
     server.close().await;
     report.seconds = clock.elapsed().as_secs_f64();
     Ok(report)
+}
+
+/// What can be asked of tenants with something of their own, and of these not.
+fn refuse_what_is_of_places(request: &RestoreTenantRequest) -> anyhow::Result<()> {
+    let flags = [
+        (request.terminate, "--terminate"),
+        (request.drop_old, "--drop-old"),
+        (request.no_owner, "--no-owner"),
+        (request.no_privileges, "--no-privileges"),
+    ];
+    match flags.iter().find(|(given, _)| *given) {
+        None => Ok(()),
+        Some((_, flag)) => {
+            let message = format!("{flag} is for tenants with a schema or a database of their own (TENANT_MODE)");
+            Fault::new(Kind::Usage, message).hint("Leave it out: only rows are written.").err()
+        }
+    }
 }
 
 /// How long the server may take to break off what it is doing.
@@ -254,11 +298,11 @@ impl Work<'_> {
     ) -> anyhow::Result<TenantRestored> {
         let mut clock = Instant::now();
         let stop = &self.context.stop;
-        let (plan, restoring) = self.or_cancel(stop.or(self.compare(image, false, report)).await).await?;
+        let (plan, restoring) = or_cancel(self.server, stop.or(self.compare(image, false, report)).await).await?;
         restoring.abandon().await?;
         lap(report, "compare", &mut clock);
         if self.request.dry_run {
-            return Ok(TenantRestored { plan, undo: None, applied: None });
+            return Ok(TenantRestored { plan, undo: None, kept_as: None, undo_sql: None, applied: None });
         }
         refuse_conflicts(&plan)?;
         confirm(&plan)?;
@@ -278,12 +322,12 @@ impl Work<'_> {
         }
         lap(report, "save what is there", &mut clock);
         // Somebody may have written while the operator was reading.
-        let (plan, restoring) = self.or_cancel(stop.or(self.compare(image, true, report)).await).await?;
+        let (plan, restoring) = or_cancel(self.server, stop.or(self.compare(image, true, report)).await).await?;
         let applying = async {
             refuse_conflicts(&plan)?;
             restoring.apply(self.request.prove_others).await
         };
-        let applied = self.or_cancel(stop.or(applying).await).await?;
+        let applied = or_cancel(self.server, stop.or(applying).await).await?;
         stop.check()?;
         restoring.commit().await?;
         lap(report, "apply", &mut clock);
@@ -294,20 +338,7 @@ impl Work<'_> {
                 proven.table
             )
         }));
-        Ok(TenantRestored { plan, undo, applied: Some(applied) })
-    }
-
-    /// After an error, ends what the server is doing and the transaction.
-    async fn or_cancel<T>(&self, result: anyhow::Result<T>) -> anyhow::Result<T> {
-        if result.is_err() {
-            // A connection that is gone has rolled it back.
-            let ending = async {
-                let _ = self.server.cancel().await;
-                let _ = self.server.run("end the transaction", "ROLLBACK").await;
-            };
-            let _ = tokio::time::timeout(ENDING, ending).await;
-        }
-        result
+        Ok(TenantRestored { plan, undo, kept_as: None, undo_sql: None, applied: Some(applied) })
     }
 
     /// Lays the rows of then and of now side by side, in a transaction that is left open.
@@ -340,6 +371,7 @@ impl Work<'_> {
             backup: image.backup.clone(),
             consistent_at: image.consistent_at.clone(),
             mode: self.request.mode,
+            own: None,
             tables,
         };
         refuse_taken(&plan)?;
@@ -370,43 +402,57 @@ impl Work<'_> {
         }
         Ok(made.map(|made| made.id))
     }
+}
 
-    /// Writes down how it ended. That this cannot be done never hides how it ended.
-    fn write_down(
-        &self,
-        entry: i64,
-        result: anyhow::Result<TenantRestored>,
-    ) -> anyhow::Result<TenantRestored> {
-        let end = match &result {
-            Ok(restored) => RestoreEnd {
-                state: RestoreState::Done,
-                message: None,
-                rows: restored.applied.as_ref().map(|applied| applied.written + applied.removed),
-                checks: Some(serde_json::json!({
-                    "tables": restored.plan.tables,
-                    "applied": restored.applied,
-                    "undo": restored.undo,
-                })),
-                at: Utc::now(),
-            },
-            Err(error) => {
-                let verdict = judge(error);
-                let state = match verdict.exit_code {
-                    code if code == Kind::Interrupted.exit_code() => RestoreState::Interrupted,
-                    code if code == Kind::Refused.exit_code() || code == Kind::Locked.exit_code() => {
-                        RestoreState::Refused
-                    }
-                    _ => RestoreState::Failed,
-                };
-                RestoreEnd { state, message: Some(verdict.message), rows: None, checks: None, at: Utc::now() }
-            }
+/// After an error, ends what the server is doing and the transaction.
+async fn or_cancel<T>(server: &Server, result: anyhow::Result<T>) -> anyhow::Result<T> {
+    if result.is_err() {
+        // A connection that is gone has rolled it back.
+        let ending = async {
+            let _ = server.cancel().await;
+            let _ = server.run("end the transaction", "ROLLBACK").await;
         };
-        let written = self.context.catalog.restores().end(entry, &end);
-        if let Err(error) = written.context("write down how the restore ended") {
-            self.context.progress.note(&format!("warning: {error:#}"));
-        }
-        result
+        let _ = tokio::time::timeout(ENDING, ending).await;
     }
+    result
+}
+
+/// Writes down how it ended. That this cannot be done never hides how it ended.
+fn write_down(
+    context: &Context,
+    entry: i64,
+    result: anyhow::Result<TenantRestored>,
+) -> anyhow::Result<TenantRestored> {
+    let end = match &result {
+        Ok(restored) => RestoreEnd {
+            state: RestoreState::Done,
+            message: None,
+            rows: restored.applied.as_ref().map(|applied| applied.written + applied.removed),
+            checks: Some(serde_json::json!({
+                "tables": restored.plan.tables,
+                "applied": restored.applied,
+                "undo": restored.undo,
+                "kept_as": restored.kept_as,
+            })),
+            at: Utc::now(),
+        },
+        Err(error) => {
+            let verdict = judge(error);
+            let state = match verdict.exit_code {
+                code if code == Kind::Interrupted.exit_code() => RestoreState::Interrupted,
+                code if code == Kind::Refused.exit_code() || code == Kind::Locked.exit_code() => {
+                    RestoreState::Refused
+                }
+                _ => RestoreState::Failed,
+            };
+            RestoreEnd { state, message: Some(verdict.message), rows: None, checks: None, at: Utc::now() }
+        }
+    };
+    let written = context.catalog.restores().end(entry, &end);
+    if let Err(error) = written.context("write down how the restore ended") {
+        context.progress.note(&format!("warning: {error:#}"));
+    }
+    result
 }
 
 fn lap(report: &mut RestoreTenantReport, name: &'static str, clock: &mut Instant) {

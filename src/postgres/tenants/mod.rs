@@ -1,6 +1,8 @@
-//! Tenants that share tables: what the catalogs say about the tables, and the SQL that finds one tenant's rows in them.
+//! Tenants: what the catalogs say about the tables that they share, and the SQL that finds one tenant's rows in them; and
+//! those that have a schema or a database of their own.
 
 mod facts;
+pub mod places;
 mod select;
 
 pub use facts::{Tenant, canonical, facts, find_tenants, sizes, tenants, unchecked, uncovered, unlogged};

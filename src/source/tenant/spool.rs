@@ -227,6 +227,7 @@ impl Spool {
             mode: "row".to_owned(),
             id: self.ids.get(tenant).cloned().unwrap_or_default(),
             database: self.database.clone(),
+            schema: None,
             tenants: (self.root.schema.clone(), self.root.name.clone()),
             tenants_key: self.root_key.clone(),
             before_restore: false,

@@ -1,0 +1,67 @@
+//! A tenant's own database: restored as any database is, beside the one in use and swapped in by renaming.
+
+use super::own::{self, OwnPlan, Wanted};
+use super::{Confirm, RestoreTenantReport, RestoreTenantRequest, TenantPlan, TenantRestored};
+use crate::command::restore::{self, RestorePlan, RestoreRequest};
+use crate::command::{Context, manifests};
+use crate::format::manifest::{Manifest, Table};
+use crate::model::{Fault, Kind, PlaceKind};
+use crate::target::tenant::Applied;
+
+/// Restores it, or shows what would be done.
+pub(super) async fn restore(
+    context: &Context,
+    request: &RestoreTenantRequest,
+    wanted: &Wanted,
+    confirm: Confirm<'_>,
+    report: &mut RestoreTenantReport,
+) -> anyhow::Result<TenantRestored> {
+    let row = own::choose(context, request, wanted, wanted.name.as_deref())?;
+    let keyring = context.keyring()?;
+    let fetched = manifests::fetch(&context.settings, context.reading(), &row.id, &keyring).await?;
+    let manifest = fetched.manifest;
+    own::refuse_another_mode(&manifest, PlaceKind::Database)?;
+    let Some(source) = manifest.database_name() else {
+        return Fault::new(Kind::Damaged, format!("{} does not say of which database it is", manifest.id)).err();
+    };
+    // What the tenant has now may have another name than it had then.
+    let now = wanted.anew.as_ref().map(|(_, name)| name).or(wanted.name.as_ref()).unwrap_or(&source);
+    let asked = RestoreRequest {
+        backup: row.id.to_string(),
+        database: None,
+        to_database: wanted.anew.as_ref().map(|_| now.clone()),
+        replacing: wanted.anew.is_none().then(|| now.clone()),
+        jobs: request.jobs,
+        terminate: request.terminate,
+        drop_old: request.drop_old,
+        dry_run: request.dry_run,
+        no_owner: request.no_owner,
+        no_privileges: request.no_privileges,
+    };
+    let plan = |plan: &RestorePlan| tenant_plan(wanted, request, &manifest, plan);
+    let agree = |of: &RestorePlan| confirm(&plan(of));
+    let tenants = Some(vec![wanted.becomes().to_owned()]);
+    let done = Box::pin(restore::of_row(context, &asked, &row, tenants, &agree)).await?;
+    report.phases.extend(done.phases);
+    report.warnings.extend(done.warnings);
+    let applied = (!done.dry_run).then(|| Applied { written: done.checked_rows, ..Applied::default() });
+    Ok(own::restored(plan(&done.plan), done.kept_as, applied))
+}
+
+fn tenant_plan(
+    wanted: &Wanted,
+    request: &RestoreTenantRequest,
+    manifest: &Manifest,
+    plan: &RestorePlan,
+) -> TenantPlan {
+    let place = OwnPlan {
+        kind: PlaceKind::Database,
+        name: plan.target_database.clone(),
+        replaces: plan.replaces,
+        keep_as: plan.previous_database.clone(),
+        drop_old: plan.drop_old,
+        connections: plan.connections.clone(),
+    };
+    let tables: Vec<Table> = manifest.tables().cloned().collect();
+    own::plan(wanted, request, manifest, &plan.target_database, place, (&tables, &[]))
+}
