@@ -21,7 +21,7 @@ const fn secret(name: &'static str, default: &'static str, meaning: &'static str
     Documented { name, default, meaning, secret: true }
 }
 
-const TABLE: [Documented; 46] = [
+const TABLE: [Documented; 48] = [
     setting("BACKUP_CLUSTER", "main", "name of this cluster, first part of every object's key"),
     setting("BACKUP_STATE_DIR", "/var/lib/pgkeep", "catalog and locks"),
     secret("BACKUP_ENCRYPTION_KEY", "", "one or more Fernet keys, comma separated; the first one seals"),
@@ -80,6 +80,16 @@ const TABLE: [Documented; 46] = [
         "TENANT_TABLES",
         "",
         "decisions for single tables: orders=column:NAME, notes=via:KEY+KEY, plans=shared; comma separated",
+    ),
+    setting(
+        "TEST_RESTORE_TABLES",
+        "the ten largest of the backup",
+        "tables that a test restore must bring back: customers, sales.orders, otherdb:sales.orders; comma separated",
+    ),
+    setting(
+        "TEST_RESTORE_SQL",
+        "",
+        "queries that a restored database must answer with true, with ; between; or /path/of/a/file with them",
     ),
     setting("RPO_TARGET", "15m", "how much of the newest data may be lost at most: s, m, h, d"),
     setting("PGDATA", "asked of the server", "where the server's data directory is seen from here"),

@@ -14,6 +14,7 @@ mod keys;
 mod paths;
 mod postgres;
 mod private_file;
+mod questions;
 mod read;
 mod size;
 mod tenants;
@@ -25,7 +26,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::model::{ClusterName, Codec, ConnectionSettings, Fault, Kind, StoreName, TenantRules};
+use crate::model::{ClusterName, Codec, ConnectionSettings, Fault, Kind, StoreName, TenantRules, TestQuestions};
 use crate::system::Secret;
 
 pub use clouds::Cloud;
@@ -82,6 +83,8 @@ pub struct Settings {
     pub archive_timeout: Duration,
     /// `TENANT_COLUMN`, `TENANT_TABLE` and `TENANT_TABLES`.
     pub tenants: TenantRules,
+    /// `TEST_RESTORE_TABLES` and `TEST_RESTORE_SQL`.
+    pub questions: TestQuestions,
     /// `RPO_TARGET`: how much of the newest data may be lost at most.
     pub rpo_target: Duration,
     /// `BACKUP_PG_BINDIR`: the directory with `pg_dump` and `pg_restore`. Absolute.

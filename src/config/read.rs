@@ -10,7 +10,7 @@ use super::size::parse_size;
 use super::values::{Value, Values};
 use super::{
     Cloud, DEFAULT_COMPRESSION, DEFAULT_WAL_COMPRESSION, Settings, clouds, env_file, keys, paths, postgres,
-    tenants,
+    questions, tenants,
 };
 use crate::model::{ClusterName, Fault, Kind, StoreName};
 
@@ -80,6 +80,7 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
     let archive_timeout = duration(&values, "BACKUP_ARCHIVE_TIMEOUT", &mut faults);
     let rpo_target = duration(&values, "RPO_TARGET", &mut faults);
     let tenants = tenants::read(&values, &mut faults);
+    let questions = questions::read(&values, &mut faults);
     let postgres = postgres::read(&values, &inputs.current_dir, &mut faults);
 
     faults.into_result()?;
@@ -103,6 +104,7 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
         data_directory,
         archive_timeout: archive_timeout.unwrap_or(DEFAULT_ARCHIVE_TIMEOUT),
         tenants,
+        questions,
         rpo_target: rpo_target.unwrap_or(DEFAULT_RPO_TARGET),
         postgres,
         home: inputs.home.clone(),

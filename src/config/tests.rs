@@ -103,6 +103,8 @@ const ALL_SET: [(&str, &str); 45] = [
     ("TENANT_COLUMN", "customer"),
     ("TENANT_TABLE", "app.customers"),
     ("TENANT_TABLES", "plans=shared, notes=via:notes_user_fkey"),
+    ("TEST_RESTORE_TABLES", "customers, other:sales.orders"),
+    ("TEST_RESTORE_SQL", "SELECT true; other: SELECT true"),
     ("RPO_TARGET", "5m"),
     ("PGDATA", "/data"),
     ("PGHOST", "/run/postgresql"),

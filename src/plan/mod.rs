@@ -3,5 +3,7 @@
 pub mod copies;
 pub mod data_directory;
 pub mod ledger;
+pub mod proof;
+pub mod quote;
 pub mod recovery;
 pub mod tenants;

@@ -71,6 +71,16 @@ pub enum Step {
     TenantWritten,
     /// `restore --tenant`: committed, the log does not know.
     TenantCommitted,
+    /// `test-restore`: the log has its row, nothing else has happened.
+    TestRestoreBegun,
+    /// `test-restore`: the backup is unpacked, nothing is brought to life.
+    TestRestoreUnpacked,
+    /// `test-restore`: the database is filled, or the cluster replayed.
+    TestRestoreLoaded,
+    /// `test-restore`: everything is looked at, nothing is dropped.
+    TestRestoreChecked,
+    /// `test-restore`: it is dropped and written down, the scratch directory is still there.
+    TestRestoreRecorded,
     /// `verify`: some copies are read, their proofs are not written down.
     VerifyRead,
     /// `sync`: copies are made, the catalog does not know.
@@ -93,7 +103,7 @@ pub enum Step {
 
 impl Step {
     /// Every step.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 46] = [
         Self::RunLocked,
         Self::InitStateDirectory,
         Self::InitCatalog,
@@ -126,6 +136,11 @@ impl Step {
         Self::TenantRemoved,
         Self::TenantWritten,
         Self::TenantCommitted,
+        Self::TestRestoreBegun,
+        Self::TestRestoreUnpacked,
+        Self::TestRestoreLoaded,
+        Self::TestRestoreChecked,
+        Self::TestRestoreRecorded,
         Self::VerifyRead,
         Self::SyncCopied,
         Self::WalSealed,

@@ -153,6 +153,9 @@ pub(in crate::cli) fn restore_tenant(report: &RestoreTenantReport) -> String {
     for failed in &report.failed {
         line!(text, "tenant {} NOT restored: {}", failed.tenant, failed.message);
     }
+    if let Some(quote) = &report.quote {
+        super::quote(&mut text, quote);
+    }
     let phases: Vec<String> =
         report.phases.iter().map(|phase| format!("{} {}", phase.name, seconds(phase.seconds))).collect();
     line!(text, "{} in all: {}", seconds(report.seconds), phases.join(", "));

@@ -5,7 +5,7 @@
 //! beside those of now, confirmed, saved as they are, and written.
 
 mod image;
-mod instance;
+pub(super) mod instance;
 
 use std::time::{Duration, Instant};
 
@@ -17,9 +17,10 @@ use super::backup::database::database_name;
 use super::backup::tenant::{self as backup, BackupTenants, FailedTenant, Wanted};
 use super::restore::Phase;
 use super::{Context, Report, judge};
-use crate::catalog::{NewRestore, RestoreEnd, RestoreMode, RestoreState};
+use crate::catalog::{NewRestore, Purpose, RestoreEnd, RestoreMode, RestoreState};
 use crate::format::tenant::Tenant;
 use crate::model::{BackupId, Fault, Kind, Timestamp};
+use crate::plan::quote::Quote;
 use crate::plan::tenants::TenantGraph;
 use crate::postgres::base_backup::tablespaces;
 use crate::postgres::{Server, tenants};
@@ -105,6 +106,9 @@ pub struct RestoreTenantReport {
     pub tenants: Vec<TenantRestored>,
     /// Those that could not be restored, after others were.
     pub failed: Vec<FailedTenant>,
+    /// What it is going to take; only in a dry run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quote: Option<Quote>,
     /// How long what took.
     pub phases: Vec<Phase>,
     /// Duration in seconds.
@@ -156,6 +160,7 @@ pub async fn run(
         dry_run: request.dry_run,
         tenants: Vec::new(),
         failed: Vec::new(),
+        quote: if request.dry_run { Some(image::quote(context, request, &database, &sources).await?) } else { None },
         phases: Vec::new(),
         seconds: 0.0,
         warnings: Vec::new(),
@@ -229,6 +234,8 @@ impl Work<'_> {
         self.context.catalog.restores().begin(&NewRestore {
             run_id: Some(self.context.run.clone()),
             backup_id: image.backup.clone(),
+            purpose: Purpose::Restore,
+            store: None,
             initiated_by: self.context.caller.user.clone(),
             tenant_ids: Some(vec![self.becomes(image)]),
             mode,
