@@ -143,11 +143,11 @@ fn take(transaction: &Transaction<'_>) -> rusqlite::Result<Option<Taken>> {
         restores: changed(
             "INSERT INTO restore_log (run_id, backup_id, initiated_by, tenant_ids, restore_mode, target_timestamp, \
              source_database, target_database, previous_database, state, started_at, ended_at, seconds, rows, checks, \
-             message, system_identifier, database_oid) \
+             message, system_identifier, database_oid, purpose, store, phases, bytes_fetched, wal_segments) \
              SELECT run_id, backup_id, initiated_by, tenant_ids, restore_mode, target_timestamp, source_database, \
              target_database, previous_database, iif(state = 'running', 'died', state), started_at, ended_at, seconds, \
              rows, checks, iif(state = 'running', 'had not ended when its catalog was last saved', message), \
-             system_identifier, database_oid FROM saved.restore_log AS other \
+             system_identifier, database_oid, purpose, store, phases, bytes_fetched, wal_segments FROM saved.restore_log AS other \
              WHERE NOT EXISTS (SELECT 1 FROM main.restore_log AS own WHERE own.run_id IS other.run_id \
                                AND own.started_at = other.started_at AND own.backup_id = other.backup_id) \
              ORDER BY id",

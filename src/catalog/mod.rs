@@ -39,7 +39,9 @@ pub use alerts::{Alerts, Severity};
 pub use backups::{BackupFilter, BackupRow, BackupStatus, Backups, WalPlace};
 pub use copies::{Copies, CopyKey, CopyRow, CopyState, Proof};
 pub use history::Taken;
-pub use restores::{NewRestore, Restore, RestoreEnd, RestoreMode, RestorePlaces, RestoreState, Restores};
+pub use restores::{
+    Measured, NewRestore, Purpose, Restore, RestoreEnd, RestoreMode, RestorePlaces, RestoreState, Restores,
+};
 pub use runs::{NewRun, Run, RunOutcome, Runs};
 
 pub use usage::{StoreUsage, Usage};

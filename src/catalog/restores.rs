@@ -3,10 +3,10 @@
 use rusqlite::{Row, ToSql, named_params};
 use serde::Serialize;
 
-use super::values::{count_or_null, integer, json_or_null, parsed, time, time_or_null};
+use super::values::{count_or_null, integer, json_or_null, parsed, parsed_or_null, time, time_or_null};
 use super::words::words;
 use super::{Catalog, failure};
-use crate::model::{BackupId, RunId, Timestamp, timestamp_text};
+use crate::model::{BackupId, RunId, StoreName, Timestamp, timestamp_text};
 
 words! {
     /// What a restore does with what is there.
@@ -38,6 +38,16 @@ words! {
     }
 }
 
+words! {
+    /// What a restore is for.
+    pub enum Purpose {
+        /// Somebody wants the data back.
+        Restore = "restore",
+        /// The backup is to be proven; what was restored is dropped again.
+        Test = "test",
+    }
+}
+
 /// A restore that begins.
 #[derive(Debug, Clone)]
 pub struct NewRestore {
@@ -45,6 +55,10 @@ pub struct NewRestore {
     pub run_id: Option<RunId>,
     /// The backup that is restored.
     pub backup_id: BackupId,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// The one store that is read; `None`: as `BACKUP_READ_ORDER` says.
+    pub store: Option<StoreName>,
     /// Who wants it.
     pub initiated_by: String,
     /// The tenants; `None`: everything that the backup holds.
@@ -74,6 +88,17 @@ pub struct RestorePlaces<'a> {
     pub previous: Option<&'a str>,
 }
 
+/// What a test restore took: by this the next restore is estimated.
+#[derive(Debug, Clone)]
+pub struct Measured {
+    /// A JSON object: the name of a phase to its seconds.
+    pub phases: serde_json::Value,
+    /// Bytes that were read from the store.
+    pub bytes_fetched: u64,
+    /// Segments of WAL that were replayed.
+    pub wal_segments: u64,
+}
+
 /// How a restore ended, with what was found.
 #[derive(Debug, Clone)]
 pub struct RestoreEnd {
@@ -99,6 +124,10 @@ pub struct Restore {
     pub run_id: Option<RunId>,
     /// The backup; its row may be gone.
     pub backup_id: BackupId,
+    /// What it was for.
+    pub purpose: Purpose,
+    /// The one store that was read; `None`: as `BACKUP_READ_ORDER` said.
+    pub store: Option<StoreName>,
     /// Who wanted it.
     pub initiated_by: String,
     /// The tenants; `None`: everything.
@@ -145,6 +174,12 @@ pub struct Restore {
     pub checks: Option<serde_json::Value>,
     /// The error, or a word on the result.
     pub message: Option<String>,
+    /// How long each part took, in seconds: a JSON object.
+    pub phases: Option<serde_json::Value>,
+    /// Bytes that were read from the store.
+    pub bytes_fetched: Option<u64>,
+    /// Segments of WAL that were replayed.
+    pub wal_segments: Option<u64>,
 }
 
 /// What can be done with the log of restores.
@@ -163,13 +198,15 @@ impl<'a> Restores<'a> {
         let tenants = restore.tenant_ids.as_ref().map(|tenants| serde_json::json!(tenants).to_string());
         self.catalog.write("write down that the restore has begun", |transaction| {
             transaction.execute(
-                "INSERT INTO restore_log (run_id, backup_id, initiated_by, tenant_ids, restore_mode, \
-                 target_timestamp, source_database, target_database, target_directory, started_at) VALUES (:run_id, :backup_id, \
-                 :initiated_by, :tenant_ids, :restore_mode, :target_timestamp, :source_database, \
+                "INSERT INTO restore_log (run_id, backup_id, purpose, store, initiated_by, tenant_ids, restore_mode, \
+                 target_timestamp, source_database, target_database, target_directory, started_at) VALUES (:run_id, \
+                 :backup_id, :purpose, :store, :initiated_by, :tenant_ids, :restore_mode, :target_timestamp, :source_database, \
                  :target_database, :target_directory, :started_at)",
                 named_params! {
                     ":run_id": restore.run_id.as_ref().map(RunId::as_str),
                     ":backup_id": restore.backup_id.as_str(),
+                    ":purpose": restore.purpose.as_str(),
+                    ":store": restore.store.map(StoreName::as_str),
                     ":initiated_by": restore.initiated_by,
                     ":tenant_ids": tenants,
                     ":restore_mode": restore.mode.as_str(),
@@ -240,6 +277,21 @@ impl<'a> Restores<'a> {
         self.change(id, sql, named_params! { ":id": id })
     }
 
+    /// Writes down what a test restore took.
+    pub fn set_measured(self, id: i64, measured: &Measured) -> anyhow::Result<()> {
+        self.change(
+            id,
+            "UPDATE restore_log SET phases = :phases, bytes_fetched = :bytes_fetched, wal_segments = :wal_segments \
+             WHERE id = :id",
+            named_params! {
+                ":id": id,
+                ":phases": measured.phases.to_string(),
+                ":bytes_fetched": integer(measured.bytes_fetched),
+                ":wal_segments": integer(measured.wal_segments),
+            },
+        )
+    }
+
     fn change(self, id: i64, sql: &str, values: &[(&str, &dyn ToSql)]) -> anyhow::Result<()> {
         let changed = self
             .catalog
@@ -248,13 +300,13 @@ impl<'a> Restores<'a> {
     }
 
     /// Writes down how the restore ended. After [`RestoreState::Done`] there is no staging database: it has become
-    /// the one in use.
+    /// the one in use. That of a test restore is there until [`Restores::clear_staging`] says otherwise.
     pub fn end(self, id: i64, end: &RestoreEnd) -> anyhow::Result<()> {
         let known = end.state != RestoreState::Died;
         let changed = self.catalog.write("write down how the restore ended", |transaction| {
             transaction.execute(
                 "UPDATE restore_log SET state = :state, message = :message, rows = :rows, checks = :checks, \
-                 ended_at = :at, staging_database = iif(:state = 'done', NULL, staging_database), \
+                 ended_at = :at, staging_database = iif(:state = 'done' AND purpose = 'restore', NULL, staging_database), \
                  seconds = max(0.0, round(unixepoch(:at, 'subsec') - unixepoch(started_at, 'subsec'), 3)) \
                  WHERE id = :id",
                 named_params! {
@@ -289,6 +341,18 @@ impl<'a> Restores<'a> {
         })
     }
 
+    /// The newest test restore of each kind and database that succeeded, newest first.
+    pub fn last_tests(self) -> anyhow::Result<Vec<Restore>> {
+        self.catalog.read("look for the last test restores", |connection| {
+            let mut statement = connection.prepare(
+                "SELECT * FROM restore_log WHERE id IN (SELECT max(id) FROM restore_log WHERE purpose = 'test' \
+                 AND state = 'done' AND phases IS NOT NULL \
+                 GROUP BY substr(backup_id, 18, length(backup_id) - 26), source_database) ORDER BY id DESC",
+            )?;
+            statement.query_map([], restore)?.collect()
+        })
+    }
+
     /// The last restores, newest first.
     pub fn recent(self, count: usize) -> anyhow::Result<Vec<Restore>> {
         self.catalog.read("list the last restores", |connection| {
@@ -304,6 +368,8 @@ fn restore(row: &Row<'_>) -> rusqlite::Result<Restore> {
         id: row.get("id")?,
         run_id: row.get::<_, Option<String>>("run_id")?.map(RunId::from_catalog),
         backup_id: parsed(row, "backup_id")?,
+        purpose: parsed(row, "purpose")?,
+        store: parsed_or_null(row, "store")?,
         initiated_by: row.get("initiated_by")?,
         tenant_ids: json_or_null(row, "tenant_ids")?,
         mode: parsed(row, "restore_mode")?,
@@ -325,5 +391,8 @@ fn restore(row: &Row<'_>) -> rusqlite::Result<Restore> {
         rows: count_or_null(row, "rows")?,
         checks: json_or_null(row, "checks")?,
         message: row.get("message")?,
+        phases: json_or_null(row, "phases")?,
+        bytes_fetched: count_or_null(row, "bytes_fetched")?,
+        wal_segments: count_or_null(row, "wal_segments")?,
     })
 }

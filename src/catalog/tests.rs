@@ -127,6 +127,8 @@ fn new_restore() -> NewRestore {
     NewRestore {
         run_id: None,
         backup_id: id(1),
+        purpose: Purpose::Restore,
+        store: None,
         initiated_by: "ada".to_owned(),
         tenant_ids: Some(vec!["t1".to_owned(), "t\"2".to_owned()]),
         mode: RestoreMode::Full,

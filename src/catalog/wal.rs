@@ -256,6 +256,25 @@ impl<'a> Wal<'a> {
         failure::require_one(changed, || format!("no WAL file {} in store {}", file.file, file.store))
     }
 
+    /// Writes down that these files were replayed as this store has them, and that the result was checked.
+    pub fn prove_restored(self, files: &[WalName], store: StoreName, at: Timestamp) -> anyhow::Result<()> {
+        let at = timestamp_text(at);
+        self.catalog.write("write down which WAL is proven", |transaction| {
+            let mut statement = transaction.prepare(
+                "UPDATE wal_segments SET proven_at = :at, proven_how = 'restored' \
+                 WHERE segment = :segment AND store = :store AND state = 'good'",
+            )?;
+            for file in files {
+                statement.execute(named_params! {
+                    ":at": at,
+                    ":segment": file.as_str(),
+                    ":store": store.as_str(),
+                })?;
+            }
+            Ok(())
+        })
+    }
+
     /// Takes in what the stores list, all at once, and returns how many were not known.
     pub fn record_listed(self, files: &[ListedWal], at: Timestamp) -> anyhow::Result<u64> {
         if files.is_empty() {

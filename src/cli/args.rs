@@ -1,5 +1,7 @@
 //! The command line; the doc comments are the help.
 
+pub mod test_restore;
+
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -56,6 +58,8 @@ pub enum Command {
     Restore(Box<Restore>),
     /// Compare what is stored with what should be, and read the copies whose proof is oldest
     Verify(Verify),
+    /// Prove backups by restoring them into a place of their own, looking at what comes out, and dropping it
+    TestRestore(test_restore::TestRestore),
     /// Make the copies that a store missed, lost or damaged
     Sync(Sync),
     /// Archive a WAL file: `archive_command = 'pgkeep wal-push %p'`
@@ -73,6 +77,9 @@ pub enum Command {
         /// it has reached its target
         #[arg(long)]
         bounded: bool,
+        /// Read this store alone (for test restores)
+        #[arg(long, value_name = "NAME", value_parser = store_name, hide = true)]
+        store: Option<StoreName>,
     },
     /// Gets segments beforehand; started by `wal-fetch`
     #[command(hide = true)]
@@ -81,6 +88,9 @@ pub enum Command {
         first: String,
         /// The size of segments in bytes
         segment_size: u32,
+        /// Read this store alone
+        #[arg(long, value_parser = store_name)]
+        store: Option<StoreName>,
     },
     /// List the backups
     List(List),
@@ -366,6 +376,7 @@ impl Command {
             Self::Backup(Backup::Tenant { .. }) => "backup tenant",
             Self::Restore(_) => "restore",
             Self::Verify(_) => "verify",
+            Self::TestRestore(_) => "test-restore",
             Self::Sync(_) => "sync",
             Self::WalPush { .. } => "wal-push",
             Self::WalFetch { .. } => "wal-fetch",

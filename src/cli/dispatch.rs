@@ -88,6 +88,13 @@ pub(super) async fn run(
             let result = command::verify::run(&context, &request).await;
             done(&context.conclude(result).await?, text::verify)
         }
+        Command::TestRestore(test) => {
+            let request = test.request();
+            let context = command::test_restore::open(environment, words, &request).await?;
+            progress.announce(words);
+            let result = command::test_restore::run(&context, &request).await;
+            done(&context.conclude(result).await?, text::test_restore)
+        }
         Command::Sync(sync) => {
             let context = Context::open(environment, words).await?;
             progress.announce(words);
@@ -98,13 +105,13 @@ pub(super) async fn run(
             let request = WalPushRequest { path: path.clone() };
             done(&command::wal_push::run(environment, &request).await?, text::wal_push)
         }
-        Command::WalFetch { name, destination, bounded } => {
+        Command::WalFetch { name, destination, bounded, store } => {
             let (name, destination) = (name.clone(), destination.clone());
-            let request = WalFetchRequest { name, destination, bounded: *bounded };
+            let request = WalFetchRequest { name, destination, store: *store, bounded: *bounded };
             done(&command::wal_fetch::run(environment, &request).await?, text::wal_fetch)
         }
-        Command::WalPrefetch { first, segment_size } => {
-            command::wal_fetch::prefetch(environment, first, *segment_size).await?;
+        Command::WalPrefetch { first, segment_size, store } => {
+            command::wal_fetch::prefetch(environment, first, *segment_size, *store).await?;
             Ok(printed(""))
         }
         Command::List(list) if list.recoverable => {

@@ -25,10 +25,13 @@ macro_rules! line {
 
 mod show;
 mod tenants;
+mod test_restore;
 mod verify;
 
 pub(super) use show::show;
 pub(super) use tenants::{backup_tenants, restore_tenant, tenant_plan, tenants};
+use test_restore::quote;
+pub(super) use test_restore::test_restore;
 pub(super) use verify::verify;
 
 fn seconds(seconds: f64) -> Elapsed {
@@ -167,6 +170,7 @@ pub(super) fn cluster_plan(plan: &ClusterPlan) -> String {
         plan.until_lsn
     );
     line!(text, "  stop {}", plan.target);
+    quote(&mut text, &plan.quote);
     text
 }
 
@@ -244,6 +248,7 @@ pub(super) fn plan(plan: &RestorePlan) -> String {
             line!(text, "  rename it to {} (there is none of that name now)", plan.target_database);
         }
     }
+    quote(&mut text, &plan.quote);
     for connection in &plan.connections {
         line!(text, "  in the way: {connection}");
     }

@@ -11,7 +11,7 @@ use super::{saved, settle, stores};
 use crate::catalog::{Catalog, NewRun, RunOutcome};
 use crate::config::{Inputs, Settings};
 use crate::format::keyring::Keyring;
-use crate::model::{Fault, FaultContext, Kind, Progress, RunId};
+use crate::model::{Fault, FaultContext, Kind, Progress, RunId, StoreName};
 use crate::store::{ReadReplicas, Replicas};
 use crate::system::caller::Caller;
 use crate::system::lock::{Attempt, FileLock};
@@ -121,6 +121,20 @@ impl Context {
     /// The same with stores that are not held to the rate limit: for a recovery, which somebody waits for.
     pub fn unlimited(mut self) -> anyhow::Result<Self> {
         self.settings.rate_limit = None;
+        self.replicas = stores::replicas(&self.settings)?;
+        self.reading = self.replicas.reading();
+        Ok(self)
+    }
+
+    /// The same reading from this store alone, and so all that it starts; what is written goes to all.
+    pub fn only(mut self, store: StoreName) -> anyhow::Result<Self> {
+        if self.replicas.get(store).is_none() {
+            let stores: Vec<&str> = self.settings.stores().iter().map(|name| name.as_str()).collect();
+            return Fault::new(Kind::Usage, format!("store {store} is not configured"))
+                .hint(format!("Those that are: {}.", stores.join(", ")))
+                .err();
+        }
+        self.settings.read_order = vec![store];
         self.replicas = stores::replicas(&self.settings)?;
         self.reading = self.replicas.reading();
         Ok(self)

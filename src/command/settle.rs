@@ -10,9 +10,10 @@ use futures_util::{StreamExt as _, stream};
 
 use super::Context;
 use super::context::{run_lock, scratch_of, staging_of};
+use super::instance;
 use super::manifests::{self, Fetched, Stored};
 use super::stores::{self, Absent};
-use crate::catalog::{Restore, RestoreEnd, RestoreState, Run};
+use crate::catalog::{Purpose, Restore, RestoreEnd, RestoreState, Run};
 use crate::format::names;
 use crate::model::{BackupId, Fault, Kind, RunId};
 use crate::postgres::tenants::places;
@@ -101,6 +102,7 @@ async fn settle(context: &Context, run: &Run) -> anyhow::Result<()> {
     let scratch = run.scratch_directory.as_ref().map(PathBuf::from);
     let scratch = scratch.unwrap_or_else(|| context.settings.scratch_dir.clone());
     durable::remove_dir_if_there(&scratch_of(&scratch, &run.id))?;
+    instance::clear_far_socket(&run.id)?;
     let then = run.staging_directory.as_ref().map(PathBuf::from);
     for staging in then.iter().chain(context.replicas.staging()) {
         durable::remove_dir_if_there(&staging_of(staging, &run.id))?;
@@ -157,6 +159,9 @@ async fn settle_restore(context: &Context, restore: &Restore) -> anyhow::Result<
     let (Some(staging), Some(target)) = (&restore.staging_database, &restore.target_database) else {
         // Which never has the name of what it restores to before it is whole: the next restore to it asks for --force.
         let message = match &restore.target_directory {
+            Some(_) if restore.purpose == Purpose::Test => {
+                "ended without a word; what it had made is removed with its run".to_owned()
+            }
             Some(directory) => format!("ended without a word; what it had made is in {directory}"),
             None => "ended without a word, before it made anything".to_owned(),
         };

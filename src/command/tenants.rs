@@ -8,8 +8,8 @@ use super::{Environment, Report, Shelf};
 use crate::catalog::BackupFilter;
 use crate::config::Settings;
 use crate::model::{BackupId, BackupKind, Fault, Kind, OwnPlaces, PlaceKind, Tenancy};
-use crate::postgres::tenants::{self, places};
 use crate::postgres::Server;
+use crate::postgres::tenants::{self, places};
 use crate::source::tenant::{graph_of, refuse_undecided};
 use crate::system::Stop;
 

@@ -32,6 +32,8 @@ pub struct WalFetchRequest {
     pub name: String,
     /// Where it is wanted (%p).
     pub destination: PathBuf,
+    /// Read this store alone.
+    pub store: Option<StoreName>,
     /// A hole ends the archive: recovery has a target, and PostgreSQL (13 and newer) does not open for writing before it
     /// has reached that. It reads ahead of what it replays, so it may ask for what lies behind its target.
     pub bounded: bool,
@@ -66,7 +68,7 @@ pub async fn run(environment: &Environment, request: &WalFetchRequest) -> anyhow
             "restore_command must be given %f and %p: `restore_command = 'pgkeep wal-fetch %f \"%p\"'`.",
         )
     })?;
-    let settings = Settings::load(&environment.inputs)?;
+    let settings = settings(environment, request.store)?;
     let destination = &request.destination;
     let mut store = None;
     if name == WalName::history(1) {
@@ -110,11 +112,29 @@ pub fn exit_code(code: u8) -> u8 {
 }
 
 /// The child that gets segments beforehand.
-pub async fn prefetch(environment: &Environment, first: &str, segment_size: u32) -> anyhow::Result<()> {
+pub async fn prefetch(
+    environment: &Environment,
+    first: &str,
+    segment_size: u32,
+    store: Option<StoreName>,
+) -> anyhow::Result<()> {
     let first: WalName =
         first.parse().map_err(|_| Fault::new(Kind::Usage, format!("\"{first}\" is no segment")))?;
-    let fetcher = Fetcher::open(Settings::load(&environment.inputs)?)?;
+    let fetcher = Fetcher::open(settings(environment, store)?)?;
     environment.stop.or(prefetch::run(&fetcher, first, segment_size)).await
+}
+
+/// The settings, with one store to be read where one is named.
+fn settings(environment: &Environment, store: Option<StoreName>) -> anyhow::Result<Settings> {
+    let mut settings = Settings::load(&environment.inputs)?;
+    if let Some(store) = store {
+        if !settings.read_order.contains(&store) {
+            // Not "not there": the file may be in it.
+            return Fault::new(Kind::CannotTell, format!("store {store} is not configured")).err();
+        }
+        settings.read_order = vec![store];
+    }
+    Ok(settings)
 }
 
 async fn fetch(fetcher: &Fetcher, name: &WalName, request: &WalFetchRequest) -> anyhow::Result<StoreName> {

@@ -14,6 +14,7 @@ mod keys;
 mod paths;
 mod postgres;
 mod private_file;
+mod questions;
 mod read;
 mod size;
 mod tenants;
@@ -25,7 +26,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::model::{ClusterName, Codec, ConnectionSettings, Fault, Kind, StoreName, Tenancy, TenantRules};
+use crate::model::{
+    ClusterName, Codec, ConnectionSettings, Fault, Kind, StoreName, Tenancy, TenantRules, TestQuestions,
+};
 use crate::system::Secret;
 
 pub use clouds::Cloud;
@@ -89,6 +92,8 @@ pub struct Settings {
     pub tenants: TenantRules,
     /// `TENANT_MODE`, `TENANT_PATTERN` and `TENANT_QUERY`.
     pub tenancy: Tenancy,
+    /// `TEST_RESTORE_TABLES` and `TEST_RESTORE_SQL`.
+    pub questions: TestQuestions,
     /// `RPO_TARGET`: how much of the newest data may be lost at most.
     pub rpo_target: Duration,
     /// `BACKUP_PG_BINDIR`: the directory with `pg_dump` and `pg_restore`. Absolute.

@@ -10,7 +10,7 @@ use super::size::parse_size;
 use super::values::{Value, Values};
 use super::{
     Cloud, DEFAULT_COMPRESSION, DEFAULT_WAL_COMPRESSION, Settings, clouds, env_file, keys, paths, postgres,
-    tenants,
+    questions, tenants,
 };
 use crate::model::{ClusterName, Fault, Kind, StoreName};
 
@@ -85,6 +85,7 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
     let proof_max_age = duration(&values, "BACKUP_PROOF_MAX_AGE", &mut faults);
     let tenancy = tenants::tenancy(&values, &mut faults);
     let tenants = tenants::read(&values, &mut faults);
+    let questions = questions::read(&values, &mut faults);
     let postgres = postgres::read(&values, &inputs.current_dir, &mut faults);
 
     faults.into_result()?;
@@ -111,6 +112,7 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
         proof_max_age: proof_max_age.unwrap_or(DEFAULT_PROOF_MAX_AGE),
         tenants,
         tenancy,
+        questions,
         rpo_target: rpo_target.unwrap_or(DEFAULT_RPO_TARGET),
         postgres,
         home: inputs.home.clone(),

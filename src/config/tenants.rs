@@ -50,9 +50,11 @@ pub(super) fn tenancy(values: &Values, faults: &mut Faults) -> Tenancy {
     };
     let Some(kind) = kind else {
         for value in [pattern, query].into_iter().flatten() {
-            faults.add(value.fault("is for tenants with a schema or a database of their own").hint(
-                "Set TENANT_MODE=schema or TENANT_MODE=database, or leave it out.",
-            ));
+            faults.add(
+                value
+                    .fault("is for tenants with a schema or a database of their own")
+                    .hint("Set TENANT_MODE=schema or TENANT_MODE=database, or leave it out."),
+            );
         }
         return Tenancy::Row;
     };
@@ -69,11 +71,9 @@ pub(super) fn tenancy(values: &Values, faults: &mut Faults) -> Tenancy {
         (Some(value), None) => match TenantPattern::parse(value.text.trim()) {
             Some(pattern) => TenantList::Pattern(pattern),
             None => {
-                faults.add(
-                    value
-                        .fault(format_args!("\"{}\" has not exactly one star", *value.text))
-                        .hint("Write a name with one star in it, such as tenant_*: the star stands for the tenant."),
-                );
+                faults.add(value.fault(format_args!("\"{}\" has not exactly one star", *value.text)).hint(
+                    "Write a name with one star in it, such as tenant_*: the star stands for the tenant.",
+                ));
                 return Tenancy::Row;
             }
         },
@@ -82,7 +82,9 @@ pub(super) fn tenancy(values: &Values, faults: &mut Faults) -> Tenancy {
         }
         (Some(_), Some(value)) => {
             faults.add(
-                value.fault("says which tenants there are, and so does TENANT_PATTERN").hint("Set one of them."),
+                value
+                    .fault("says which tenants there are, and so does TENANT_PATTERN")
+                    .hint("Set one of them."),
             );
             return Tenancy::Row;
         }

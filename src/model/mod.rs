@@ -11,6 +11,7 @@ mod id;
 mod lsn;
 mod measure;
 mod progress;
+mod questions;
 mod tenants;
 mod time;
 mod timeline;
@@ -24,6 +25,7 @@ pub use id::{BackupId, BackupKind, ClusterName, RunId, StoreName};
 pub use lsn::Lsn;
 pub use measure::{Bytes, Elapsed, Thousands, ratio};
 pub use progress::{Counter, Progress, Silent, Stage};
+pub use questions::{InDatabase, TestQuestions, parse_queries};
 pub use tenants::{
     OwnPlaces, PlaceKind, Tenancy, TenantList, TenantPattern, TenantRule, TenantRules, is_made_by_a_restore,
 };

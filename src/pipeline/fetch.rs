@@ -54,6 +54,20 @@ pub struct Fetched {
     pub from: StoreName,
 }
 
+/// How many reads all frames of the volume take: one for its header, and as many as [`FETCH_BYTES`] fit into the rest.
+pub fn requests(volume: &Volume) -> u64 {
+    let (mut reads, mut length) = (1, 0);
+    for frame in &volume.frames {
+        let size = u64::from(*frame) + FRAME_HEADER as u64;
+        if length == 0 || length + size > FETCH_BYTES {
+            reads += 1;
+            length = 0;
+        }
+        length += size;
+    }
+    reads
+}
+
 /// A wanted run of bytes: where it goes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {

@@ -4,6 +4,8 @@ pub mod copies;
 pub mod data_directory;
 pub mod gaps;
 pub mod ledger;
+pub mod proof;
 pub mod proofs;
+pub mod quote;
 pub mod recovery;
 pub mod tenants;

@@ -12,6 +12,7 @@ mod error;
 pub mod facts;
 pub mod page;
 mod passfile;
+pub mod proof;
 pub mod quote;
 pub mod recovery_settings;
 pub mod snapshot;

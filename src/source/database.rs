@@ -158,7 +158,8 @@ impl DatabaseSource {
 
     /// The tables that are dumped.
     fn tables(&self) -> impl Iterator<Item = &TableFacts> {
-        let of_schema = |table: &&TableFacts| self.schema.as_ref().is_none_or(|schema| table.schema == *schema);
+        let of_schema =
+            |table: &&TableFacts| self.schema.as_ref().is_none_or(|schema| table.schema == *schema);
         self.instant.tables.iter().filter(of_schema)
     }
 
@@ -204,7 +205,8 @@ impl DatabaseSource {
         let mut tail = Tail::watch(&directory, self.plan.jobs, limit, state.clone())?;
         let environment = self.environment()?;
         let read = stage.counter();
-        let running = Running::start(&self.instant.pg_dump.path, &self.arguments(&directory), &environment).await?;
+        let running =
+            Running::start(&self.instant.pg_dump.path, &self.arguments(&directory), &environment).await?;
         tail.regulate(running.group());
         step::reached(Step::BackupDumping)?;
 
@@ -236,12 +238,7 @@ impl DatabaseSource {
         let postgres_version_num = self.server().version_num();
         let tool_version = self.instant.pg_dump.version.text.clone();
         self.close().await?;
-        Ok(DatabaseContents {
-            entries,
-            tool_version,
-            postgres_version_num,
-            warnings,
-        })
+        Ok(DatabaseContents { entries, tool_version, postgres_version_num, warnings })
     }
 
     /// Waits until the program has dumped everything, and returns what it warned of; as long as nothing is `read`, notes
@@ -336,10 +333,12 @@ impl DatabaseSource {
         environment: &[(OsString, OsString)],
     ) -> anyhow::Result<Vec<(u32, u32)>> {
         let arguments = ["--list".into(), directory.as_os_str().to_owned()];
-        process::pick_lines(&self.instant.pg_restore.path, &arguments, environment, table_data).await.or_fault(|| {
-            Fault::new(Kind::Postgres, "read the dump's table of contents")
-                .hint("Run the backup again; if it happens again, report it as a bug.")
-        })
+        process::pick_lines(&self.instant.pg_restore.path, &arguments, environment, table_data)
+            .await
+            .or_fault(|| {
+                Fault::new(Kind::Postgres, "read the dump's table of contents")
+                    .hint("Run the backup again; if it happens again, report it as a bug.")
+            })
     }
 }
 
@@ -449,8 +448,7 @@ fn dump_failed(what: &str, scratch: &Path, ended: &process::Ended) -> Fault {
         let free = space::of(scratch)
             .map_or_else(|_| String::new(), |space| format!(", which has {} free", Bytes(space.free)));
         let scratch = scratch.display();
-        let message =
-            format!("dump {what} into the scratch directory {scratch}{free}: {account}");
+        let message = format!("dump {what} into the scratch directory {scratch}{free}: {account}");
         return Fault::new(Kind::Store, message)
             .hint("Make room there, or set BACKUP_SCRATCH_DIR to a directory with more.");
     }

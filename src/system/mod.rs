@@ -5,6 +5,7 @@
 pub mod boot;
 pub mod caller;
 pub mod durable;
+pub mod gentle;
 pub mod lock;
 pub mod process;
 pub mod secret;

@@ -83,6 +83,16 @@ pub enum Step {
     SchemaCommitted,
     /// `restore --tenant --drop-old`, of a schema: the replaced one is dropped, the log does not know.
     SchemaOldDropped,
+    /// `test-restore`: the log has its row, nothing else has happened.
+    TestRestoreBegun,
+    /// `test-restore`: the backup is unpacked, nothing is brought to life.
+    TestRestoreUnpacked,
+    /// `test-restore`: the database is filled, or the cluster replayed.
+    TestRestoreLoaded,
+    /// `test-restore`: everything is looked at, nothing is dropped.
+    TestRestoreChecked,
+    /// `test-restore`: it is dropped and written down, the scratch directory is still there.
+    TestRestoreRecorded,
     /// `verify`: some copies are read, their proofs are not written down.
     VerifyRead,
     /// `verify`: all proofs are written down, nothing is repaired.
@@ -148,6 +158,11 @@ impl Step {
         Self::SchemaLoaded,
         Self::SchemaCommitted,
         Self::SchemaOldDropped,
+        Self::TestRestoreBegun,
+        Self::TestRestoreUnpacked,
+        Self::TestRestoreLoaded,
+        Self::TestRestoreChecked,
+        Self::TestRestoreRecorded,
         Self::VerifyRead,
         Self::VerifyProven,
         Self::RepairMade,

@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 use tokio::task::JoinSet;
+use tokio_postgres::error::SqlState;
 
 use crate::format::manifest::{Database, Manifest, Table};
 use crate::model::{ConnectionSettings, Fault, Kind, Stage};
 use crate::postgres::facts;
 use crate::postgres::quote::connection_value;
 use crate::postgres::tools::{self, Tool};
-use crate::postgres::{Server, child_environment, database};
+use crate::postgres::{Server, child_environment, database, sqlstate};
 use crate::system::process::{Ended, Running};
 use crate::system::{Step, Stop, step};
 
@@ -224,7 +225,13 @@ async fn count(
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         let Some(table) = next else { break };
-        let rows = facts::count_rows(&server, &table).await?;
+        let rows = match facts::count_rows(&server, &table).await {
+            Err(error) if sqlstate(&error) == Some(&SqlState::UNDEFINED_TABLE) => {
+                checked.findings.push(format!("table {}.{} is not there", table.schema, table.name));
+                continue;
+            }
+            rows => rows?,
+        };
         checked.tables += 1;
         checked.rows += rows;
         stage.add(table.rows);

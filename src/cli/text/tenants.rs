@@ -132,7 +132,10 @@ fn own_restored(text: &mut String, own: &OwnPlan, tenant: &TenantRestored) {
         }
         return;
     };
-    line!(text, "before it was as in {kind} {kept}, which is kept until you drop it; this undoes the restore:");
+    line!(
+        text,
+        "before it was as in {kind} {kept}, which is kept until you drop it; this undoes the restore:"
+    );
     if let Some(sql) = &tenant.undo_sql {
         line!(text, "  {sql}");
     }
@@ -219,6 +222,9 @@ pub(in crate::cli) fn restore_tenant(report: &RestoreTenantReport) -> String {
     }
     for failed in &report.failed {
         line!(text, "tenant {} NOT restored: {}", failed.tenant, failed.message);
+    }
+    if let Some(quote) = &report.quote {
+        super::quote(&mut text, quote);
     }
     let phases: Vec<String> =
         report.phases.iter().map(|phase| format!("{} {}", phase.name, seconds(phase.seconds))).collect();

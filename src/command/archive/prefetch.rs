@@ -47,6 +47,11 @@ fn directory(settings: &Settings) -> Option<PathBuf> {
         places.update([0]);
         places.update(store.locate(""));
     }
+    // Whoever reads one of them alone must get nothing that came from another.
+    for store in settings.stores() {
+        places.update([1]);
+        places.update(store.as_str());
+    }
     let archive = hex::encode(&places.finalize()[..8]);
     Some(settings.state_dir.join("prefetch").join(format!("{}-{archive}", boot::identifier()?)))
 }
@@ -128,6 +133,9 @@ pub(in crate::command) fn begin(settings: &Settings, after: &WalName, segment_si
         arguments.extend(["--env-file".into(), file.into()]);
     }
     arguments.extend([WORD.into(), next.as_str().into(), segment_size.to_string().into()]);
+    if let [store] = settings.stores() {
+        arguments.extend(["--store".into(), store.as_str().into()]);
+    }
     let Ok(program) = std::env::current_exe() else { return };
     // In a group of its own and with nothing of the server's open: it must neither be ended with the server nor keep
     // it from ending.

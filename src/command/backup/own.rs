@@ -11,8 +11,8 @@ use crate::command::{Context, judge};
 use crate::format::tenant::Tenant;
 use crate::model::{BackupKind, Fault, Kind, OwnPlaces, PlaceKind, Stage, timestamp_text};
 use crate::pipeline::Framer;
-use crate::postgres::tenants::places::{self, OwnPlace};
 use crate::postgres::Server;
+use crate::postgres::tenants::places::{self, OwnPlace};
 use crate::source::database::DatabaseSource;
 use crate::system::durable;
 

@@ -12,7 +12,11 @@ async fn own(server: &Server, of: &OwnPlaces, report: &mut CheckReport) -> anyho
     let found = match places::own_places(server, of).await {
         Ok(found) => found,
         Err(why) => {
-            report.warn("tenants", format!("{why:#}"), "Correct TENANT_MODE, TENANT_PATTERN or TENANT_QUERY.");
+            report.warn(
+                "tenants",
+                format!("{why:#}"),
+                "Correct TENANT_MODE, TENANT_PATTERN or TENANT_QUERY.",
+            );
             return Ok(());
         }
     };
@@ -22,7 +26,11 @@ async fn own(server: &Server, of: &OwnPlaces, report: &mut CheckReport) -> anyho
             TenantList::Pattern(pattern) => format!("TENANT_PATTERN {pattern}"),
             TenantList::Query(_) => "TENANT_QUERY".to_owned(),
         };
-        report.warn("tenants", format!("no {kind} is a tenant's by {how}"), "Correct it, or make the first one.");
+        report.warn(
+            "tenants",
+            format!("no {kind} is a tenant's by {how}"),
+            "Correct it, or make the first one.",
+        );
         return Ok(());
     }
     for place in &found {

@@ -9,7 +9,7 @@ use super::plan::{Restore, RestorePlan};
 use super::{Confirm, Phase, RestoreReport, next_best};
 use crate::catalog::RestorePlaces;
 use crate::command::volumes::Volumes;
-use crate::command::{judge, manifests};
+use crate::command::{judge, manifests, staging};
 use crate::model::{Elapsed, Fault, Kind, Stage};
 use crate::pipeline::{RangeReader, Unpack, unpack};
 use crate::postgres::{Server, facts, swap};
@@ -19,8 +19,6 @@ use crate::target::directory::DirectoryTarget;
 
 /// How often it is asked how large the staging database is.
 const MEASURE: Duration = Duration::from_millis(500);
-/// How long a statement that was broken off may take to end.
-const BREAKING_OFF: Duration = Duration::from_mins(1);
 
 /// The swap was committed or not: the connection went away with the answer, and the server can't be reached again.
 #[derive(Debug)]
@@ -215,23 +213,10 @@ impl Restore<'_> {
 
     /// Removes the staging database if it is there; the next run tries again if this fails.
     async fn drop_staging(&self, server: &Server, entry: i64) {
-        let stop = Stop::default();
-        let dropped = async {
-            // What was broken off here goes on in the server: a CREATE DATABASE would be done after nobody found the
-            // database. The answer to the next statement comes when that one has ended, well or not.
-            let ended = async {
-                let _ = server.cancel().await;
-                let _ = server.run("wait for what was broken off", "SELECT 1").await;
-            };
-            let _ = tokio::time::timeout(BREAKING_OFF, ended).await;
-            let avoid = [self.target.as_str(), self.staging.as_str()];
-            let server = target::connect_beside(&self.load.connection, &avoid, &stop).await?;
-            if facts::database_exists(&server, &self.staging).await? {
-                facts::drop_database(&server, &self.staging, true).await?;
-            }
-            self.context.catalog.restores().clear_staging(entry)
-        };
-        if let Err(error) = dropped.await {
+        let avoid = [self.target.as_str(), self.staging.as_str()];
+        let dropping =
+            staging::remove(self.context, server, &self.load.connection, &avoid, &self.staging, entry);
+        if let Err(error) = dropping.await {
             let name = &self.staging;
             self.context
                 .progress

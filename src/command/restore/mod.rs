@@ -18,7 +18,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::manifests;
 use super::{Context, Report, judge};
-use crate::catalog::{BackupFilter, BackupRow, CopyState, NewRestore, RestoreEnd, RestoreMode, RestoreState};
+use crate::catalog::{
+    BackupFilter, BackupRow, CopyState, NewRestore, Purpose, RestoreEnd, RestoreMode, RestoreState,
+};
 use crate::model::{BackupId, BackupKind, Fault, Kind};
 use crate::system::{Step, step};
 
@@ -112,8 +114,7 @@ pub(super) async fn of_row(
     let fetched = manifests::fetch(&context.settings, context.reading(), &row.id, &keyring).await;
     let fetched = fetched.map_err(|error| next_best(context, &row.id, error))?;
     let bad = manifests::mark(context, &row.id, &fetched.bad)?;
-    let manifest = fetched.manifest;
-    let restore = Restore::of(context, request, manifest)?;
+    let restore = Restore::of(context, request, fetched.manifest, fetched.object.len() as u64)?;
     if request.dry_run {
         let (plan, server) = restore.plan().await?;
         server.close().await;
@@ -214,6 +215,8 @@ fn begin(context: &Context, restore: &Restore<'_>, tenant_ids: Option<Vec<String
     context.catalog.restores().begin(&NewRestore {
         run_id: Some(context.run.clone()),
         backup_id: restore.manifest.id.clone(),
+        purpose: Purpose::Restore,
+        store: None,
         initiated_by: context.caller.user.clone(),
         tenant_ids,
         mode: RestoreMode::Full,

@@ -6,9 +6,10 @@ use chrono::Utc;
 use serde::Serialize;
 
 use super::{RestoreReport, RestoreRequest};
-use crate::command::Context;
+use crate::command::{Context, quoting};
 use crate::format::manifest::{Database, Manifest};
-use crate::model::{BackupId, Bytes, Fault, Kind};
+use crate::model::{BackupId, BackupKind, Bytes, Fault, Kind};
+use crate::plan::quote::Quote;
 use crate::postgres::{Server, database, facts, swap};
 use crate::system::space;
 use crate::target::database::{self as target, LoadPlan};
@@ -44,6 +45,8 @@ pub struct RestorePlan {
     pub rows: u64,
     /// Connections to the database that would be replaced.
     pub connections: Vec<String>,
+    /// What it is going to take.
+    pub quote: Quote,
     /// What the operator should know.
     pub warnings: Vec<String>,
 }
@@ -53,6 +56,8 @@ pub(super) struct Restore<'a> {
     pub(super) context: &'a Context,
     pub(super) request: &'a RestoreRequest,
     pub(super) manifest: Arc<Manifest>,
+    /// How many bytes the sealed manifest has.
+    pub(super) sealed: u64,
     pub(super) load: LoadPlan,
     /// The name that the restored database gets in the end.
     pub(super) target: String,
@@ -65,6 +70,7 @@ impl<'a> Restore<'a> {
         context: &'a Context,
         request: &'a RestoreRequest,
         manifest: Manifest,
+        sealed: u64,
     ) -> anyhow::Result<Self> {
         let Some(database) = &manifest.database else {
             return Fault::new(Kind::Usage, format!("{} is no backup of a database", manifest.id)).err();
@@ -86,7 +92,7 @@ impl<'a> Restore<'a> {
             no_owner: request.no_owner,
             no_privileges: request.no_privileges,
         };
-        Ok(Self { context, request, manifest: Arc::new(manifest), load, target, staging })
+        Ok(Self { context, request, manifest: Arc::new(manifest), sealed, load, target, staging })
     }
 
     pub(super) fn source(&self) -> &Database {
@@ -117,6 +123,11 @@ impl<'a> Restore<'a> {
             ));
         }
         let previous_database = if replaces { Some(self.name_for_the_old(&server).await?) } else { None };
+        let source = &self.source().properties.name;
+        let mut work = quoting::work(self.context, &self.manifest, self.sealed)?;
+        work.scratch_bytes = self.manifest.original_size;
+        work.stops_at = format!("at {}, the instant of the backup", self.manifest.consistent_at);
+        let quote = quoting::quote(self.context, BackupKind::Database, Some(source), work)?;
         let plan = RestorePlan {
             backup: self.manifest.id.clone(),
             consistent_at: self.manifest.consistent_at.clone(),
@@ -132,6 +143,7 @@ impl<'a> Restore<'a> {
             tables: self.manifest.tables().count() as u64,
             rows: self.manifest.rows(),
             connections,
+            quote,
             warnings,
         };
         Ok((plan, server))

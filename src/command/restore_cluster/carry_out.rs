@@ -21,7 +21,7 @@ use crate::target::cluster::ClusterTarget;
 
 impl Restore {
     /// All of it. After an error no server can start on the directory.
-    pub(super) async fn carry_out(
+    pub(in crate::command) async fn carry_out(
         &self,
         context: &Context,
         request: &RestoreClusterRequest,
@@ -83,6 +83,12 @@ impl Restore {
         report: &mut RestoreClusterReport,
     ) -> anyhow::Result<String> {
         let mut restore_command = restore_command(&context.settings)?;
+        // Of several stores this run reads one: so does what it starts.
+        if let [store] = context.settings.stores()
+            && context.replicas.each().count() > 1
+        {
+            restore_command.extend(["--store".to_owned(), store.to_string()]);
+        }
         if self.target != Target::End && !request.standby {
             restore_command.push("--bounded".to_owned());
         }

@@ -17,13 +17,13 @@ use serde::Serialize;
 
 use super::restore::Phase;
 use super::{Context, Report, judge};
-use crate::catalog::{NewRestore, RestoreEnd, RestoreMode, RestoreState};
+use crate::catalog::{NewRestore, Purpose, RestoreEnd, RestoreMode, RestoreState};
 use crate::model::Kind;
 use crate::plan::recovery::Target;
 
 use plan::Restore;
-pub(super) use plan::base;
 pub use plan::{ClusterPlan, KeptPlace};
+pub(super) use plan::{Restore as PlannedRestore, base};
 pub use start::Reached;
 
 /// Which timeline to follow.
@@ -147,6 +147,8 @@ fn begin(context: &Context, restore: &Restore) -> anyhow::Result<i64> {
     context.catalog.restores().begin(&NewRestore {
         run_id: Some(context.run.clone()),
         backup_id: restore.manifest.id.clone(),
+        purpose: Purpose::Restore,
+        store: None,
         initiated_by: context.caller.user.clone(),
         tenant_ids: None,
         mode,

@@ -12,10 +12,12 @@ use crate::catalog::{BackupFilter, BackupRow};
 use crate::command::Context;
 use crate::command::archive::inventory;
 use crate::command::manifests::{self, Fetched};
+use crate::command::quoting;
 use crate::format::cluster::Cluster;
 use crate::format::manifest::Manifest;
-use crate::model::{BackupId, BackupKind, Bytes, Fault, Kind, Lsn};
-use crate::plan::recovery::{Base, Target};
+use crate::model::{BackupId, BackupKind, Bytes, Fault, Kind, Lsn, WalName};
+use crate::plan::quote::Quote;
+use crate::plan::recovery::{Base, Reach, Target};
 use crate::system::space;
 use crate::target::cluster::{self as target, ClusterPlaces, Occupant};
 use crate::target::kept_wal;
@@ -57,6 +59,8 @@ pub struct ClusterPlan {
     /// When the last transaction ended that is in there, if that was looked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until_time: Option<String>,
+    /// What it is going to take.
+    pub quote: Quote,
     /// What is not as it should be.
     pub warnings: Vec<String>,
 }
@@ -71,16 +75,21 @@ pub struct KeptPlace {
 }
 
 /// A restore that can be carried out.
-pub(super) struct Restore {
-    pub(super) manifest: Arc<Manifest>,
+pub(in crate::command) struct Restore {
+    pub(in crate::command) manifest: Arc<Manifest>,
     pub(super) target: Target,
     pub(super) places: ClusterPlaces,
-    pub(super) plan: ClusterPlan,
+    pub(in crate::command) plan: ClusterPlan,
+    /// The segments that may be replayed, in their order.
+    pub(in crate::command) segments: Vec<WalName>,
 }
 
 impl Restore {
     /// Decides which backup, which way, and whether the target can be reached.
-    pub(super) async fn plan(context: &Context, request: &RestoreClusterRequest) -> anyhow::Result<Self> {
+    pub(in crate::command) async fn plan(
+        context: &Context,
+        request: &RestoreClusterRequest,
+    ) -> anyhow::Result<Self> {
         let rows = candidates(context, &request.backup)?;
         let bases: Vec<Base> = rows.iter().filter_map(base).collect();
         let inventory = inventory::take(context).await?;
@@ -108,6 +117,12 @@ impl Restore {
         if !cluster.damaged_pages.is_empty() {
             warnings.push(format!("{} has pages with wrong checksums: `pgkeep show` names them", chosen.id));
         }
+        let stops_at = stops_at(request, &reach, until_time.as_deref());
+        let mut work = quoting::work(context, &manifest, object.len() as u64)?;
+        work.scratch_bytes = manifest.original_size;
+        work.wal_segments = reach.segments.len() as u64;
+        work.stops_at = stops_at;
+        let quote = quoting::quote(context, BackupKind::Cluster, None, work)?;
         let plan = ClusterPlan {
             backup: manifest.id.clone(),
             consistent_at: manifest.consistent_at.clone(),
@@ -127,9 +142,11 @@ impl Restore {
             segments: reach.segments.len() as u64,
             until_lsn: reach.until,
             until_time,
+            quote,
             warnings,
         };
-        Ok(Self { manifest: Arc::new(manifest), target: request.target.clone(), places, plan })
+        let segments = reach.segments;
+        Ok(Self { manifest: Arc::new(manifest), target: request.target.clone(), places, plan, segments })
     }
 
     /// The report of what is planned, of which nothing is done yet.
@@ -142,6 +159,19 @@ impl Restore {
             reached: None,
             seconds: 0.0,
         }
+    }
+}
+
+/// Where recovery stops, as exactly as it can be said beforehand.
+fn stops_at(request: &RestoreClusterRequest, reach: &Reach, until_time: Option<&str>) -> String {
+    if request.standby {
+        return GOES_ON.to_owned();
+    }
+    let words = reachable::words(&request.target);
+    match (&request.target, until_time) {
+        (Target::End, Some(time)) => format!("{words}: {}, last transaction {time}", reach.until),
+        (Target::End, None) => format!("{words}: {}", reach.until),
+        _ => words,
     }
 }
 

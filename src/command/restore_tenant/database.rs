@@ -22,7 +22,8 @@ pub(super) async fn restore(
     let manifest = fetched.manifest;
     own::refuse_another_mode(&manifest, PlaceKind::Database)?;
     let Some(source) = manifest.database_name() else {
-        return Fault::new(Kind::Damaged, format!("{} does not say of which database it is", manifest.id)).err();
+        return Fault::new(Kind::Damaged, format!("{} does not say of which database it is", manifest.id))
+            .err();
     };
     // What the tenant has now may have another name than it had then.
     let now = wanted.anew.as_ref().map(|(_, name)| name).or(wanted.name.as_ref()).unwrap_or(&source);

@@ -10,14 +10,15 @@ use chrono::Utc;
 
 use super::{RestoreTenantReport, RestoreTenantRequest, instance, lap};
 use crate::catalog::{
-    BackupFilter, BackupRow, NewRestore, RestoreEnd, RestoreMode, RestorePlaces, RestoreState,
+    BackupFilter, BackupRow, NewRestore, Purpose, RestoreEnd, RestoreMode, RestorePlaces, RestoreState,
 };
 use crate::command::volumes::Volumes;
-use crate::command::{Context, manifests};
+use crate::command::{Context, manifests, quoting, restore_cluster};
 use crate::format::manifest::Manifest;
 use crate::format::tenant::{Tenant, TenantTable};
 use crate::model::{BackupId, BackupKind, ConnectionSettings, Fault, Kind};
 use crate::pipeline::{RangeReader, Unpack, unpack};
+use crate::plan::quote::{Quote, Work};
 use crate::postgres::{Server, facts, swap};
 use crate::source::tenant::{Spool, TenantPlan, TenantSource, Wanted};
 use crate::system::durable;
@@ -125,6 +126,40 @@ pub(super) fn choose(
     }
 }
 
+/// What getting at the rows takes.
+pub(super) async fn quote(
+    context: &Context,
+    request: &RestoreTenantRequest,
+    database: &str,
+    source: &Source,
+) -> anyhow::Result<Quote> {
+    let rows: Vec<&BackupRow> = match source {
+        Source::Tenants(rows) => rows.iter().collect(),
+        Source::Database(row) => vec![row],
+        Source::Cluster => {
+            let wanted = instance::wanted(context, request)?;
+            return Ok(restore_cluster::PlannedRestore::plan(context, &wanted).await?.plan.quote);
+        }
+    };
+    let keyring = context.keyring()?;
+    let (mut all, mut instants) = (Work::default(), Vec::new());
+    for row in &rows {
+        let fetched = manifests::fetch(&context.settings, context.reading(), &row.id, &keyring).await?;
+        let mut work = quoting::work(context, &fetched.manifest, fetched.object.len() as u64)?;
+        work.scratch_bytes = fetched.manifest.original_size;
+        all.add(work);
+        instants.push(fetched.manifest.consistent_at);
+    }
+    instants.sort();
+    instants.dedup();
+    all.stops_at = match instants.as_slice() {
+        [one] => format!("at {one}, the instant of the backup"),
+        several => format!("at {}, the instants of the backups", several.join(", ")),
+    };
+    let kind = rows.first().map_or(BackupKind::Tenant, |row| row.kind);
+    quoting::quote(context, kind, Some(database), all)
+}
+
 /// Gets at the rows.
 pub(super) async fn open(
     context: &Context,
@@ -152,13 +187,14 @@ pub(super) async fn open(
             Ok(images(&Arc::new(spool), &manifest.id, &manifest.consistent_at))
         }
         Source::Cluster => {
-            let instance = instance::start(context, request, report).await?;
+            let instance::Then { instance, backup, reached } =
+                instance::start(context, request, report).await?;
             let mut clock = Instant::now();
             let spool = read(context, request, database, &instance.connection).await;
             instance.end(context).await?;
             let spool = spool?;
             lap(report, "read", &mut clock);
-            Ok(images(&Arc::new(spool), &instance.backup, &instance.reached))
+            Ok(images(&Arc::new(spool), &backup, &reached))
         }
     }
 }
@@ -302,6 +338,8 @@ impl Staging<'_> {
         let entry = restores.begin(&NewRestore {
             run_id: Some(self.context.run.clone()),
             backup_id: self.manifest.id.clone(),
+            purpose: Purpose::Restore,
+            store: None,
             initiated_by: self.context.caller.user.clone(),
             tenant_ids: Some(self.request.tenants.clone()),
             mode: RestoreMode::Full,

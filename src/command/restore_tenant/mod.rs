@@ -7,7 +7,7 @@
 
 mod database;
 mod image;
-mod instance;
+pub(super) mod instance;
 mod own;
 mod schema;
 
@@ -21,9 +21,10 @@ use super::backup::database::database_name;
 use super::backup::tenant::{self as backup, BackupTenants, FailedTenant, Wanted};
 use super::restore::Phase;
 use super::{Context, Report, judge};
-use crate::catalog::{NewRestore, RestoreEnd, RestoreMode, RestoreState};
+use crate::catalog::{NewRestore, Purpose, RestoreEnd, RestoreMode, RestoreState};
 use crate::format::tenant::Tenant;
 use crate::model::{BackupId, Fault, Kind, Tenancy, Timestamp};
+use crate::plan::quote::Quote;
 use crate::plan::tenants::TenantGraph;
 use crate::postgres::base_backup::tablespaces;
 use crate::postgres::{Server, tenants};
@@ -128,6 +129,9 @@ pub struct RestoreTenantReport {
     pub tenants: Vec<TenantRestored>,
     /// Those that could not be restored, after others were.
     pub failed: Vec<FailedTenant>,
+    /// What it is going to take; only in a dry run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quote: Option<Quote>,
     /// How long what took.
     pub phases: Vec<Phase>,
     /// Duration in seconds.
@@ -183,6 +187,11 @@ pub async fn run(
         dry_run: request.dry_run,
         tenants: Vec::new(),
         failed: Vec::new(),
+        quote: if request.dry_run {
+            Some(image::quote(context, request, &database, &sources).await?)
+        } else {
+            None
+        },
         phases: Vec::new(),
         seconds: 0.0,
         warnings: Vec::new(),
@@ -227,7 +236,8 @@ fn refuse_what_is_of_places(request: &RestoreTenantRequest) -> anyhow::Result<()
     match flags.iter().find(|(given, _)| *given) {
         None => Ok(()),
         Some((_, flag)) => {
-            let message = format!("{flag} is for tenants with a schema or a database of their own (TENANT_MODE)");
+            let message =
+                format!("{flag} is for tenants with a schema or a database of their own (TENANT_MODE)");
             Fault::new(Kind::Usage, message).hint("Leave it out: only rows are written.").err()
         }
     }
@@ -273,6 +283,8 @@ impl Work<'_> {
         self.context.catalog.restores().begin(&NewRestore {
             run_id: Some(self.context.run.clone()),
             backup_id: image.backup.clone(),
+            purpose: Purpose::Restore,
+            store: None,
             initiated_by: self.context.caller.user.clone(),
             tenant_ids: Some(vec![self.becomes(image)]),
             mode,
@@ -298,7 +310,8 @@ impl Work<'_> {
     ) -> anyhow::Result<TenantRestored> {
         let mut clock = Instant::now();
         let stop = &self.context.stop;
-        let (plan, restoring) = or_cancel(self.server, stop.or(self.compare(image, false, report)).await).await?;
+        let (plan, restoring) =
+            or_cancel(self.server, stop.or(self.compare(image, false, report)).await).await?;
         restoring.abandon().await?;
         lap(report, "compare", &mut clock);
         if self.request.dry_run {
@@ -322,7 +335,8 @@ impl Work<'_> {
         }
         lap(report, "save what is there", &mut clock);
         // Somebody may have written while the operator was reading.
-        let (plan, restoring) = or_cancel(self.server, stop.or(self.compare(image, true, report)).await).await?;
+        let (plan, restoring) =
+            or_cancel(self.server, stop.or(self.compare(image, true, report)).await).await?;
         let applying = async {
             refuse_conflicts(&plan)?;
             restoring.apply(self.request.prove_others).await

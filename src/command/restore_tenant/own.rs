@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::{Confirm, RestoreTenantReport, RestoreTenantRequest, TenantPlan, TenantRestored, database, schema};
+use super::{
+    Confirm, RestoreTenantReport, RestoreTenantRequest, TenantPlan, TenantRestored, database, schema,
+};
 use crate::catalog::{BackupFilter, BackupRow};
 use crate::command::backup::database::database_name;
 use crate::command::backup::tenant::FailedTenant;
@@ -73,6 +75,7 @@ pub(super) async fn run(
         tenants: Vec::new(),
         failed: Vec::new(),
         phases: Vec::new(),
+        quote: None,
         seconds: 0.0,
         warnings: Vec::new(),
     };
@@ -125,9 +128,12 @@ fn refuse_what_is_of_rows(request: &RestoreTenantRequest, kind: PlaceKind) -> an
     }
     let of_rows = [(request.prove_others, "--prove-others"), (request.show_rows > 0, "--show-rows")];
     if let Some((_, flag)) = of_rows.iter().find(|(given, _)| *given) {
-        return Fault::new(Kind::Usage, format!("{flag} is for tenants that share tables, and TENANT_MODE is {kind}"))
-            .hint(format!("Leave it out: a {kind} is replaced as a whole, and no other is touched."))
-            .err();
+        return Fault::new(
+            Kind::Usage,
+            format!("{flag} is for tenants that share tables, and TENANT_MODE is {kind}"),
+        )
+        .hint(format!("Leave it out: a {kind} is replaced as a whole, and no other is touched."))
+        .err();
     }
     Ok(())
 }
@@ -195,7 +201,8 @@ pub(super) fn choose(
             BackupKind::Database if database.is_none() || row.database.as_deref() == database => Ok(row),
             BackupKind::Database => {
                 let of = row.database.as_deref().unwrap_or("nothing");
-                let message = format!("{} is a backup of database \"{of}\", in which tenant \"{id}\" is not", row.id);
+                let message =
+                    format!("{} is a backup of database \"{of}\", in which tenant \"{id}\" is not", row.id);
                 Fault::new(Kind::Usage, message).hint("`pgkeep list` shows the backups.").err()
             }
             BackupKind::Cluster | BackupKind::Config => {
@@ -207,7 +214,10 @@ pub(super) fn choose(
     }
     let backups = context.catalog.backups();
     let filter = BackupFilter { kind: Some(BackupKind::Tenant), database, limit: None };
-    let own = backups.list(&filter)?.into_iter().find(|row| row.tenant_id.as_ref() == Some(id) && !row.before_restore);
+    let own = backups
+        .list(&filter)?
+        .into_iter()
+        .find(|row| row.tenant_id.as_ref() == Some(id) && !row.before_restore);
     if let Some(row) = own {
         return Ok(row);
     }
@@ -230,7 +240,8 @@ pub(super) fn choose(
 pub(super) fn refuse_another_mode(manifest: &Manifest, kind: PlaceKind) -> anyhow::Result<()> {
     match &manifest.tenant {
         Some(tenant) if tenant.mode != kind.as_str() => {
-            let message = format!("{} was made with TENANT_MODE={}, which is now {kind}", manifest.id, tenant.mode);
+            let message =
+                format!("{} was made with TENANT_MODE={}, which is now {kind}", manifest.id, tenant.mode);
             Fault::new(Kind::Refused, message)
                 .hint(format!("Set TENANT_MODE={} to restore it.", tenant.mode))
                 .err()
@@ -274,7 +285,11 @@ pub(super) fn plan(
 }
 
 /// What was done to one tenant, as far as it is done; nothing in a dry run.
-pub(super) fn restored(plan: TenantPlan, kept_as: Option<String>, applied: Option<Applied>) -> TenantRestored {
+pub(super) fn restored(
+    plan: TenantPlan,
+    kept_as: Option<String>,
+    applied: Option<Applied>,
+) -> TenantRestored {
     let own = plan.own.as_ref();
     let undo_sql = own.zip(kept_as.as_ref()).map(|(own, kept)| undo_sql(own.kind, &own.name, kept));
     TenantRestored { plan, undo: None, kept_as, undo_sql, applied }

@@ -8,9 +8,10 @@ use chrono::Utc;
 
 use super::own::{self, OwnPlan, Wanted};
 use super::{
-    Confirm, RestoreTenantReport, RestoreTenantRequest, TenantPlan, TenantRestored, lap, or_cancel, write_down,
+    Confirm, RestoreTenantReport, RestoreTenantRequest, TenantPlan, TenantRestored, lap, or_cancel,
+    write_down,
 };
-use crate::catalog::{BackupRow, NewRestore, RestoreMode};
+use crate::catalog::{BackupRow, NewRestore, Purpose, RestoreMode};
 use crate::command::restore::{next_best, turn_of};
 use crate::command::volumes::Volumes;
 use crate::command::{Context, manifests};
@@ -86,7 +87,8 @@ fn dumped_as(row: &BackupRow, manifest: &Manifest, wanted: &Wanted) -> anyhow::R
     match own.or_else(|| wanted.name.clone().filter(|_| row.kind == BackupKind::Database)) {
         Some(name) => Ok(name),
         None => {
-            let message = format!("which schema of {} is that of tenant \"{}\" is not known", row.id, wanted.id);
+            let message =
+                format!("which schema of {} is that of tenant \"{}\" is not known", row.id, wanted.id);
             Fault::new(Kind::NotThere, message)
                 .hint("TENANT_QUERY does not name the tenant any more: let it name the schema as it was called then.")
                 .err()
@@ -100,6 +102,8 @@ impl Schema<'_> {
         self.context.catalog.restores().begin(&NewRestore {
             run_id: Some(self.context.run.clone()),
             backup_id: self.manifest.id.clone(),
+            purpose: Purpose::Restore,
+            store: None,
             initiated_by: self.context.caller.user.clone(),
             tenant_ids: Some(vec![self.wanted.becomes().to_owned()]),
             mode: RestoreMode::Full,

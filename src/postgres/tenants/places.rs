@@ -32,10 +32,7 @@ pub async fn own_places(server: &Server, places: &OwnPlaces) -> anyhow::Result<V
         TenantList::Query(query) => {
             let there: BTreeSet<String> = there.into_iter().collect();
             let asked = ask(server, query).await?;
-            asked
-                .into_iter()
-                .map(|(id, name)| OwnPlace { exists: there.contains(&name), id, name })
-                .collect()
+            asked.into_iter().map(|(id, name)| OwnPlace { exists: there.contains(&name), id, name }).collect()
         }
     };
     found.sort_by(|left, right| left.id.cmp(&right.id));
@@ -123,7 +120,8 @@ async fn ask(server: &Server, query: &str) -> anyhow::Result<Vec<(String, String
     server.run(ACTION, "SET default_transaction_read_only = off").await?;
     let mut said = Vec::with_capacity(rows.len());
     for row in &rows {
-        let (Some(id), Some(name)) = (row.get::<_, Option<String>>(0), row.get::<_, Option<String>>(1)) else {
+        let (Some(id), Some(name)) = (row.get::<_, Option<String>>(0), row.get::<_, Option<String>>(1))
+        else {
             return Fault::new(Kind::Settings, "TENANT_QUERY answers with a null")
                 .hint("Leave out such rows: WHERE ... IS NOT NULL.")
                 .err();

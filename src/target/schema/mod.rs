@@ -22,8 +22,8 @@ use crate::postgres::quote::{identifier, literal};
 use crate::postgres::tenants::places;
 use crate::postgres::tools::Tool;
 use crate::postgres::{Server, child_environment, facts, sqlstate};
-use crate::system::process::{Piped, Running};
 use crate::system::Stop;
+use crate::system::process::{Piped, Running};
 
 use super::database::{LoadPlan, restorer};
 use script::{Piece, Script, is_for_others, not_utf8, statements};
@@ -203,7 +203,10 @@ impl<'a> Replacing<'a> {
         };
         let put = putting.await;
         // A script that ends before its end, because the program failed, says less than the program.
-        let is_cut = put.as_ref().err().is_none_or(|error| error.downcast_ref::<Fault>().is_some_and(|it| it.kind == Kind::Damaged));
+        let is_cut = put
+            .as_ref()
+            .err()
+            .is_none_or(|error| error.downcast_ref::<Fault>().is_some_and(|it| it.kind == Kind::Damaged));
         if is_cut {
             drop(script);
             piped.end().await.or_fault(|| {

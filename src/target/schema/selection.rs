@@ -67,11 +67,7 @@ fn rows_of(line: &str) -> Option<String> {
 }
 
 impl Dump {
-    async fn lines<T>(
-        &self,
-        more: &[OsString],
-        pick: impl Fn(&str) -> Option<T>,
-    ) -> anyhow::Result<Vec<T>> {
+    async fn lines<T>(&self, more: &[OsString], pick: impl Fn(&str) -> Option<T>) -> anyhow::Result<Vec<T>> {
         let mut arguments: Vec<OsString> = vec!["--list".into()];
         arguments.extend_from_slice(more);
         arguments.push(self.directory.as_os_str().to_owned());
@@ -93,7 +89,8 @@ impl Dump {
             let made = process::pick_lines(&self.pg_restore.path, &arguments, &self.environment, |line| {
                 (line == makes || line == plainly).then_some(())
             });
-            let made = made.await.or_fault(|| Fault::new(Kind::Postgres, "look for the schema in the dump"))?;
+            let made =
+                made.await.or_fault(|| Fault::new(Kind::Postgres, "look for the schema in the dump"))?;
             durable::remove_file_if_there(scratch)?;
             if !made.is_empty() {
                 return Ok(Some(candidate.owner.clone()));

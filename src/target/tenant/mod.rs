@@ -5,6 +5,7 @@
 //! off for this session's transaction alone (`session_replication_role`), because what they would do has been done when the
 //! rows were first written; so that no reference is left open, this checks them itself before it commits.
 
+pub mod alone;
 mod apply;
 mod checks;
 mod compare;

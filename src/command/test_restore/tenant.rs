@@ -1,0 +1,144 @@
+//! A tenant's backup: its tables made anew as they are now, filled with its rows alone, looked at.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+
+use super::home::{self, Home};
+use super::{Laps, Test, Tested};
+use crate::format::manifest::{Database, Manifest};
+use crate::format::tenant::{Tenant, TenantTable};
+use crate::model::{Fault, Kind};
+use crate::postgres::proof::{self, Proven};
+use crate::postgres::quote::qualified;
+use crate::postgres::{Server, child_environment, database, swap, tools};
+use crate::system::process::Running;
+use crate::system::{Step, durable, step};
+use crate::target::database as target;
+use crate::target::tenant::{Lines, alone};
+
+impl Test<'_> {
+    pub(super) async fn tenant(&self, tested: &mut Tested) -> anyhow::Result<()> {
+        let context = self.context;
+        let mut laps = Laps::begin(context);
+        let manifest = context.stop.or(self.manifest(tested)).await?;
+        let Some(tenant) = &manifest.tenant else {
+            return Fault::new(Kind::Damaged, format!("{} does not say which tenant it is of", manifest.id))
+                .err();
+        };
+        home::refuse_full(&context.settings.scratch_dir, manifest.original_size)?;
+        let directory = context.stop.or(self.unpack(&manifest, tested)).await?;
+        laps.lap(tested, "fetch");
+        let staging = swap::derived_name(&tenant.database, &format!("_test_{}", context.run));
+        let bytes = home::estimate(manifest.original_size);
+        let major = manifest.postgres_version_num / 10_000;
+        let home = Home::open(self, staging, major, bytes, tested, &mut laps).await?;
+        let proven =
+            context.stop.or(self.prove_tenant(&home, &manifest, &directory, tested, &mut laps)).await;
+        let closed = home.close(self).await;
+        laps.lap(tested, "drop");
+        durable::remove_dir_if_there(&directory)?;
+        proven?;
+        closed
+    }
+
+    async fn prove_tenant(
+        &self,
+        home: &Home,
+        manifest: &Arc<Manifest>,
+        directory: &Path,
+        tested: &mut Tested,
+        laps: &mut Laps<'_>,
+    ) -> anyhow::Result<()> {
+        let context = self.context;
+        let Some(tenant) = &manifest.tenant else { return Ok(()) };
+        let (database, schema) = self.schema(&tenant.database).await?;
+        home.create(self, &database).await?;
+        target::load(&home.server, &schema, &home.staging, &home.load, &context.stop).await?;
+        durable::remove_dir_if_there(&schema)?;
+        let server = home.connect(self).await?;
+        let filled = alone::fill(&server, tenant, |table| lines(directory, table)).await?;
+        step::reached(Step::TestRestoreLoaded)?;
+        laps.lap(tested, "load");
+        let mut present = Proven { checked: tenant.tables.len() as u64, ..Proven::default() };
+        present
+            .findings
+            .extend(filled.missing.iter().map(|name| format!("{name} is not in the database any more")));
+        present
+            .notes
+            .extend(filled.left_out.iter().map(|name| format!("{name} is not there any more: left out")));
+        tested.check("key tables", "table", present);
+        tested.check("rows", "row", count(&server, tenant, &filled.missing).await?);
+        let own = |schema: &str, name: &str| {
+            tenant.tables.iter().any(|table| table.schema == schema && table.name == name)
+        };
+        tested.check("foreign keys", "foreign key", proof::orphans(&server, own).await?);
+        let corruption = proof::corruption(&server).await?;
+        tested.check("tables' pages", "relation", corruption.heaps);
+        tested.check("indexes", "index", corruption.indexes);
+        server.close().await;
+        step::reached(Step::TestRestoreChecked)?;
+        laps.lap(tested, "check");
+        Ok(())
+    }
+
+    /// The database as it is now, without rows: what it is, and the directory with the dump of its schema.
+    async fn schema(&self, name: &str) -> anyhow::Result<(Database, PathBuf)> {
+        let context = self.context;
+        let live = Server::connect(&context.settings.postgres, Some(name), &context.stop).await?;
+        let properties = database::capture(&live, name).await?.properties;
+        let pg_dump = tools::find("pg_dump", live.major(), context.settings.pg_bindir.as_deref())?;
+        live.close().await;
+        let directory = context.scratch()?.join("schema");
+        durable::remove_dir_if_there(&directory)?;
+        let mut file = OsString::from("--file=");
+        file.push(&directory);
+        let mut arguments: Vec<OsString> = vec![file];
+        for argument in
+            ["--schema-only", "--format=directory", "--no-sync", "--no-password", "--lock-wait-timeout=60s"]
+        {
+            arguments.push(argument.into());
+        }
+        let environment = child_environment(&context.settings.postgres, Some(name))?;
+        let ended =
+            Running::start(&pg_dump.path, &arguments, &environment).await?.wait(&context.stop).await?;
+        if !ended.status.success() {
+            let message =
+                format!("dump the tables of database \"{name}\", without rows: {}", ended.account());
+            return Fault::new(Kind::Postgres, message)
+                .hint("A tenant's backup has rows and no tables: those of the server in use are taken.")
+                .err();
+        }
+        Ok((Database { properties, not_valid: Vec::new() }, directory))
+    }
+}
+
+/// What is stored of a table.
+fn lines<'l>(directory: &Path, table: &TenantTable) -> anyhow::Result<Option<Lines<'l>>> {
+    let Some(entry) = &table.entry else { return Ok(None) };
+    let path = directory.join(entry);
+    let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+    Ok(Some(Box::new(file)))
+}
+
+/// Counts the rows of every table of the tenant's.
+async fn count(server: &Server, tenant: &Tenant, missing: &[String]) -> anyhow::Result<Proven> {
+    let mut proven = Proven::default();
+    for table in &tenant.tables {
+        let name = format!("{}.{}", table.schema, table.name);
+        if missing.contains(&name) {
+            continue;
+        }
+        let sql = format!("SELECT count(*) FROM {}", qualified(&table.schema, &table.name));
+        let rows: i64 = server.query_one(&format!("count the rows of {name}"), &sql, &[]).await?.get(0);
+        let rows = u64::try_from(rows).unwrap_or(0);
+        proven.checked += rows;
+        if rows != table.rows {
+            proven.findings.push(format!("table {name} has {rows} rows, the backup has {}", table.rows));
+        }
+    }
+    Ok(proven)
+}

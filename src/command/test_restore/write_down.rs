@@ -1,0 +1,136 @@
+//! The row in the log, the proofs, and the alert.
+
+use anyhow::Context as _;
+use chrono::Utc;
+
+use super::{Test, TestRestoreRequest, Tested};
+use crate::catalog::{
+    BackupRow, CopyKey, Measured, NewRestore, Proof, Purpose, RestoreEnd, RestoreMode, RestoreState, Severity,
+};
+use crate::command::{Context, judge};
+use crate::model::{BackupKind, Elapsed, Kind, StoreName};
+use crate::postgres::swap;
+use crate::system::{Step, step};
+
+/// The kind of alert that a test restore ends with.
+const ALERT: &str = "test-restore";
+
+/// Writes down that the test begins, whatever becomes of it.
+pub(super) fn begin(
+    context: &Context,
+    request: &TestRestoreRequest,
+    store: StoreName,
+    row: &BackupRow,
+) -> anyhow::Result<i64> {
+    let is_cluster = row.kind == BackupKind::Cluster;
+    let beside = !is_cluster && !request.own_server;
+    let name = row.database.as_deref().unwrap_or_default();
+    let scratch = context.scratch()?;
+    context.catalog.restores().begin(&NewRestore {
+        run_id: Some(context.run.clone()),
+        backup_id: row.id.clone(),
+        purpose: Purpose::Test,
+        store: Some(store),
+        initiated_by: context.caller.user.clone(),
+        tenant_ids: row.tenant_id.clone().map(|tenant| vec![tenant]),
+        mode: if is_cluster { RestoreMode::Pitr } else { RestoreMode::Full },
+        target_timestamp: request.target_time.filter(|_| is_cluster),
+        source_database: row.database.clone(),
+        target_database: beside.then(|| swap::derived_name(name, &format!("_test_{}", context.run))),
+        target_directory: (!beside).then(|| scratch.display().to_string()),
+        started_at: Utc::now(),
+    })
+}
+
+/// Writes down how it ended, proves what was read if it went well, and raises the alert. That this cannot be done never
+/// hides how it ended.
+pub(super) fn end(test: &Test<'_>, tested: &mut Tested, result: anyhow::Result<()>) -> anyhow::Result<()> {
+    let findings: Vec<String> = tested.findings().cloned().collect();
+    tested.passed = result.is_ok() && findings.is_empty();
+    if result.is_ok() && !findings.is_empty() {
+        tested.kind_of_failure = Some(Kind::Damaged);
+    }
+    let outcome = Outcome::of(&result, &findings);
+    let written = write(test, tested, &outcome).and_then(|()| step::reached(Step::TestRestoreRecorded));
+    if let Err(error) = written.context("write down how the test ended") {
+        tested.warnings.push(format!("{error:#}"));
+        test.context.progress.note(&format!("warning: {error:#}"));
+    }
+    result
+}
+
+/// How it ended, for the log and for the alert.
+struct Outcome {
+    state: RestoreState,
+    message: Option<String>,
+    severity: Option<Severity>,
+}
+
+impl Outcome {
+    fn of(result: &anyhow::Result<()>, findings: &[String]) -> Self {
+        match result {
+            Ok(()) if findings.is_empty() => {
+                Self { state: RestoreState::Done, message: None, severity: Some(Severity::Info) }
+            }
+            Ok(()) => Self {
+                state: RestoreState::Failed,
+                message: Some(findings.join("; ")),
+                severity: Some(Severity::Critical),
+            },
+            Err(error) => {
+                let verdict = judge(error);
+                let (state, severity) = match verdict.exit_code {
+                    code if code == Kind::Interrupted.exit_code() => (RestoreState::Interrupted, None),
+                    // Nothing is wrong with the backup, as far as is known; but it is not proven either.
+                    code if code == Kind::Refused.exit_code() => {
+                        (RestoreState::Refused, Some(Severity::Warning))
+                    }
+                    _ => (RestoreState::Failed, Some(Severity::Critical)),
+                };
+                Self { state, message: Some(verdict.message), severity }
+            }
+        }
+    }
+}
+
+fn write(test: &Test<'_>, tested: &Tested, outcome: &Outcome) -> anyhow::Result<()> {
+    let (catalog, now) = (&test.context.catalog, Utc::now());
+    let restores = catalog.restores();
+    restores.set_measured(
+        test.entry,
+        &Measured {
+            phases: serde_json::json!(tested.phases_by_name()),
+            bytes_fetched: tested.bytes_fetched,
+            wal_segments: tested.wal_segments,
+        },
+    )?;
+    let rows = tested.checks.iter().find(|check| check.name == "rows").map(|check| check.proven.checked);
+    restores.end(
+        test.entry,
+        &RestoreEnd {
+            state: outcome.state,
+            message: outcome.message.clone(),
+            rows,
+            checks: Some(serde_json::json!(tested.checks)),
+            at: now,
+        },
+    )?;
+    if outcome.state == RestoreState::Done {
+        let copies = catalog.copies();
+        let read = copies.of(&test.row.id)?.into_iter().filter(|copy| copy.store == test.store);
+        let keys: Vec<CopyKey> = read
+            .map(|copy| CopyKey { backup_id: copy.backup_id, object: copy.object, store: copy.store })
+            .collect();
+        copies.prove(&keys, Proof::Restored, now)?;
+    }
+    if let Some(severity) = outcome.severity {
+        let took = Elapsed(std::time::Duration::from_secs_f64(tested.seconds.max(0.0)));
+        let what = match &outcome.message {
+            None => format!("passed in {took}"),
+            Some(message) => format!("failed: {message}"),
+        };
+        let message = format!("test restore of {} out of {}: {what}", test.row.id, test.store);
+        catalog.alerts().raise(ALERT, severity, &message, now)?;
+    }
+    Ok(())
+}

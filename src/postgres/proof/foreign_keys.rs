@@ -1,0 +1,174 @@
+//! Every foreign key, by a query for rows whose parent is not there.
+
+use tokio_postgres::Row;
+
+use super::Proven;
+use crate::postgres::Server;
+use crate::postgres::quote::{identifier, qualified};
+use crate::postgres::text::ServerText;
+
+/// One column of a key and what it refers to.
+struct Pair {
+    own: String,
+    theirs: String,
+    /// The operator by which the constraint compares them.
+    operator: String,
+    /// What has to stand behind the own column where the two sort differently.
+    collate: String,
+}
+
+/// A foreign key.
+struct Key {
+    /// `constraint of schema.table`, for people.
+    shown: String,
+    child: String,
+    parent: String,
+    pairs: Vec<Pair>,
+    is_full: bool,
+    validated: bool,
+}
+
+/// Looks for orphans of every foreign key of the database whose referring table `is_wanted` (schema, name).
+///
+/// A constraint that is `NOT VALID` promises nothing of old rows: what it has is a note and no finding.
+pub async fn orphans(server: &Server, is_wanted: impl Fn(&str, &str) -> bool) -> anyhow::Result<Proven> {
+    let mut proven = Proven::default();
+    // A temporal key (18 and newer) asks for a span that others cover together.
+    let period = if server.major() >= 18 { "k.conperiod" } else { "false" };
+    let sql = format!(
+        "SELECT k.oid, k.conname::text, n.nspname::text, c.relname::text, c.relkind = 'p', \
+                pn.nspname::text, p.relname::text, p.relkind = 'p', k.confmatchtype = 'f', k.convalidated, {period} \
+         FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+         JOIN pg_class p ON p.oid = k.confrelid JOIN pg_namespace pn ON pn.oid = p.relnamespace \
+         WHERE k.contype = 'f' AND k.conparentid = 0 AND n.nspname !~ '^pg_' \
+         ORDER BY n.nspname COLLATE \"C\", c.relname COLLATE \"C\", k.conname COLLATE \"C\""
+    );
+    for row in server.query("list the foreign keys", &sql, &[]).await? {
+        let names: Vec<ServerText> = [1, 2, 3, 5, 6].iter().map(|column| row.get(*column)).collect();
+        let shown = format!("{} of {}.{}", names[0].shown(), names[1].shown(), names[2].shown());
+        if !is_wanted(&names[1].shown(), &names[2].shown()) {
+            continue;
+        }
+        if !names.iter().all(ServerText::is_utf8) {
+            proven.notes.push(format!("foreign key {shown}: not checked, a name is not UTF-8"));
+            continue;
+        }
+        if row.get::<_, bool>(10) {
+            proven.notes.push(format!("foreign key {shown}: not checked, it is one over periods"));
+            continue;
+        }
+        let key = Key {
+            shown,
+            child: relation(&row, &names[1], &names[2], 4),
+            parent: relation(&row, &names[3], &names[4], 7),
+            pairs: pairs(server, row.get(0)).await?,
+            is_full: row.get(8),
+            validated: row.get(9),
+        };
+        let open: i64 =
+            server.query_one(&format!("check the foreign key {}", key.shown), &key.sql(), &[]).await?.get(0);
+        proven.checked += 1;
+        if open > 0 {
+            let rows = if open == 1 { "1 row refers".to_owned() } else { format!("{open} rows refer") };
+            let text = format!("foreign key {}: {rows} to what is not there", key.shown);
+            if key.validated {
+                proven.findings.push(text);
+            } else {
+                proven.notes.push(format!("{text}; the constraint is NOT VALID, so it was so before"));
+            }
+        }
+    }
+    Ok(proven)
+}
+
+/// A table as foreign keys see it: without those that inherit from it, with its partitions.
+fn relation(row: &Row, schema: &ServerText, name: &ServerText, partitioned: usize) -> String {
+    let name = qualified(&schema.shown(), &name.shown());
+    if row.get(partitioned) { name } else { format!("ONLY {name}") }
+}
+
+async fn pairs(server: &Server, constraint: u32) -> anyhow::Result<Vec<Pair>> {
+    // As the server's own query has it (`ri_GenerateQual` and `ri_GenerateQualCollation` in `ri_triggers.c`).
+    let sql = "SELECT a.attname::text, b.attname::text, format('OPERATOR(%I.%s)', n.nspname, o.oprname), \
+                      CASE WHEN a.attcollation <> b.attcollation AND b.attcollation <> 0 \
+                           THEN (SELECT format(' COLLATE %I.%I', ln.nspname, l.collname) FROM pg_collation l \
+                                 JOIN pg_namespace ln ON ln.oid = l.collnamespace WHERE l.oid = b.attcollation) \
+                           ELSE '' END \
+               FROM pg_constraint k \
+               CROSS JOIN LATERAL unnest(k.conkey, k.confkey, k.conpfeqop) WITH ORDINALITY AS x(own, theirs, op, place) \
+               JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = x.own \
+               JOIN pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = x.theirs \
+               JOIN pg_operator o ON o.oid = x.op JOIN pg_namespace n ON n.oid = o.oprnamespace \
+               WHERE k.oid = $1 ORDER BY x.place";
+    let rows = server.query("look at a foreign key", sql, &[&constraint]).await?;
+    let pair = |row: &Row| Pair {
+        own: identifier(row.get(0)),
+        theirs: identifier(row.get(1)),
+        operator: row.get(2),
+        collate: row.get(3),
+    };
+    Ok(rows.iter().map(pair).collect())
+}
+
+impl Key {
+    fn sql(&self) -> String {
+        let each = |word: &str| {
+            let parts = self.pairs.iter().map(|pair| format!("c.{} {word}", pair.own));
+            parts.collect::<Vec<_>>()
+        };
+        let same = self
+            .pairs
+            .iter()
+            .map(|Pair { own, theirs, operator, collate }| format!("p.{theirs} {operator} c.{own}{collate}"));
+        let same = same.collect::<Vec<_>>().join(" AND ");
+        let whole = each("IS NOT NULL").join(" AND ");
+        let lonely = format!("{whole} AND NOT EXISTS (SELECT FROM {} AS p WHERE {same})", self.parent);
+        let wrong = if self.is_full {
+            // All of it is there or nothing.
+            format!(
+                "({lonely}) OR (({}) AND ({}))",
+                each("IS NULL").join(" OR "),
+                each("IS NOT NULL").join(" OR ")
+            )
+        } else {
+            lonely
+        };
+        format!("SELECT count(*) FROM {} AS c WHERE {wrong}", self.child)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(is_full: bool) -> Key {
+        let pair = |name: &str| Pair {
+            own: identifier(name),
+            theirs: identifier(&format!("p{name}")),
+            operator: "OPERATOR(pg_catalog.=)".to_owned(),
+            collate: String::new(),
+        };
+        Key {
+            shown: "k of s.t".to_owned(),
+            child: "ONLY s.t".to_owned(),
+            parent: "s.p".to_owned(),
+            pairs: vec![pair("a"), pair("b")],
+            is_full,
+            validated: true,
+        }
+    }
+
+    #[test]
+    fn a_half_empty_key_is_an_orphan_only_with_match_full() {
+        let simple = key(false).sql();
+        assert_eq!(
+            simple,
+            "SELECT count(*) FROM ONLY s.t AS c WHERE c.\"a\" IS NOT NULL AND c.\"b\" IS NOT NULL AND NOT EXISTS \
+             (SELECT FROM s.p AS p WHERE p.\"pa\" OPERATOR(pg_catalog.=) c.\"a\" AND p.\"pb\" \
+             OPERATOR(pg_catalog.=) c.\"b\")"
+        );
+        assert!(key(true).sql().ends_with(
+            "OR ((c.\"a\" IS NULL OR c.\"b\" IS NULL) AND (c.\"a\" IS NOT NULL OR c.\"b\" IS NOT NULL))"
+        ));
+    }
+}
