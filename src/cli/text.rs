@@ -24,10 +24,13 @@ macro_rules! line {
     };
 }
 
+mod screen;
 mod show;
+mod status;
 mod tenants;
 
 pub(super) use show::show;
+pub(super) use status::status;
 pub(super) use tenants::{backup_tenants, restore_tenant, tenant_plan, tenants};
 
 fn seconds(seconds: f64) -> Elapsed {

@@ -18,6 +18,7 @@ pub mod restore_tenant;
 mod saved;
 mod settle;
 pub mod show;
+pub mod status;
 mod stores;
 pub mod sync;
 pub mod tenants;

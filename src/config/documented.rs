@@ -21,7 +21,7 @@ const fn secret(name: &'static str, default: &'static str, meaning: &'static str
     Documented { name, default, meaning, secret: true }
 }
 
-const TABLE: [Documented; 46] = [
+const TABLE: [Documented; 47] = [
     setting("BACKUP_CLUSTER", "main", "name of this cluster, first part of every object's key"),
     setting("BACKUP_STATE_DIR", "/var/lib/pgkeep", "catalog and locks"),
     secret("BACKUP_ENCRYPTION_KEY", "", "one or more Fernet keys, comma separated; the first one seals"),
@@ -82,6 +82,7 @@ const TABLE: [Documented; 46] = [
         "decisions for single tables: orders=column:NAME, notes=via:KEY+KEY, plans=shared; comma separated",
     ),
     setting("RPO_TARGET", "15m", "how much of the newest data may be lost at most: s, m, h, d"),
+    setting("RTO_TARGET", "1h", "how long a restore may take at most: s, m, h, d"),
     setting("PGDATA", "asked of the server", "where the server's data directory is seen from here"),
     setting("PGHOST", "libpq's default", "the server: a name, an address, or the directory of its socket"),
     setting("PGPORT", "5432", "its port"),

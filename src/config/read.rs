@@ -24,6 +24,7 @@ const DEFAULT_SCRATCH: u64 = 1 << 30;
 /// As long as two attempts of an archiver that has failed three times are apart, several times over.
 const DEFAULT_ARCHIVE_TIMEOUT: Duration = Duration::from_mins(10);
 const DEFAULT_RPO_TARGET: Duration = Duration::from_mins(15);
+const DEFAULT_RTO_TARGET: Duration = Duration::from_hours(1);
 /// Less scratch would make `pg_dump` stop and go all the time, and smaller volumes would be one frame each.
 const LEAST_SIZE: u64 = 1 << 20;
 /// A volume is sent again as a whole or in large parts, so it must stay of a size that can be.
@@ -79,6 +80,7 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
     let volume_bytes = size(&values, "BACKUP_VOLUME_SIZE", (LEAST_SIZE, LARGEST_VOLUME), &mut faults);
     let archive_timeout = duration(&values, "BACKUP_ARCHIVE_TIMEOUT", &mut faults);
     let rpo_target = duration(&values, "RPO_TARGET", &mut faults);
+    let rto_target = duration(&values, "RTO_TARGET", &mut faults);
     let tenants = tenants::read(&values, &mut faults);
     let postgres = postgres::read(&values, &inputs.current_dir, &mut faults);
 
@@ -104,6 +106,7 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
         archive_timeout: archive_timeout.unwrap_or(DEFAULT_ARCHIVE_TIMEOUT),
         tenants,
         rpo_target: rpo_target.unwrap_or(DEFAULT_RPO_TARGET),
+        rto_target: rto_target.unwrap_or(DEFAULT_RTO_TARGET),
         postgres,
         home: inputs.home.clone(),
         search_path: inputs.variable("PATH").map(ToOwned::to_owned),

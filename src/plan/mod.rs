@@ -2,6 +2,8 @@
 
 pub mod copies;
 pub mod data_directory;
+pub mod health;
 pub mod ledger;
 pub mod recovery;
+pub mod stretches;
 pub mod tenants;

@@ -89,11 +89,15 @@ pub enum Step {
     RunSaving,
     /// `catalog rebuild`: a new catalog is filled, and not in its place.
     RebuildFilled,
+    /// `status`: the page is written, and not under its name.
+    StatusPage,
+    /// `status`: the page is under its name, the metrics are written and not under theirs.
+    StatusMetrics,
 }
 
 impl Step {
     /// Every step.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 43] = [
         Self::RunLocked,
         Self::InitStateDirectory,
         Self::InitCatalog,
@@ -135,6 +139,8 @@ impl Step {
         Self::WalFetched,
         Self::RunSaving,
         Self::RebuildFilled,
+        Self::StatusPage,
+        Self::StatusMetrics,
     ];
 }
 
