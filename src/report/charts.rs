@@ -8,7 +8,7 @@ use crate::model::Timestamp;
 
 /// The drawing's size in its own units; on the page it is as wide as its card.
 const WIDTH: f64 = 460.0;
-const LEFT: f64 = 62.0;
+const LEFT: f64 = 66.0;
 const RIGHT: f64 = 10.0;
 const TOP: f64 = 8.0;
 const BOTTOM: f64 = 20.0;
@@ -35,6 +35,38 @@ pub(super) enum Form {
     Bars(u32),
 }
 
+/// What values are, which decides what round numbers are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unit {
+    Bytes,
+    Seconds,
+    Count,
+}
+
+impl Unit {
+    /// A round number that is at least as large, and of which the half is round as well.
+    fn at_least(self, most: f64) -> f64 {
+        const SECONDS: [f64; 20] = [
+            1.0, 2.0, 4.0, 10.0, 20.0, 40.0, 60.0, 120.0, 240.0, 600.0, 1200.0, 2400.0, 3600.0, 7200.0, 14_400.0,
+            28_800.0, 43_200.0, 86_400.0, 172_800.0, 345_600.0,
+        ];
+        const BYTES: [f64; 13] =
+            [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 100.0, 200.0, 400.0, 600.0, 800.0, 1024.0];
+        if self == Self::Seconds {
+            return SECONDS.into_iter().find(|step| *step >= most).unwrap_or(most);
+        }
+        let (base, steps): (f64, &[f64]) = match self {
+            Self::Bytes => (1024.0, &BYTES),
+            Self::Seconds | Self::Count => (10.0, &[1.0, 2.0, 4.0, 6.0, 8.0, 10.0]),
+        };
+        let mut unit = 1.0;
+        while most >= unit * base {
+            unit *= base;
+        }
+        steps.iter().map(|step| step * unit).find(|step| *step >= most).unwrap_or(unit * base)
+    }
+}
+
 /// A chart over time.
 pub(super) struct Chart<'a> {
     /// What it shows.
@@ -49,8 +81,8 @@ pub(super) struct Chart<'a> {
     pub(super) points: &'a [Point],
     /// Where it would be full.
     pub(super) full: Option<f64>,
-    /// Steps of the axis: powers of two of bytes, or of ten.
-    pub(super) is_binary: bool,
+    /// What round numbers of the axis are.
+    pub(super) unit: Unit,
     /// How values of the axis are written.
     pub(super) shown: &'a dyn Fn(f64) -> String,
 }
@@ -61,7 +93,7 @@ impl Chart<'_> {
         let most = self.points.iter().map(|point| point.value).fold(0.0, f64::max);
         // Something that is far away would press everything else onto the ground.
         let full = self.full.filter(|full| *full <= most * 4.0);
-        let top = self.top(most.max(full.unwrap_or(0.0)));
+        let top = self.unit.at_least(most.max(full.unwrap_or(0.0)).max(f64::MIN_POSITIVE));
         let mut out = self.head(most);
         self.axes(&mut out, top);
         if let Some(full) = full {
@@ -197,25 +229,6 @@ impl Chart<'_> {
         let part = if top > 0.0 { (value / top).clamp(0.0, 1.0) } else { 0.0 };
         self.height - BOTTOM - part * (self.height - BOTTOM - TOP)
     }
-
-    /// A round number that is at least as large.
-    fn top(&self, most: f64) -> f64 {
-        if most <= 0.0 {
-            return 1.0;
-        }
-        let base: f64 = if self.is_binary { 1024.0 } else { 10.0 };
-        let mut unit = 1.0;
-        while most >= unit * base {
-            unit *= base;
-        }
-        let steps: &[f64] = if self.is_binary {
-            &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 100.0, 200.0, 400.0, 600.0, 800.0, 1024.0]
-        } else {
-            &[1.0, 2.0, 4.0, 6.0, 8.0, 10.0]
-        };
-        let fits = steps.iter().find(|step| **step * unit >= most);
-        fits.map_or(base * unit, |step| step * unit)
-    }
 }
 
 /// The shape that belongs to a class, around a point: a circle, a square, a triangle, a diamond.
@@ -267,4 +280,18 @@ pub(super) fn groups(title: &str, names: &[&str], series: &[(&str, Vec<u64>)]) -
     }
     out.push_str("</svg></figure>\n");
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn axes_end_at_round_numbers() {
+        assert_eq!(Unit::Bytes.at_least(3.0 * 1024.0 * 1024.0), 4.0 * 1024.0 * 1024.0);
+        assert_eq!(Unit::Bytes.at_least(900.0), 1024.0);
+        assert_eq!(Unit::Seconds.at_least(2900.0), 3600.0);
+        assert_eq!(Unit::Seconds.at_least(1e9), 1e9);
+        assert_eq!((Unit::Count.at_least(13.0), Unit::Count.at_least(0.5)), (20.0, 1.0));
+    }
 }

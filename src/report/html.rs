@@ -1,6 +1,7 @@
 //! The page: one file that needs nothing else, from `file://` or anywhere. Its policy lets nothing run or load but the
 //! script and the style in it, and everything that came from outside is escaped besides.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -8,10 +9,10 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use sha2::{Digest, Sha256};
 
-use super::charts::{Chart, Form, Point, groups};
+use super::charts::{Chart, Form, Point, Unit, groups};
 use super::escape::html;
 use super::tables::{Cell, Set, markup, number, table, text};
-use super::{History, RunLine, Status, StoreAnswer, calendar};
+use super::{History, PastBackup, RunLine, Status, StoreAnswer, calendar};
 use crate::model::{BackupKind, Bytes, Elapsed, StoreName, Thousands, Timestamp};
 use crate::plan::health::{Level, State, days};
 
@@ -45,9 +46,9 @@ pub fn page(status: &Status) -> String {
     top(&mut out, status);
     losses(&mut out, status);
     out.push_str(&alerts(status));
-    out.push_str("<div class=\"grid\"><section class=\"card\"><h2>The last 90 days</h2>\n");
+    out.push_str("<div class=\"grid\"><div><section class=\"card\"><h2>The last 90 days</h2>\n");
     out.push_str(&calendar::calendar(status, history));
-    out.push_str("</section><div>\n");
+    out.push_str("</section></div><div>\n");
     wal(&mut out, status, history);
     storage(&mut out, status, history);
     proofs(&mut out, history);
@@ -244,7 +245,7 @@ fn wal(out: &mut String, status: &Status, history: &History) {
         form: Form::Bars(3600),
         points: &points,
         full: None,
-        is_binary: false,
+        unit: Unit::Count,
         shown: &|value| rounded(value),
     };
     out.push_str(&chart.draw());
@@ -277,7 +278,7 @@ fn storage(out: &mut String, status: &Status, history: &History) {
             form: Form::Line,
             points: &points,
             full: store.capacity_bytes.map(|bytes| bytes as f64),
-            is_binary: true,
+            unit: Unit::Bytes,
             shown: &|value| Bytes(value as u64).to_string(),
         };
         out.push_str(&chart.draw());
@@ -293,13 +294,15 @@ fn proofs(out: &mut String, history: &History) {
     let mut spans: Vec<Option<u32>> = history.proofs.iter().map(|proof| proof.days).collect();
     spans.sort_by_key(|days| days.unwrap_or(u32::MAX));
     spans.dedup();
+    // Of ages that nothing has there is nothing to see.
+    spans.retain(|span| history.proofs.iter().any(|proof| proof.days == *span && proof.copies > 0));
     let names: Vec<String> = spans
         .iter()
         .map(|span| span.map_or_else(|| "older".to_owned(), |days| format!("{days} d at most")))
         .collect();
     let series: Vec<(&str, Vec<u64>)> = [StoreName::Local, StoreName::R2, StoreName::B2]
         .into_iter()
-        .filter(|store| history.proofs.iter().any(|proof| proof.store == *store))
+        .filter(|store| history.proofs.iter().any(|proof| proof.store == *store && proof.copies > 0))
         .map(|store| {
             let of = |span: &Option<u32>| {
                 let found = history.proofs.iter().find(|proof| proof.store == store && proof.days == *span);
@@ -317,51 +320,75 @@ fn proofs(out: &mut String, history: &History) {
     out.push_str("<p class=\"key\">Written, read, decrypted or restored; being listed counts the first time.</p></section>\n");
 }
 
+/// A chart for each kind and database, the kinds in this order; at most so many.
+const CHARTS: usize = 8;
+
 fn by_kind(out: &mut String, status: &Status, history: &History, title: &str, is_size: bool) {
     let _ = write!(out, "<section class=\"card\"><h2>{title}, 90 days</h2>\n");
-    let kinds = [BackupKind::Cluster, BackupKind::Database, BackupKind::Tenant, BackupKind::Config];
-    let mut any = false;
-    for kind in kinds {
-        let of_kind: Vec<_> = history.backups.iter().filter(|backup| backup.kind == kind).collect();
-        if of_kind.is_empty() {
-            continue;
-        }
-        any = true;
-        let points: Vec<Point> = of_kind
-            .iter()
-            .map(|backup| Point {
-                at: backup.at,
-                value: if is_size { backup.size_bytes as f64 } else { backup.seconds },
-                said: format!(
-                    "{} {}: {}, {}",
-                    minute(backup.at),
-                    backup.database.as_deref().unwrap_or("the cluster"),
-                    Bytes(backup.size_bytes),
-                    took(backup.seconds)
-                ),
-            })
-            .collect();
-        let _ = write!(out, "<h3>{kind}</h3>\n");
-        let name = format!("{title}, {kind}");
-        let (size, duration) = (|value: f64| Bytes(value as u64).to_string(), |value: f64| axis_seconds(value));
-        let chart = Chart {
-            title: &name,
-            class: kind.as_str(),
-            height: 104.0,
-            from: history.since,
-            until: status.at,
-            form: Form::Marks,
-            points: &points,
-            full: None,
-            is_binary: is_size,
-            shown: if is_size { &size } else { &duration },
+    let mut series: BTreeMap<(usize, Option<&str>), Vec<&PastBackup>> = BTreeMap::new();
+    for backup in &history.backups {
+        let order = match backup.kind {
+            BackupKind::Cluster => 0,
+            BackupKind::Database => 1,
+            BackupKind::Tenant => 2,
+            BackupKind::Config => 3,
         };
-        out.push_str(&chart.draw());
+        series.entry((order, backup.database.as_deref())).or_default().push(backup);
     }
-    if !any {
-        out.push_str("<p class=\"soft\">There are no backups.</p>");
+    for of_one in series.values().take(CHARTS) {
+        one_kind(out, status, history.since, of_one, title, is_size);
+    }
+    match series.len() {
+        0 => out.push_str("<p class=\"soft\">There are no backups.</p>"),
+        count if count > CHARTS => {
+            let _ = write!(out, "<p class=\"soft\">{} more are in the table of backups.</p>", count - CHARTS);
+        }
+        _ => {}
     }
     out.push_str("</section>\n");
+}
+
+fn one_kind(
+    out: &mut String,
+    status: &Status,
+    since: Timestamp,
+    backups: &[&PastBackup],
+    title: &str,
+    is_size: bool,
+) {
+    let Some(first) = backups.first() else { return };
+    let name = match (&first.database, first.kind) {
+        (Some(database), BackupKind::Tenant) => format!("tenants of {database}"),
+        (Some(database), kind) => format!("{kind} {database}"),
+        (None, kind) => kind.to_string(),
+    };
+    let said = |backup: &PastBackup| {
+        let tenant = backup.tenant.as_ref().map_or_else(String::new, |tenant| format!(", tenant {tenant}"));
+        let (size, time) = (Bytes(backup.size_bytes), took(backup.seconds));
+        format!("{}{tenant}: {size}, {time}", minute(backup.at))
+    };
+    let point = |backup: &&PastBackup| Point {
+        at: backup.at,
+        value: if is_size { backup.size_bytes as f64 } else { backup.seconds },
+        said: said(backup),
+    };
+    let points: Vec<Point> = backups.iter().map(point).collect();
+    let _ = writeln!(out, "<h3>{}</h3>", html(&name));
+    let title = format!("{title}, {name}");
+    let size = |value: f64| Bytes(value as u64).to_string();
+    let chart = Chart {
+        title: &title,
+        class: first.kind.as_str(),
+        height: 100.0,
+        from: since,
+        until: status.at,
+        form: Form::Marks,
+        points: &points,
+        full: None,
+        unit: if is_size { Unit::Bytes } else { Unit::Seconds },
+        shown: if is_size { &size } else { &axis_seconds },
+    };
+    out.push_str(&chart.draw());
 }
 
 fn stores(status: &Status) -> String {
