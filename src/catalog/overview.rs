@@ -151,8 +151,8 @@ impl<'a> Overview<'a> {
     /// The archive in blocks, by block, then by store. Blocks of which a store has nothing good are left out.
     pub fn wal_blocks(self) -> anyhow::Result<Vec<WalBlock>> {
         self.catalog.read("sum up the archived WAL", |connection| {
-            let mut statement = connection
-                .prepare("SELECT * FROM wal_blocks WHERE segments > 0 ORDER BY block, store")?;
+            let mut statement =
+                connection.prepare("SELECT * FROM wal_blocks WHERE segments > 0 ORDER BY block, store")?;
             let rows = statement.query_map([], |row| {
                 Ok(WalBlock {
                     block: row.get("block")?,

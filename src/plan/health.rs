@@ -73,24 +73,89 @@ const fn warning(code: &'static str, points: u32, when: &'static str, remedy: &'
 
 /// All rules, the heaviest first.
 pub const RULES: [Rule; 18] = [
-    critical("no_backup", 100, "there is no backup", "make one: pgkeep backup database, or pgkeep backup cluster"),
-    critical("backup_lost", 40, "no store has all of a backup", "see which with pgkeep verify, then pgkeep sync"),
+    critical(
+        "no_backup",
+        100,
+        "there is no backup",
+        "make one: pgkeep backup database, or pgkeep backup cluster",
+    ),
+    critical(
+        "backup_lost",
+        40,
+        "no store has all of a backup",
+        "see which with pgkeep verify, then pgkeep sync",
+    ),
     critical("no_store", 30, "no store answers", "see why with pgkeep check"),
-    critical("rpo", 25, "the newest data that is safe is older than RPO_TARGET", "see why the archiver or the backup does not run: pgkeep check"),
-    critical("hole", 25, "WAL is missing behind the newest cluster backup", "make a new one now: pgkeep backup cluster"),
-    critical("test_failed", 25, "the last test restore of a kind of backup failed", "read why in the log of runs, then pgkeep test-restore"),
+    critical(
+        "rpo",
+        25,
+        "the newest data that is safe is older than RPO_TARGET",
+        "see why the archiver or the backup does not run: pgkeep check",
+    ),
+    critical(
+        "hole",
+        25,
+        "WAL is missing behind the newest cluster backup",
+        "make a new one now: pgkeep backup cluster",
+    ),
+    critical(
+        "test_failed",
+        25,
+        "the last test restore of a kind of backup failed",
+        "read why in the log of runs, then pgkeep test-restore",
+    ),
     critical("damaged", 20, "copies are damaged or missing", "make them anew from good ones: pgkeep sync"),
-    critical("too_few_copies", 15, "a backup is whole in fewer stores than BACKUP_MIN_COPIES", "make the copies: pgkeep sync"),
-    critical("failed", 15, "the last run of a command in the crontab failed or died", "read its message, and run it by hand"),
-    critical("backup_old", 15, "the newest backup is older than 8 days", "see why cron does not make one, and make one now"),
-    critical("alert_critical", 10, "a CRITICAL alert is open and nobody has acknowledged it", "do what it says, then pgkeep alerts ack"),
-    warning("rto", 15, "the slowest of the last test restores took longer than RTO_TARGET", "restore with more --jobs, or from a nearer store"),
-    warning("rto_unknown", 10, "no test restore has succeeded for 35 days, or ever", "run one: pgkeep test-restore"),
+    critical(
+        "too_few_copies",
+        15,
+        "a backup is whole in fewer stores than BACKUP_MIN_COPIES",
+        "make the copies: pgkeep sync",
+    ),
+    critical(
+        "failed",
+        15,
+        "the last run of a command in the crontab failed or died",
+        "read its message, and run it by hand",
+    ),
+    critical(
+        "backup_old",
+        15,
+        "the newest backup is older than 8 days",
+        "see why cron does not make one, and make one now",
+    ),
+    critical(
+        "alert_critical",
+        10,
+        "a CRITICAL alert is open and nobody has acknowledged it",
+        "do what it says, then pgkeep alerts ack",
+    ),
+    warning(
+        "rto",
+        15,
+        "the slowest of the last test restores took longer than RTO_TARGET",
+        "restore with more --jobs, or from a nearer store",
+    ),
+    warning(
+        "rto_unknown",
+        10,
+        "no test restore has succeeded for 35 days, or ever",
+        "run one: pgkeep test-restore",
+    ),
     warning("store_away", 10, "a store does not answer", "see why with pgkeep check"),
     warning("proof", 10, "a copy was not proven for 35 days", "read them: pgkeep verify --deep"),
     warning("owed", 5, "copies are owed to a store", "make them: pgkeep sync"),
-    warning("old_hole", 5, "WAL is missing between older cluster backups", "it can't be had any more; the windows on both sides can be reached"),
-    warning("alert_warning", 3, "a WARNING alert is open and nobody has acknowledged it", "do what it says, then pgkeep alerts ack"),
+    warning(
+        "old_hole",
+        5,
+        "WAL is missing between older cluster backups",
+        "it can't be had any more; the windows on both sides can be reached",
+    ),
+    warning(
+        "alert_warning",
+        3,
+        "a WARNING alert is open and nobody has acknowledged it",
+        "do what it says, then pgkeep alerts ack",
+    ),
 ];
 
 /// What is known. Ages are from now back.
@@ -195,8 +260,9 @@ fn said(code: &str, facts: &Facts) -> Option<String> {
     match code {
         "no_backup" => (!there_is_one).then(|| "there is no backup".to_owned()),
         "backup_lost" => counted(facts.lost, "backup").map(|it| format!("no store has all of {it}")),
-        "no_store" => (facts.asked > 0 && facts.away.len() == facts.asked)
-            .then(|| "no store answers".to_owned()),
+        "no_store" => {
+            (facts.asked > 0 && facts.away.len() == facts.asked).then(|| "no store answers".to_owned())
+        }
         "rpo" => match facts.rpo {
             Some(age) if age > facts.rpo_target => Some(format!(
                 "the newest data that is safe is {} old, the target is {}",
@@ -210,13 +276,15 @@ fn said(code: &str, facts: &Facts) -> Option<String> {
         "hole" => facts.hole.then(|| "WAL is missing behind the newest cluster backup".to_owned()),
         "test_failed" => (!facts.failed_tests.is_empty())
             .then(|| format!("the last test restore failed: {}", facts.failed_tests.join(", "))),
-        "damaged" => counted(facts.damaged + facts.missing, "stored file")
-            .map(|it| format!("{it} damaged or missing")),
+        "damaged" => {
+            counted(facts.damaged + facts.missing, "stored file").map(|it| format!("{it} damaged or missing"))
+        }
         "too_few_copies" => {
             counted(facts.short, "backup").map(|it| format!("{it} in fewer stores than there should be"))
         }
-        "failed" => (!facts.failed.is_empty())
-            .then(|| format!("the last run failed: {}", facts.failed.join(", "))),
+        "failed" => {
+            (!facts.failed.is_empty()).then(|| format!("the last run failed: {}", facts.failed.join(", ")))
+        }
         "backup_old" => facts
             .newest_backup
             .filter(|age| *age > BACKUP_LIMIT)
@@ -228,8 +296,9 @@ fn said(code: &str, facts: &Facts) -> Option<String> {
         "rto_unknown" => match facts.tested {
             _ if !there_is_one => None,
             None => Some("how long a restore takes was never measured".to_owned()),
-            Some(age) => (age > PROOF_LIMIT)
-                .then(|| format!("the last successful test restore was {} ago", days(age))),
+            Some(age) => {
+                (age > PROOF_LIMIT).then(|| format!("the last successful test restore was {} ago", days(age)))
+            }
         },
         "store_away" => (!facts.away.is_empty() && facts.away.len() < facts.asked).then(|| {
             let names: Vec<&str> = facts.away.iter().map(|store| store.as_str()).collect();
@@ -352,8 +421,9 @@ mod tests {
 
     #[test]
     fn ages_are_said_in_two_units() {
-        let said: Vec<String> =
-            [0, 59, 252, 3600, 11_100, 86_400 * 12 + 3 * 3600 + 5].map(|it| days(Duration::from_secs(it))).into();
+        let said: Vec<String> = [0, 59, 252, 3600, 11_100, 86_400 * 12 + 3 * 3600 + 5]
+            .map(|it| days(Duration::from_secs(it)))
+            .into();
         assert_eq!(said, ["0 s", "59 s", "4 min 12 s", "1 h", "3 h 5 min", "12 d 3 h"]);
     }
 }

@@ -78,7 +78,12 @@ pub fn windows(bases: &[Base], holdings: &Holdings, histories: &Archive) -> Vec<
                 last: carried.last,
                 until_lsn: carried.until,
                 segments: carried.segments,
-                whole_in: holdings.each.iter().filter(|(_, it)| is_whole(it)).map(|(name, _)| *name).collect(),
+                whole_in: holdings
+                    .each
+                    .iter()
+                    .filter(|(_, it)| is_whole(it))
+                    .map(|(name, _)| *name)
+                    .collect(),
                 hole: carried.hole,
             });
         }

@@ -33,7 +33,8 @@ pub(super) fn calendar(status: &Status, history: &History) -> String {
     let days = days(status, history);
     let today = status.at.date_naive();
     let first = history.since.date_naive();
-    let mut week = first.checked_sub_days(Days::new(u64::from(first.weekday().num_days_from_monday()))).unwrap_or(first);
+    let mut week =
+        first.checked_sub_days(Days::new(u64::from(first.weekday().num_days_from_monday()))).unwrap_or(first);
     let mut out = String::from(
         "<table class=\"calendar\"><thead><tr><th scope=\"col\" class=\"week\"><span class=\"unseen\">Week of</span></th>",
     );
@@ -69,30 +70,34 @@ fn cell(out: &mut String, date: NaiveDate, day: &Day, is_today: bool) {
         Day { backups, .. } if backups.is_empty() => "none",
         Day { .. } => "done",
     };
-    let mut shown: Vec<String> = day
+    let shown: Vec<String> = day
         .backups
         .iter()
-        .map(|(kind, count)| if *count > 1 { format!("{}{count}", letter(*kind)) } else { letter(*kind).to_string() })
+        .map(
+            |(kind, count)| {
+                if *count > 1 { format!("{}{count}", letter(*kind)) } else { letter(*kind).to_string() }
+            },
+        )
         .collect();
     let mut said: Vec<String> = day.backups.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     if said.is_empty() {
         said.push("no backup".to_owned());
     }
+    let mut number = date.day().to_string();
     if day.failures > 0 {
-        shown.push("✕".to_owned());
+        number.push_str(" ✕");
         said.push(format!("{} failed", day.failures));
     }
     if day.has_hole {
-        shown.push("hole".to_owned());
+        number.push_str(" hole");
         said.push("a hole in the WAL".to_owned());
     }
     let today = if is_today { " today" } else { "" };
     let said = html(&format!("{date}: {}", said.join(", ")));
     let _ = write!(
         out,
-        "<td class=\"{state}{today}\" title=\"{said}\"><span aria-hidden=\"true\"><span class=\"day\">{}</span>\
+        "<td class=\"{state}{today}\" title=\"{said}\"><span aria-hidden=\"true\"><span class=\"day\">{number}</span>\
          <span class=\"what\">{}</span></span><span class=\"unseen\">{said}</span></td>",
-        date.day(),
         html(&shown.join(" "))
     );
 }

@@ -47,8 +47,8 @@ impl Unit {
     /// A round number that is at least as large, and of which the half is round as well.
     fn at_least(self, most: f64) -> f64 {
         const SECONDS: [f64; 20] = [
-            1.0, 2.0, 4.0, 10.0, 20.0, 40.0, 60.0, 120.0, 240.0, 600.0, 1200.0, 2400.0, 3600.0, 7200.0, 14_400.0,
-            28_800.0, 43_200.0, 86_400.0, 172_800.0, 345_600.0,
+            1.0, 2.0, 4.0, 10.0, 20.0, 40.0, 60.0, 120.0, 240.0, 600.0, 1200.0, 2400.0, 3600.0, 7200.0,
+            14_400.0, 28_800.0, 43_200.0, 86_400.0, 172_800.0, 345_600.0,
         ];
         const BYTES: [f64; 13] =
             [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 100.0, 200.0, 400.0, 600.0, 800.0, 1024.0];
@@ -178,7 +178,12 @@ impl Chart<'_> {
         let _ = write!(out, "<path class=\"way {}\" d=\"{path}\"/>", self.class);
         if let Some(last) = self.points.last() {
             let (x, y) = (self.x(last.at), self.y(last.value, top));
-            let _ = write!(out, "<path class=\"mark way {}\" d=\"{}\"/>", self.class, shape(self.class, x, y, 2.5));
+            let _ = write!(
+                out,
+                "<path class=\"mark way {}\" d=\"{}\"/>",
+                self.class,
+                shape(self.class, x, y, 2.5)
+            );
         }
     }
 
@@ -235,9 +240,17 @@ impl Chart<'_> {
 fn shape(class: &str, x: f64, y: f64, r: f64) -> String {
     match class {
         "cluster" | "r2" => format!("M{:.1} {:.1}h{d:.1}v{d:.1}h-{d:.1}z", x - r, y - r, d = 2.0 * r),
-        "tenant" | "b2" => format!("M{x:.1} {:.1}l{:.1} {h:.1}h-{:.1}z", y - r * 1.15, r * 1.1, r * 2.2, h = r * 2.0),
-        "config" => format!("M{x:.1} {:.1}l{s:.1} {s:.1}l-{s:.1} {s:.1}l-{s:.1} -{s:.1}z", y - r * 1.2, s = r * 1.2),
-        _ => format!("M{:.1} {y:.1}a{r:.1} {r:.1} 0 1 0 {d:.1} 0a{r:.1} {r:.1} 0 1 0 -{d:.1} 0z", x - r, d = 2.0 * r),
+        "tenant" | "b2" => {
+            format!("M{x:.1} {:.1}l{:.1} {h:.1}h-{:.1}z", y - r * 1.15, r * 1.1, r * 2.2, h = r * 2.0)
+        }
+        "config" => {
+            format!("M{x:.1} {:.1}l{s:.1} {s:.1}l-{s:.1} {s:.1}l-{s:.1} -{s:.1}z", y - r * 1.2, s = r * 1.2)
+        }
+        _ => format!(
+            "M{:.1} {y:.1}a{r:.1} {r:.1} 0 1 0 {d:.1} 0a{r:.1} {r:.1} 0 1 0 -{d:.1} 0z",
+            x - r,
+            d = 2.0 * r
+        ),
     }
 }
 
@@ -252,7 +265,8 @@ pub(super) fn groups(title: &str, names: &[&str], series: &[(&str, Vec<u64>)]) -
     let said: Vec<String> = series
         .iter()
         .map(|(name, values)| {
-            let each: Vec<String> = names.iter().zip(values).map(|(name, value)| format!("{name} {value}")).collect();
+            let each: Vec<String> =
+                names.iter().zip(values).map(|(name, value)| format!("{name} {value}")).collect();
             format!("{name}: {}", each.join(", "))
         })
         .collect();
@@ -264,7 +278,12 @@ pub(super) fn groups(title: &str, names: &[&str], series: &[(&str, Vec<u64>)]) -
     for (index, name) in names.iter().enumerate() {
         let top = index as f64 * group + 4.0;
         let middle = top + (group - 9.0) / 2.0 + 4.0;
-        let _ = write!(out, "<text x=\"{:.0}\" y=\"{middle:.1}\" text-anchor=\"end\">{}</text>", left - 8.0, html(name));
+        let _ = write!(
+            out,
+            "<text x=\"{:.0}\" y=\"{middle:.1}\" text-anchor=\"end\">{}</text>",
+            left - 8.0,
+            html(name)
+        );
         for (place, (class, values)) in series.iter().enumerate() {
             let value = values.get(index).copied().unwrap_or(0);
             let width = (value as f64 / most * room).max(if value > 0 { 1.0 } else { 0.0 });

@@ -48,10 +48,11 @@ pub fn page(status: &Status) -> String {
     out.push_str(&alerts(status));
     out.push_str("<div class=\"grid\"><div><section class=\"card\"><h2>The last 90 days</h2>\n");
     out.push_str(&calendar::calendar(status, history));
-    out.push_str("</section></div><div>\n");
+    out.push_str("</section>\n");
+    proofs(&mut out, history);
+    out.push_str("</div><div>\n");
     wal(&mut out, status, history);
     storage(&mut out, status, history);
-    proofs(&mut out, history);
     out.push_str("</div></div>\n<div class=\"grid\">\n");
     by_kind(&mut out, status, history, "Size of each backup", true);
     by_kind(&mut out, status, history, "Duration of each backup", false);
@@ -136,7 +137,10 @@ fn top(out: &mut String, status: &Status) {
     tile(
         out,
         "Newest backup",
-        &newest.map_or_else(|| "none".to_owned(), |backup| format!("{} ago", since(status.at, backup.started_at))),
+        &newest.map_or_else(
+            || "none".to_owned(),
+            |backup| format!("{} ago", since(status.at, backup.started_at)),
+        ),
         newest.is_some(),
         &newest.map_or_else(String::new, |backup| {
             let database = backup.database.as_ref().map_or_else(String::new, |name| format!(" {name}"));
@@ -196,25 +200,25 @@ fn alerts(status: &Status) -> String {
             });
             vec![
                 markup(format!("<span class=\"badge {class}\">{}</span>", html(&alert.severity)), order),
-                number(alert.id.to_string(), alert.id as f64),
-                text(&alert.alert_type),
-                text(&alert.subject),
                 text(&alert.message),
+                text(&alert.subject),
                 when(alert.created_at),
                 number(alert.times.to_string(), alert.times as f64),
                 text(acknowledged),
+                text(&alert.alert_type),
+                number(alert.id.to_string(), alert.id as f64),
             ]
         })
         .collect();
     let columns = [
         ("Severity", Set::Plain),
-        ("No.", Set::Right),
-        ("Type", Set::Plain),
-        ("About", Set::Plain),
         ("Message", Set::Long),
+        ("About", Set::Plain),
         ("Since", Set::Plain),
         ("Times", Set::Right),
         ("Acknowledged", Set::Plain),
+        ("Type", Set::Plain),
+        ("No.", Set::Right),
     ];
     table("Open alerts", &columns, &rows, "None.")
 }
@@ -228,7 +232,12 @@ fn wal(out: &mut String, status: &Status, history: &History) {
         .map(|hour| Point {
             at: hour.at,
             value: hour.files as f64,
-            said: format!("{}: {}, {} stored", minute(hour.at), counted(hour.files, "segment"), Bytes(hour.bytes)),
+            said: format!(
+                "{}: {}, {} stored",
+                minute(hour.at),
+                counted(hour.files, "segment"),
+                Bytes(hour.bytes)
+            ),
         })
         .collect();
     out.push_str("<section class=\"card\"><h2>WAL segments per hour, 14 days</h2>\n");
@@ -259,9 +268,17 @@ fn storage(out: &mut String, status: &Status, history: &History) {
             .usage
             .iter()
             .filter(|day| day.store == store.store)
-            .map(|day| Point { at: day.at, value: day.bytes as f64, said: format!("{}: {}", day.at.date_naive(), Bytes(day.bytes)) })
+            .map(|day| Point {
+                at: day.at,
+                value: day.bytes as f64,
+                said: format!("{}: {}", day.at.date_naive(), Bytes(day.bytes)),
+            })
             .collect();
-        points.push(Point { at: status.at, value: store.bytes as f64, said: format!("now {}", Bytes(store.bytes)) });
+        points.push(Point {
+            at: status.at,
+            value: store.bytes as f64,
+            said: format!("now {}", Bytes(store.bytes)),
+        });
         let capacity = store.capacity_bytes.map_or_else(String::new, |bytes| format!(" of {}", Bytes(bytes)));
         let _ = write!(out, "<h3>{}: {}{capacity}</h3>\n", store.store, Bytes(store.bytes));
         if points.len() < 2 {
@@ -279,7 +296,7 @@ fn storage(out: &mut String, status: &Status, history: &History) {
             points: &points,
             full: store.capacity_bytes.map(|bytes| bytes as f64),
             unit: Unit::Bytes,
-            shown: &|value| Bytes(value as u64).to_string(),
+            shown: &axis_bytes,
         };
         out.push_str(&chart.draw());
     }
@@ -375,7 +392,6 @@ fn one_kind(
     let points: Vec<Point> = backups.iter().map(point).collect();
     let _ = writeln!(out, "<h3>{}</h3>", html(&name));
     let title = format!("{title}, {name}");
-    let size = |value: f64| Bytes(value as u64).to_string();
     let chart = Chart {
         title: &title,
         class: first.kind.as_str(),
@@ -386,7 +402,7 @@ fn one_kind(
         points: &points,
         full: None,
         unit: if is_size { Unit::Bytes } else { Unit::Seconds },
-        shown: if is_size { &size } else { &axis_seconds },
+        shown: if is_size { &axis_bytes } else { &axis_seconds },
     };
     out.push_str(&chart.draw());
 }
@@ -418,8 +434,16 @@ fn stores(status: &Status) -> String {
                 number(Thousands(store.backups).to_string(), store.backups as f64),
                 number(Thousands(store.wal_files).to_string(), store.wal_files as f64),
                 number(Thousands(store.owed).to_string(), store.owed as f64),
-                number(Thousands(store.missing + store.damaged).to_string(), (store.missing + store.damaged) as f64),
-                proof.map_or_else(|| text(""), |at| number(format!("{} ago", since(status.at, at)), (status.at - at).num_seconds() as f64)),
+                number(
+                    Thousands(store.missing + store.damaged).to_string(),
+                    (store.missing + store.damaged) as f64,
+                ),
+                proof.map_or_else(
+                    || text(""),
+                    |at| {
+                        number(format!("{} ago", since(status.at, at)), (status.at - at).num_seconds() as f64)
+                    },
+                ),
                 number(room, store.free_bytes.unwrap_or(0) as f64),
                 text(place),
             ]
@@ -472,7 +496,12 @@ fn windows(status: &Status) -> String {
         ("WAL whole in", Set::Plain),
         ("Hole behind it", Set::Long),
     ];
-    table("What can be recovered", &columns, &rows, "No point in time: there is no cluster backup with its WAL.")
+    table(
+        "What can be recovered",
+        &columns,
+        &rows,
+        "No point in time: there is no cluster backup with its WAL.",
+    )
 }
 
 fn tests(status: &Status) -> String {
@@ -552,7 +581,10 @@ fn runs(runs: &[RunLine], now: Timestamp) -> String {
             };
             vec![
                 when(run.started_at),
-                number(format!("{} ago", since(now, run.started_at)), (now - run.started_at).num_seconds() as f64),
+                number(
+                    format!("{} ago", since(now, run.started_at)),
+                    (now - run.started_at).num_seconds() as f64,
+                ),
                 text(&run.command),
                 markup(format!("<span class=\"badge {class}\">{}</span>", html(&run.outcome)), &run.outcome),
                 run.exit_code.map_or_else(|| text(""), |code| number(code.to_string(), f64::from(code))),
@@ -626,8 +658,16 @@ fn took(seconds: f64) -> String {
     Elapsed(Duration::from_secs_f64(seconds.max(0.0))).to_string()
 }
 
+fn axis_bytes(bytes: f64) -> String {
+    Bytes(bytes as u64).to_string().replace(".0 ", " ")
+}
+
 fn axis_seconds(seconds: f64) -> String {
-    if seconds < 10.0 { format!("{} s", rounded(seconds)) } else { days(Duration::from_secs_f64(seconds.max(0.0))) }
+    if seconds < 10.0 {
+        format!("{} s", rounded(seconds))
+    } else {
+        days(Duration::from_secs_f64(seconds.max(0.0)))
+    }
 }
 
 /// A number with as few digits as it needs.

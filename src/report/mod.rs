@@ -12,10 +12,11 @@ mod html;
 mod prometheus;
 mod tables;
 
+pub use crate::plan::health::{Level, State, days};
 pub use document::{
-    AlertLine, BackupCount, HeldBackups, History, JobLine, LastRun, NewestBackup, PastBackup, PastFailure, ProofAge,
-    Rpo, Rto, RunLine, Status, StoreAnswer, StoreStatus, TestRestore, UsageDay, WalHour, WindowLine,
+    AlertLine, BackupCount, HeldBackups, History, JobLine, LastRun, NewestBackup, PastBackup, PastFailure,
+    ProofAge, Rpo, Rto, RunLine, Status, StoreAnswer, StoreStatus, TestRestore, UsageDay, WalHour,
+    WindowLine,
 };
 pub use html::page;
-pub use crate::plan::health::{Level, State, days};
 pub use prometheus::{METRICS, Metric, metrics};

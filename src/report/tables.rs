@@ -25,6 +25,9 @@ impl Set {
     }
 }
 
+/// With more rows than this a table scrolls in its box, so that what comes after it is not far away.
+const TALL: usize = 14;
+
 /// A cell: HTML that is safe already, and what it is sorted by if not by its text.
 pub(super) struct Cell {
     html: String,
@@ -59,8 +62,9 @@ pub(super) fn table(caption: &str, columns: &[(&str, Set)], rows: &[Vec<Cell>], 
     // Writing into a string cannot fail.
     let _ = write!(
         out,
-        "<section class=\"card\"><div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{caption}\">\
-         <table class=\"data\"><caption>{caption}</caption><thead><tr>"
+        "<section class=\"card\"><div class=\"scroll{}\" tabindex=\"0\" role=\"region\" aria-label=\"{caption}\">\
+         <table class=\"data\"><caption>{caption}</caption><thead><tr>",
+        if rows.len() > TALL { " tall" } else { "" },
     );
     for (name, set) in columns {
         let class = if *set == Set::Right { " class=\"right\"" } else { "" };

@@ -102,8 +102,14 @@ fn requirement_6_24_an_empty_catalog_says_that_there_is_no_backup_and_how_to_mak
     assert!(shown.stdout.contains("-100 there is no backup"), "{}", shown.stdout);
     assert!(shown.stdout.contains("fix: make one: pgkeep backup database"), "{}", shown.stdout);
     let (code, status) = json(&place, &[]);
-    assert_eq!((code, &status["health"]["score"], codes(&status)), (4, &0.into(), vec!["no_backup".to_owned()]));
-    assert_eq!((&status["rpo"]["now_seconds"], &status["rto"]["measured_seconds"]), (&Value::Null, &Value::Null));
+    assert_eq!(
+        (code, &status["health"]["score"], codes(&status)),
+        (4, &0.into(), vec!["no_backup".to_owned()])
+    );
+    assert_eq!(
+        (&status["rpo"]["now_seconds"], &status["rto"]["measured_seconds"]),
+        (&Value::Null, &Value::Null)
+    );
     let page = out(&place, "empty.html");
     place.pgkeep(&["status", "--html", &page]).ended_with(4);
     assert!(fs::read_to_string(page).expect("read the page").contains("there is no backup"));
@@ -129,7 +135,10 @@ fn requirement_6_24_each_state_has_its_exit_code_and_its_word() {
     assert!(critical.stdout.contains("80 of 100: CRITICAL"), "{}", critical.stdout);
     assert!(critical.stdout.contains("1 DAMAGED"), "{}", critical.stdout);
     let (_, status) = json(&place, &[]);
-    assert_eq!((&status["health"]["state"], codes(&status)), (&"critical".into(), vec!["damaged".to_owned()]));
+    assert_eq!(
+        (&status["health"]["state"], codes(&status)),
+        (&"critical".into(), vec!["damaged".to_owned()])
+    );
 }
 
 #[test]
@@ -339,7 +348,9 @@ fn requirement_6_24_the_screen_reads_at_forty_columns_and_has_colours_only_where
             inner.get_args().map(|word| format!("'{}'", word.to_str().expect("UTF-8"))).collect();
         let script = format!("stty cols 40; {environment} {} {}", program.display(), words.join(" "));
         let mut command = Command::new("script");
-        command.args(["-qec", &script, "/dev/null"]).envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?))));
+        command
+            .args(["-qec", &script, "/dev/null"])
+            .envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?))));
         run(command.env("TERM", "xterm").stdin(std::process::Stdio::null()))
     };
     let coloured = at_terminal("");
@@ -348,7 +359,11 @@ fn requirement_6_24_the_screen_reads_at_forty_columns_and_has_colours_only_where
     let plain = escape.replace_all(&coloured.stdout, "").into_owned();
     assert!(plain.lines().all(|line| line.trim_end().chars().count() <= 40), "{plain}");
     let without = at_terminal("NO_COLOR=1");
-    assert!(!without.stdout.contains('\u{1b}') && without.stdout.contains("ATTENTION"), "{:?}", without.stdout);
+    assert!(
+        !without.stdout.contains('\u{1b}') && without.stdout.contains("ATTENTION"),
+        "{:?}",
+        without.stdout
+    );
     assert!(!at_terminal("TERM=dumb").stdout.contains('\u{1b}'));
 }
 
@@ -374,7 +389,7 @@ fn requirement_6_24_whatever_came_from_a_database_or_a_person_is_escaped() {
     for (index, name) in HOSTILE.iter().enumerate() {
         let sql = "UPDATE backups SET database = ?1, tenant_id = ?1 WHERE id IN (SELECT id FROM backups \
                    WHERE type = 'tenant' ORDER BY id DESC LIMIT 1 OFFSET ?2)";
-        change(&place, sql, params![name, index]);
+        change(&place, sql, params![name, index as u32]);
         change(
             &place,
             "INSERT INTO alerts (alert_type, severity, message, created_at, subject, acknowledged_at, acknowledged_by) \
@@ -403,8 +418,9 @@ fn requirement_6_24_whatever_came_from_a_database_or_a_person_is_escaped() {
     assert!(!html.contains("<script>alert") && !html.contains("<img") && !html.contains("<b>&amp;amp;"));
     // The page's own elements, and none besides.
     assert_eq!((html.matches("<script").count(), html.matches("</style>").count()), (1, 1));
+    let bare = Regex::new(r#""[^"]*""#).unwrap().replace_all(&html, "\"\"").into_owned();
     let handler = Regex::new(r"<[^>]*\son[a-z]+\s*=").unwrap();
-    assert!(!handler.is_match(&html), "{:?}", handler.find(&html));
+    assert!(!handler.is_match(&bare), "{:?}", handler.find(&bare));
     // And if something slipped through, the policy would not run it: only what has this hash.
     for element in ["style", "script"] {
         let (_, rest) = html.split_once(&format!("<{element}>")).expect("the element");
@@ -468,7 +484,12 @@ fn requirement_6_24_the_metrics_are_those_that_are_documented_and_anybody_may_re
     for metric in &METRICS {
         for (labels, _) in &found[metric.name] {
             let expected: BTreeSet<&str> = metric.labels.iter().copied().chain(["cluster"]).collect();
-            assert_eq!(labels.keys().map(String::as_str).collect::<BTreeSet<_>>(), expected, "{}", metric.name);
+            assert_eq!(
+                labels.keys().map(String::as_str).collect::<BTreeSet<_>>(),
+                expected,
+                "{}",
+                metric.name
+            );
         }
     }
     let value = |name: &str, label: &str, wanted: &str| {
@@ -544,7 +565,7 @@ fn the_examples_for_prometheus_and_grafana_use_metrics_that_there_are() {
 fn the_readme_has_every_rule_of_the_score_and_every_metric() {
     let readme = fs::read_to_string(project().join("README.md")).expect("read the README");
     let start = readme.find("\n## Status and dashboard\n").expect("the section");
-    let section = &readme[start..start + readme[start + 4..].find("\n## ").expect("its end")];
+    let section = &readme[start..start + 4 + readme[start + 4..].find("\n## ").expect("its end")];
     let rows: Vec<Vec<&str>> = section
         .lines()
         .filter(|line| line.starts_with("| `"))
@@ -574,7 +595,9 @@ fn files_are_replaced_whole_or_not_at_all_and_keep_who_may_read_them() {
     place.pgkeep(&arguments).ok();
     assert_eq!((mode(&page), mode(&metrics)), (0o600, 0o644), "the page names databases and tenants");
     set_mode(Path::new(&page), 0o640);
-    for (step, how) in [("StatusPage", "kill"), ("StatusPage", "fail"), ("StatusMetrics", "kill"), ("StatusMetrics", "fail")] {
+    for (step, how) in
+        [("StatusPage", "kill"), ("StatusPage", "fail"), ("StatusMetrics", "kill"), ("StatusMetrics", "fail")]
+    {
         let before = (fs::read(&page).unwrap(), fs::read(&metrics).unwrap());
         let run = stopped_at(&place, &arguments, step, how);
         assert_eq!(run.code, if how == "kill" { 137 } else { 40 }, "{step}:{how} {}", run.stderr);
@@ -602,7 +625,11 @@ fn files_are_replaced_whole_or_not_at_all_and_keep_who_may_read_them() {
     // Where it can't be written that is said, and the answer is not lost in silence.
     let nowhere = place.path("nowhere/page.html").display().to_string();
     let refused = place.pgkeep(&["status", "--html", &nowhere]).fails_with(40);
-    assert!(refused.stderr.contains(&format!("write {nowhere}")) && refused.stderr.contains("hint: "), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains(&format!("write {nowhere}")) && refused.stderr.contains("hint: "),
+        "{}",
+        refused.stderr
+    );
     // A name without a directory is one of the directory that one is in.
     let mut command = place.command(&["status", "--prometheus", "here.prom"]);
     assert_eq!(run(&mut command).ok().code, 0);
@@ -635,7 +662,8 @@ fn requirement_6_24_the_page_shows_score_charts_calendar_and_tables_in_one_file(
     ] {
         assert!(html.contains(wanted), "no {wanted}");
     }
-    let day = Regex::new(r#"<td class="(done|failed|none|hole)( today)?" title="(\d{4}-\d\d-\d\d): "#).unwrap();
+    let day =
+        Regex::new(r#"<td class="(done|failed|none|hole)( today)?" title="(\d{4}-\d\d-\d\d): "#).unwrap();
     let days: BTreeSet<String> = day.captures_iter(&html).map(|found| found[3].to_owned()).collect();
     assert_eq!(days.len(), 91, "each of the last 90 days, and today");
     assert!(html.matches("role=\"img\"").count() >= 12);
@@ -643,7 +671,8 @@ fn requirement_6_24_the_page_shows_score_charts_calendar_and_tables_in_one_file(
     assert!(html.len() < 2_000_000, "{} bytes", html.len());
     // Elements that are opened are closed, each at its place.
     let element = Regex::new(r"<(/?)([a-z1-6]+)[^>]*?(/?)>").unwrap();
-    let without = Regex::new(r"(?s)<(style|script)>.*?</(style|script)>").unwrap().replace_all(&html, "").into_owned();
+    let without =
+        Regex::new(r"(?s)<(style|script)>.*?</(style|script)>").unwrap().replace_all(&html, "").into_owned();
     let mut open: Vec<String> = Vec::new();
     for tag in element.captures_iter(&without) {
         let name = tag[2].to_owned();

@@ -79,7 +79,9 @@ impl Screen {
     }
 
     fn painted(&self, text: &str, tone: Option<Tone>) -> String {
-        let Some(tone) = tone.filter(|_| self.is_coloured && !text.is_empty()) else { return text.to_owned() };
+        let Some(tone) = tone.filter(|_| self.is_coloured && !text.is_empty()) else {
+            return text.to_owned();
+        };
         let code = match tone {
             Tone::Good => "32",
             Tone::Attention => "33",
@@ -96,7 +98,11 @@ fn plain(text: &str) -> String {
     text.chars()
         .map(|letter| match letter {
             '\n' | '\t' => ' ',
-            _ if letter.is_control() || matches!(letter, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}') => '\u{FFFD}',
+            _ if letter.is_control()
+                || matches!(letter, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}') =>
+            {
+                '\u{FFFD}'
+            }
             _ => letter,
         })
         .collect()

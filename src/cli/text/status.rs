@@ -61,7 +61,10 @@ fn targets(status: &Status, screen: &mut Screen) {
         Some(age) => {
             let is_met = age <= rpo.target_seconds;
             let word = if is_met { "met" } else { "NOT MET" };
-            (format!("{} would be lost now, target {target} {word}{by}", days(Duration::from_secs(age))), is_met)
+            (
+                format!("{} would be lost now, target {target} {word}{by}", days(Duration::from_secs(age))),
+                is_met,
+            )
         }
     };
     screen.paragraph("RPO", &text, Some(tone(is_met)));
@@ -78,7 +81,11 @@ fn targets(status: &Status, screen: &mut Screen) {
     for test in &rto.tests {
         let took = test.seconds.map_or_else(String::new, |took| format!(" after {}", seconds(took)));
         let ago = ago(status.at, test.started_at);
-        screen.paragraph("", &format!("test restore of a {} backup, {ago}: {}{took}", test.kind, test.state), None);
+        screen.paragraph(
+            "",
+            &format!("test restore of a {} backup, {ago}: {}{took}", test.kind, test.state),
+            None,
+        );
     }
     let mut label = "RECOVER";
     for window in status.windows.iter().rev().take(LINES) {
@@ -95,7 +102,11 @@ fn targets(status: &Status, screen: &mut Screen) {
         screen.paragraph(label, "no point in time: there is no cluster backup with its WAL", None);
     }
     for id in &status.inconsistent {
-        screen.paragraph("", &format!("{id} can't be made consistent: its WAL is not all there"), Some(Tone::Critical));
+        screen.paragraph(
+            "",
+            &format!("{id} can't be made consistent: its WAL is not all there"),
+            Some(Tone::Critical),
+        );
     }
 }
 
@@ -104,7 +115,11 @@ fn backups(status: &Status, screen: &mut Screen) {
     for backup in status.backups.newest.iter().take(LINES) {
         let database = backup.database.as_ref().map_or_else(String::new, |name| format!(" {name}"));
         let stores: Vec<&str> = backup.stores.iter().map(|store| store.as_str()).collect();
-        let stores = if stores.is_empty() { "whole in no store".to_owned() } else { format!("in {}", stores.join(", ")) };
+        let stores = if stores.is_empty() {
+            "whole in no store".to_owned()
+        } else {
+            format!("in {}", stores.join(", "))
+        };
         let text = format!(
             "{}{database}: newest {}, {}, {}, {stores}",
             backup.kind,
@@ -116,13 +131,13 @@ fn backups(status: &Status, screen: &mut Screen) {
         label = "";
     }
     more(screen, status.backups.newest.len(), "database");
-    let kept: Vec<String> = status
-        .backups
-        .complete
-        .iter()
-        .map(|of| format!("{} {}", Thousands(of.count), of.kind))
-        .collect();
-    screen.paragraph(label, &if kept.is_empty() { "none".to_owned() } else { format!("kept: {}", kept.join(", ")) }, None);
+    let kept: Vec<String> =
+        status.backups.complete.iter().map(|of| format!("{} {}", Thousands(of.count), of.kind)).collect();
+    screen.paragraph(
+        label,
+        &if kept.is_empty() { "none".to_owned() } else { format!("kept: {}", kept.join(", ")) },
+        None,
+    );
 }
 
 fn stores(status: &Status, screen: &mut Screen) {
@@ -207,7 +222,13 @@ fn alerts(status: &Status, screen: &mut Screen) {
 fn jobs(status: &Status, screen: &mut Screen) {
     let mut label = "NEXT JOBS";
     for job in status.jobs.iter().take(LINES) {
-        let text = format!("{} {} (job {}, priority {})", minute(job.scheduled_for), job.command, job.id, job.priority);
+        let text = format!(
+            "{} {} (job {}, priority {})",
+            minute(job.scheduled_for),
+            job.command,
+            job.id,
+            job.priority
+        );
         screen.paragraph(label, &text, None);
         label = "";
     }
@@ -219,7 +240,11 @@ fn jobs(status: &Status, screen: &mut Screen) {
 
 fn more(screen: &mut Screen, count: usize, what: &str) {
     if count > LINES {
-        screen.paragraph("", &format!("and {} more", counted((count - LINES) as u64, what)), Some(Tone::Soft));
+        screen.paragraph(
+            "",
+            &format!("and {} more", counted((count - LINES) as u64, what)),
+            Some(Tone::Soft),
+        );
     }
 }
 

@@ -14,8 +14,8 @@ use crate::command::recoverable::{self, Ledger};
 use crate::model::{BackupId, BackupKind, Kind, StoreName, Timestamp};
 use crate::plan::health::{Facts, Health, State};
 use crate::report::{
-    AlertLine, BackupCount, HeldBackups, JobLine, LastRun, NewestBackup, Rpo, Rto, RunLine, Status, StoreAnswer,
-    StoreStatus, TestRestore, WindowLine,
+    AlertLine, BackupCount, HeldBackups, JobLine, LastRun, NewestBackup, Rpo, Rto, RunLine, Status,
+    StoreAnswer, StoreStatus, TestRestore, WindowLine,
 };
 
 /// How long a failed run of cron's counts when its command line is never run again: longer than a week, because some run
@@ -36,7 +36,8 @@ pub(super) fn gather(shelf: &Shelf, answers: Vec<Answer>, now: Timestamp) -> any
         .into_iter()
         .map(|dated| {
             let window = dated.window;
-            let (missing, next) = window.hole.map_or((None, None), |(missing, next)| (Some(missing), Some(next)));
+            let (missing, next) =
+                window.hole.map_or((None, None), |(missing, next)| (Some(missing), Some(next)));
             let line = WindowLine {
                 timeline: window.timeline,
                 from: window.from,
@@ -110,7 +111,11 @@ pub(super) fn facts(shelf: &Shelf, status: &Status, now: Timestamp) -> anyhow::R
         rpo: status.rpo.now_seconds.map(Duration::from_secs),
         rto: status.rto.measured_seconds.map(|it| Duration::from_secs_f64(it.max(0.0))),
         tested: successes.map(|test| test.started_at).max().map(age),
-        failed_tests: tests.iter().filter(|test| test.state != "done").map(|test| test.kind.to_string()).collect(),
+        failed_tests: tests
+            .iter()
+            .filter(|test| test.state != "done")
+            .map(|test| test.kind.to_string())
+            .collect(),
         newest_backup: rows.iter().filter(|row| is_data(row)).map(|row| row.started_at).max().map(age),
         lost: status.backups.lost,
         short: status.backups.short,
@@ -120,7 +125,11 @@ pub(super) fn facts(shelf: &Shelf, status: &Status, now: Timestamp) -> anyhow::R
         missing: sum(|store| store.missing),
         damaged: sum(|store| store.damaged),
         asked: stores.iter().filter(|store| store.answer != StoreAnswer::NotAsked).count(),
-        away: stores.iter().filter(|store| store.answer == StoreAnswer::Away).map(|store| store.store).collect(),
+        away: stores
+            .iter()
+            .filter(|store| store.answer == StoreAnswer::Away)
+            .map(|store| store.store)
+            .collect(),
         oldest_proof: stores.iter().filter_map(|store| store.oldest_proof).min().map(age),
         failed: failed(shelf, now)?,
         critical_alerts: open(Severity::Critical),
@@ -157,7 +166,8 @@ fn holes(status: &Status, rows: &[BackupRow]) -> (bool, u64) {
         .filter(|window| Some(window.timeline) >= timeline && window.from <= consistent_at)
         .max_by_key(|window| (window.timeline, window.until_lsn));
     let is_holed = of_it.is_some_and(|window| window.missing.is_some());
-    let all = status.windows.iter().filter(|window| window.missing.is_some()).count() + status.inconsistent.len();
+    let all =
+        status.windows.iter().filter(|window| window.missing.is_some()).count() + status.inconsistent.len();
     let hole = is_cut_off || is_holed;
     (hole, (all - usize::from(hole)) as u64)
 }
@@ -170,9 +180,8 @@ fn rpo(
 ) -> anyhow::Result<Rpo> {
     let copies = shelf.settings.min_copies;
     let safe = |row: &&BackupRow| is_data(row) && whole_in(row, shelf.settings.stores()).len() >= copies;
-    let backup = rows.iter().find(safe).map(|row| {
-        (row.id.to_string(), row.consistent_at.unwrap_or(row.started_at))
-    });
+    let backup =
+        rows.iter().find(safe).map(|row| (row.id.to_string(), row.consistent_at.unwrap_or(row.started_at)));
     // WAL without a cluster backup can't be replayed on anything; and what lies behind a hole can't be reached.
     let reach = windows.iter().map(|(window, _)| window).max_by_key(|window| window.until);
     let wal = match reach {
@@ -206,7 +215,8 @@ fn rto(shelf: &Shelf) -> anyhow::Result<Rto> {
         .filter_map(|kind| {
             let mut of_kind = all.iter().filter(|test| test.backup.kind() == kind);
             let newest = of_kind.next()?;
-            let success = std::iter::once(newest).chain(of_kind).find(|test| test.state == RestoreState::Done);
+            let success =
+                std::iter::once(newest).chain(of_kind).find(|test| test.state == RestoreState::Done);
             Some(TestRestore {
                 kind,
                 backup: newest.backup.clone(),

@@ -57,7 +57,9 @@ pub(super) fn history(shelf: &Shelf, since: Timestamp, now: Timestamp) -> anyhow
 fn wal(shelf: &Shelf, since: Timestamp) -> anyhow::Result<Vec<WalHour>> {
     let mut hours: BTreeMap<String, WalHour> = BTreeMap::new();
     for row in shelf.catalog.overview().wal_hours(since)? {
-        let Ok(at) = NaiveDateTime::parse_from_str(&format!("{}:00", row.hour), "%Y-%m-%dT%H:%M") else { continue };
+        let Ok(at) = NaiveDateTime::parse_from_str(&format!("{}:00", row.hour), "%Y-%m-%dT%H:%M") else {
+            continue;
+        };
         let hour = hours.entry(row.hour).or_insert(WalHour { at: at.and_utc(), files: 0, bytes: 0 });
         if row.files > hour.files {
             (hour.files, hour.bytes) = (row.files, row.bytes);

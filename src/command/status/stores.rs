@@ -53,7 +53,10 @@ async fn ask_one(settings: &Settings, store: &dyn Store, offline: bool) -> Answe
     let wrong = match tokio::time::timeout(LIMIT, store.get_small(&key)).await {
         Err(_) => Some(format!("no answer within {} s", LIMIT.as_secs())),
         Ok(Err(error)) => Some(error.to_string()),
-        Ok(Ok(None)) => Some(format!("{} is not there: is it mounted? Is it new? Then run pgkeep init", store.locate(&key))),
+        Ok(Ok(None)) => Some(format!(
+            "{} is not there: is it mounted? Is it new? Then run pgkeep init",
+            store.locate(&key)
+        )),
         Ok(Ok(Some(bytes))) => Identity::from_bytes(&bytes).err().map(|fault| fault.message),
     };
     answer.answer = if wrong.is_some() { StoreAnswer::Away } else { StoreAnswer::Reachable };

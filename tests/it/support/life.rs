@@ -78,7 +78,15 @@ impl Life<'_> {
                 self.run("backup database", at, 12.0, ("failed", 30, Some(message)));
             }
             2 => {
-                self.backup("database", Some("shop"), None, at, 8.2e9 * growth * shake, 4.4, 410.0 * growth * shake);
+                self.backup(
+                    "database",
+                    Some("shop"),
+                    None,
+                    at,
+                    8.2e9 * growth * shake,
+                    4.4,
+                    410.0 * growth * shake,
+                );
                 self.backup("database", Some("crm"), None, at + hours(20), 1.1e9 * growth, 5.1, 70.0 * shake);
             }
             3 if is_sunday => self.backup("config", None, None, at, 240_000.0, 4.1, 1.2),
@@ -86,7 +94,15 @@ impl Life<'_> {
                 for tenant in 0..12 {
                     let (id, size) = ((1000 + tenant).to_string(), 3e7 * f64::from(tenant + 1) * growth);
                     let at = at + TimeDelta::seconds(9 * i64::from(tenant));
-                    self.backup("tenant", Some("shop"), Some(&id), at, size, 5.0, 4.0 + f64::from(tenant) * 0.6);
+                    self.backup(
+                        "tenant",
+                        Some("shop"),
+                        Some(&id),
+                        at,
+                        size,
+                        5.0,
+                        4.0 + f64::from(tenant) * 0.6,
+                    );
                 }
             }
             _ => {}
@@ -117,8 +133,10 @@ impl Life<'_> {
             let name = format!("00000001{:08X}{:08X}", self.segment / 256, self.segment % 256);
             let (sha, size) = (self.hex(64), 2_000_000 + self.random(3_200_000) as i64);
             for store in STORES {
-                let is_owed = self.mood == Mood::Mixed && store == "b2" && at > self.now - TimeDelta::hours(3);
-                let stored = (!is_owed).then(|| timestamp_text(at + TimeDelta::seconds(self.random(8) as i64)));
+                let is_owed =
+                    self.mood == Mood::Mixed && store == "b2" && at > self.now - TimeDelta::hours(3);
+                let stored =
+                    (!is_owed).then(|| timestamp_text(at + TimeDelta::seconds(self.random(8) as i64)));
                 self.put(
                     "INSERT INTO wal_segments (timeline, segment, content_sha256, store, size_bytes, state, stored_at, \
                      proven_at, proven_how) VALUES (1, ?1, ?2, ?3, ?4, iif(?5 IS NULL, 'owed', 'good'), ?5, ?5, \
@@ -145,9 +163,10 @@ impl Life<'_> {
         }
         let id = format!("{}-{kind}-{}", at.format("%Y%m%dT%H%M%SZ"), self.hex(8));
         let size = (read / ratio) as i64;
-        let lsn = |segment: u64| format!("{:X}/{:X}", (segment * SEGMENT) >> 32, (segment * SEGMENT) & 0xFFFF_FFFF);
+        let lsn =
+            |segment: u64| format!("{:X}/{:X}", (segment * SEGMENT) >> 32, (segment * SEGMENT) & 0xFFFF_FFFF);
         let is_cluster = kind == "cluster";
-        let (start, stop) = (lsn(self.segment - 1), lsn(self.segment));
+        let (start, stop, checksum) = (lsn(self.segment - 1), lsn(self.segment), self.hex(64));
         self.put(
             "INSERT INTO backups (id, type, database, tenant_id, filename, status, size_bytes, original_size_bytes, \
              compressed_size_bytes, checksum, local_path, r2_path, b2_path, codec, rows, entries, format_version, \
@@ -162,7 +181,7 @@ impl Life<'_> {
                 format!("{}/backups/{id}/", place_name()),
                 size,
                 read as i64,
-                self.hex(64),
+                checksum,
                 timestamp_text(at),
                 timestamp_text(at + TimeDelta::seconds(seconds as i64)),
                 seconds,
@@ -212,7 +231,10 @@ impl Life<'_> {
     fn usage(&mut self, date: chrono::NaiveDate, day: u64) {
         for store in STORES {
             let bytes = 20_000_000_000 + day as i64 * 6_500_000_000;
-            self.put("INSERT INTO store_usage VALUES (?1, ?2, ?3, 4000)", params![date.to_string(), store, bytes]);
+            self.put(
+                "INSERT INTO store_usage VALUES (?1, ?2, ?3, 4000)",
+                params![date.to_string(), store, bytes],
+            );
         }
     }
 
