@@ -6,6 +6,7 @@
 //! - [`command`]: one file per subcommand, each a short chain.
 //! - [`source`] and [`target`]: what is read, and what is written.
 //! - [`store`], [`catalog`], [`postgres`], [`pipeline`]: where objects live, the index, the server, bytes in motion.
+//! - [`report`]: the dashboard and the metrics.
 //! - [`plan`]: pure decisions.
 //! - [`config`]: typed settings.
 //! - [`mod@format`]: what lies in a store, to the last byte.
@@ -20,6 +21,7 @@ pub mod model;
 pub mod pipeline;
 pub mod plan;
 pub mod postgres;
+pub mod report;
 pub mod source;
 pub mod store;
 pub mod system;

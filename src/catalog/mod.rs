@@ -14,6 +14,7 @@ mod copies;
 mod failure;
 mod history;
 mod migrations;
+mod overview;
 mod restores;
 mod runs;
 #[cfg(test)]
@@ -39,6 +40,9 @@ pub use alerts::{Alerts, Severity};
 pub use backups::{BackupFilter, BackupRow, BackupStatus, Backups, WalPlace};
 pub use copies::{Copies, CopyKey, CopyRow, CopyState, Proof};
 pub use history::Taken;
+pub use overview::{
+    EndedRun, Held, HourOfWal, OpenAlert, Overview, StoredSegment, TestRun, WaitingJob, WalBlock,
+};
 pub use restores::{
     Measured, NewRestore, Purpose, Restore, RestoreEnd, RestoreMode, RestorePlaces, RestoreState, Restores,
 };
@@ -169,6 +173,11 @@ impl Catalog {
     /// The table of what stores hold.
     pub fn usage(&self) -> Usage<'_> {
         Usage::new(self)
+    }
+
+    /// All of it at one glance.
+    pub fn overview(&self) -> Overview<'_> {
+        Overview::new(self)
     }
 
     /// Reads every page and row, and returns what is wrong with them; nothing if all is well.

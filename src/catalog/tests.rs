@@ -783,3 +783,79 @@ fn a_run_that_could_not_clear_up_is_settled_although_it_has_ended() {
     assert!(catalog.runs().unsettled().unwrap().is_empty());
     assert_eq!(catalog.runs().get(&run).unwrap().unwrap().outcome, RunOutcome::Failed);
 }
+
+/// The sums that triggers keep are those that the rows themselves have, whatever was done to them.
+#[test]
+fn the_sums_of_the_archive_are_those_of_its_rows() {
+    let (_place, catalog) = fresh();
+    let mut state = 0x9E37_79B9_u64;
+    let mut random = |below: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % below
+    };
+    let states = ["good", "owed", "missing", "damaged", "deleting"];
+    let stores = [StoreName::Local, StoreName::R2, StoreName::B2];
+    let names = [
+        "00000001000000000000000A",
+        "00000001000000000000000B",
+        "000000010000000100000000",
+        "00000002.history",
+    ];
+    for _ in 0..600 {
+        let segment = names[random(4) as usize];
+        let (sha, store) = (format!("{:064x}", random(2)), stores[random(3) as usize]);
+        let (word, hour) = (states[random(5) as usize], at(random(4) as i64 * 1800));
+        let sql = match random(3) {
+            0 => {
+                "DELETE FROM wal_segments WHERE segment = ?1 AND content_sha256 = ?2 AND store = ?3 AND ?4 <> ?5"
+            }
+            1 => {
+                "UPDATE wal_segments SET state = ?4, stored_at = ?5, size_bytes = size_bytes + 1 \
+                  WHERE segment = ?1 AND content_sha256 = ?2 AND store = ?3"
+            }
+            _ => {
+                "INSERT INTO wal_segments (timeline, segment, content_sha256, store, size_bytes, state, stored_at) \
+                  VALUES (1, ?1, ?2, ?3, 7, ?4, ?5) ON CONFLICT (segment, content_sha256, store) DO UPDATE \
+                  SET state = excluded.state, size_bytes = excluded.size_bytes"
+            }
+        };
+        let at = crate::model::timestamp_text(hour);
+        catalog
+            .write("change", |it| it.execute(sql, rusqlite::params![segment, sha, store.as_str(), word, at]))
+            .unwrap();
+    }
+    let rows = |sql: &str| {
+        catalog
+            .read("compare", |connection| {
+                let mut statement = connection.prepare(sql)?;
+                let rows = statement.query_map([], |row| {
+                    (0..8).map(|column| row.get::<_, rusqlite::types::Value>(column)).collect()
+                })?;
+                rows.collect::<rusqlite::Result<Vec<Vec<_>>>>()
+            })
+            .unwrap()
+    };
+    let kept = rows(
+        "SELECT block, store, files, bytes, segments, owed, missing, damaged FROM wal_blocks \
+         WHERE files + owed + missing + damaged > 0 ORDER BY 1, 2",
+    );
+    let counted = rows(
+        "SELECT substr(segment, 1, 16), store, sum(state = 'good'), sum(iif(state = 'good', size_bytes, 0)), \
+         sum(state = 'good' AND length(segment) = 24), sum(state = 'owed'), sum(state = 'missing'), \
+         sum(state = 'damaged') FROM wal_segments WHERE state <> 'deleting' GROUP BY 1, 2 ORDER BY 1, 2",
+    );
+    assert!(counted.len() > 4, "{counted:?}");
+    assert_eq!(kept, counted);
+    let kept =
+        rows("SELECT hour, store, files, bytes, 0, 0, 0, 0 FROM wal_hours WHERE files > 0 ORDER BY 1, 2");
+    let counted = rows(
+        "SELECT substr(stored_at, 1, 13), store, count(*), sum(size_bytes), 0, 0, 0, 0 FROM wal_segments \
+         WHERE state = 'good' AND stored_at IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2",
+    );
+    assert_eq!(kept, counted);
+    let clash = "SELECT count(*) FROM wal_blocks WHERE clashing = 1";
+    let clashing: i64 = catalog.read("ask", |it| it.query_row(clash, [], |row| row.get(0))).unwrap();
+    assert!(clashing > 0, "two contents under one name are noticed");
+}

@@ -312,14 +312,18 @@ impl<'a> Wal<'a> {
     }
 }
 
-fn row(row: &Row<'_>) -> rusqlite::Result<WalRow> {
+/// The file's name.
+pub(super) fn file(row: &Row<'_>) -> rusqlite::Result<WalName> {
     let name: String = row.get("segment")?;
-    let file = name.parse().map_err(|_| {
+    name.parse().map_err(|_| {
         let fault = Fault::new(Kind::Damaged, format!("\"{name}\" is not the name of a WAL file"));
         rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, Box::new(fault))
-    })?;
+    })
+}
+
+fn row(row: &Row<'_>) -> rusqlite::Result<WalRow> {
     Ok(WalRow {
-        file,
+        file: file(row)?,
         content_sha256: parsed(row, "content_sha256")?,
         store: parsed(row, "store")?,
         size_bytes: count(row, "size_bytes")?,

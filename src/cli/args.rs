@@ -96,6 +96,8 @@ pub enum Command {
     List(List),
     /// Show everything about one backup
     Show(Show),
+    /// Tell at a glance whether the data is safe: health score, RPO and RTO, stores, last runs, alerts, jobs
+    Status(Status),
     /// Make the catalog anew out of the stores, or check it
     #[command(subcommand)]
     Catalog(Catalog),
@@ -344,6 +346,20 @@ pub struct Show {
     pub backup: String,
 }
 
+/// The glance.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Write it as a page too: one file with charts that needs nothing else
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Write it as metrics too, for the textfile collector of `node_exporter`; readable by everybody
+    #[arg(long, value_name = "FILE")]
+    pub prometheus: Option<PathBuf>,
+    /// Do not ask the stores whether they answer
+    #[arg(long)]
+    pub offline: bool,
+}
+
 /// The catalog.
 #[derive(Debug, Subcommand)]
 pub enum Catalog {
@@ -383,6 +399,7 @@ impl Command {
             Self::WalPrefetch { .. } => "wal-prefetch",
             Self::List(_) => "list",
             Self::Show(_) => "show",
+            Self::Status(_) => "status",
             Self::Catalog(Catalog::Rebuild) => "catalog rebuild",
             Self::Catalog(Catalog::Check) => "catalog check",
             Self::Key(Key::New) => "key new",

@@ -13,6 +13,7 @@ use crate::command::backup::cluster::BackupCluster;
 use crate::command::backup::database::BackupDatabase;
 use crate::command::backup::tenant::{BackupTenants, Wanted};
 use crate::command::list::ListRequest;
+use crate::command::status::StatusRequest;
 use crate::command::sync::SyncRequest;
 use crate::command::verify::VerifyRequest;
 use crate::command::wal_fetch::WalFetchRequest;
@@ -126,6 +127,11 @@ pub(super) async fn run(
         }
         Command::Show(show) => {
             done(&command::show::run(&Shelf::open(environment)?, &show.backup).await?, text::show)
+        }
+        Command::Status(status) => {
+            let (html, prometheus) = (status.html.clone(), status.prometheus.clone());
+            let request = StatusRequest { html, prometheus, offline: status.offline };
+            done(&command::status::run(environment, &request).await?, text::status)
         }
         Command::Catalog(Catalog::Rebuild) => {
             done(&command::catalog::rebuild(environment).await?, text::rebuild)

@@ -23,12 +23,15 @@ macro_rules! line {
     };
 }
 
+mod screen;
 mod show;
+mod status;
 mod tenants;
 mod test_restore;
 mod verify;
 
 pub(super) use show::show;
+pub(super) use status::status;
 pub(super) use tenants::{backup_tenants, restore_tenant, tenant_plan, tenants};
 use test_restore::quote;
 pub(super) use test_restore::test_restore;

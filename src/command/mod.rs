@@ -21,6 +21,7 @@ mod saved;
 mod settle;
 pub mod show;
 mod staging;
+pub mod status;
 mod stores;
 pub mod sync;
 pub mod tenants;

@@ -1,17 +1,18 @@
 //! `pgkeep list --recoverable`: which points in time can be reached, from which stores, and where the holes are; out of
 //! the catalog, so it takes no request to any store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use super::archive::unrecorded;
 use super::restore_cluster::base;
 use super::{Report, Shelf};
-use crate::catalog::{BackupFilter, CopyState};
-use crate::model::{BackupId, BackupKind, Kind, Lsn, WalKind, WalName, timestamp_text};
-use crate::plan::ledger::{self, Segment, Window};
+use crate::catalog::{BackupFilter, Catalog, CopyState, StoredSegment, WalBlock};
+use crate::model::{BackupId, BackupKind, Kind, Lsn, StoreName, Timestamp, WalName, timestamp_text};
+use crate::plan::ledger::{self, Holdings, Window};
 use crate::plan::recovery::{Archive, Base};
+use crate::plan::stretches::Stretches;
 
 /// What can be recovered.
 #[derive(Debug, Clone, Serialize)]
@@ -64,18 +65,53 @@ impl Report for RecoverableReport {
 
 /// Draws up the ledger.
 pub fn run(shelf: &Shelf) -> anyhow::Result<RecoverableReport> {
-    let bases = bases(shelf)?;
-    let windows = windows(shelf, &bases)?;
-    let reached = |id: &BackupId| windows.iter().any(|window| window.backups.contains(id));
-    let inconsistent = bases.iter().map(|base| base.id.clone()).filter(|id| !reached(id)).collect();
+    let Ledger { windows, inconsistent } = ledger(shelf)?;
     Ok(RecoverableReport { windows: windows.into_iter().map(shown).collect(), inconsistent })
 }
 
 /// The window to which a backup belongs, the one that ends last; `None` when its WAL is not all there.
 pub(super) fn window_of(shelf: &Shelf, id: &BackupId) -> anyhow::Result<Option<RecoverableWindow>> {
-    let windows = windows(shelf, &bases(shelf)?)?;
-    let of_it = windows.into_iter().filter(|window| window.backups.contains(id));
-    Ok(of_it.max_by_key(|window| (window.timeline, window.until_lsn)).map(shown))
+    let of_it = ledger(shelf)?.windows.into_iter().filter(|dated| dated.window.backups.contains(id));
+    Ok(of_it.max_by_key(|dated| (dated.window.timeline, dated.window.until_lsn)).map(shown))
+}
+
+/// What can be recovered.
+pub(super) struct Ledger {
+    /// The windows, by timeline and time.
+    pub(super) windows: Vec<Dated>,
+    /// Cluster backups that are in none.
+    pub(super) inconsistent: Vec<BackupId>,
+}
+
+/// A window with about the latest point in it.
+pub(super) struct Dated {
+    pub(super) window: Window,
+    pub(super) until: Timestamp,
+}
+
+/// Draws it up out of the catalog.
+pub(super) fn ledger(shelf: &Shelf) -> anyhow::Result<Ledger> {
+    unrecorded::take_in(&shelf.settings, &shelf.catalog)?;
+    let bases = bases(shelf)?;
+    let blocks = shelf.catalog.overview().wal_blocks()?;
+    let histories = Archive { histories: shelf.catalog.wal().histories()?, ..Archive::default() };
+    let mut windows = Vec::new();
+    // One as a rule: it changes only when a server is made anew.
+    let sizes: BTreeSet<u32> = bases.iter().map(|base| base.segment_size).collect();
+    for size in sizes {
+        let of_size: Vec<Base> = bases.iter().filter(|base| base.segment_size == size).cloned().collect();
+        let holdings = holdings(&shelf.catalog, &blocks, size, shelf.settings.stores())?;
+        for window in ledger::windows(&of_size, &holdings, &histories) {
+            let archived_at = match &window.last {
+                Some(last) => archived_at(&shelf.catalog, last)?,
+                None => None,
+            };
+            windows.push(Dated { until: window.until(archived_at), window });
+        }
+    }
+    let reached = |id: &BackupId| windows.iter().any(|dated: &Dated| dated.window.backups.contains(id));
+    let inconsistent = bases.iter().map(|base| base.id.clone()).filter(|id| !reached(id)).collect();
+    Ok(Ledger { windows, inconsistent })
 }
 
 fn bases(shelf: &Shelf) -> anyhow::Result<Vec<Base>> {
@@ -83,31 +119,84 @@ fn bases(shelf: &Shelf) -> anyhow::Result<Vec<Base>> {
     Ok(shelf.catalog.backups().list(&filter)?.iter().filter_map(base).collect())
 }
 
-fn windows(shelf: &Shelf, bases: &[Base]) -> anyhow::Result<Vec<Window>> {
-    unrecorded::take_in(&shelf.settings, &shelf.catalog)?;
-    let mut segments: BTreeMap<WalName, Segment> = BTreeMap::new();
-    for row in shelf.catalog.wal().all()? {
-        if row.file.kind() != WalKind::Segment || row.state != CopyState::Good {
-            continue;
-        }
-        let segment = segments.entry(row.file).or_default();
-        segment.stores.insert(row.store);
-        segment.bytes.insert(row.content_sha256);
-        segment.archived_at = match (segment.archived_at, row.stored_at) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        };
-    }
-    let histories = Archive { histories: shelf.catalog.wal().histories()?, ..Archive::default() };
-    Ok(ledger::windows(bases, &segments, &histories, shelf.settings.stores()))
+/// When a segment was first stored, as far as that is known.
+fn archived_at(catalog: &Catalog, segment: &WalName) -> anyhow::Result<Option<Timestamp>> {
+    let rows = catalog.wal().of(segment)?;
+    let good = rows.iter().filter(|row| row.state == CopyState::Good);
+    Ok(good.filter_map(|row| row.stored_at).min())
 }
 
-fn shown(window: Window) -> RecoverableWindow {
+/// Which segments there are. A block that a store has in full needs no look at its segments; only those with gaps do.
+fn holdings(
+    catalog: &Catalog,
+    blocks: &[WalBlock],
+    segment_size: u32,
+    stores: &[StoreName],
+) -> anyhow::Result<Holdings> {
+    let in_a_block = (1_u64 << 32) / u64::from(segment_size);
+    let new = || Stretches::new(segment_size);
+    let mut holdings = Holdings { all: new(), each: stores.iter().map(|store| (*store, new())).collect() };
+    for of_block in blocks.chunk_by(|one, other| one.block == other.block) {
+        let name = &of_block[0].block;
+        let range = WalName::block(name);
+        let is_full = |it: &WalBlock| it.segments == in_a_block && !it.is_clashing;
+        if let Some((timeline, from, until)) = range
+            && of_block.iter().all(is_full)
+        {
+            holdings.all.add_range(timeline, from, until);
+            for (store, stretches) in &mut holdings.each {
+                if of_block.iter().any(|it| it.store == *store) {
+                    stretches.add_range(timeline, from, until);
+                }
+            }
+            continue;
+        }
+        let stored = catalog.overview().segments_of(name)?;
+        for of_segment in stored.chunk_by(|one, other| one.file == other.file) {
+            // Nobody can say which bytes are the right ones.
+            if of_segment.iter().any(|it| it.content_sha256 != of_segment[0].content_sha256) {
+                continue;
+            }
+            holdings.all.add(&of_segment[0].file);
+            for (store, stretches) in &mut holdings.each {
+                if of_segment.iter().any(|it| it.store == *store) {
+                    stretches.add(&of_segment[0].file);
+                }
+            }
+        }
+    }
+    Ok(holdings)
+}
+
+/// The newest segment that so many stores have, and when the last of these had it.
+pub(super) fn newest_safe(catalog: &Catalog, copies: usize) -> anyhow::Result<Option<(WalName, Timestamp)>> {
+    let blocks = catalog.overview().wal_blocks()?;
+    for of_block in blocks.chunk_by(|one, other| one.block == other.block).rev() {
+        if of_block.len() < copies {
+            continue;
+        }
+        let stored = catalog.overview().segments_of(&of_block[0].block)?;
+        let mut contents: BTreeMap<(&WalName, String), Vec<&StoredSegment>> = BTreeMap::new();
+        for it in &stored {
+            contents.entry((&it.file, it.content_sha256.to_string())).or_default().push(it);
+        }
+        for ((file, _), rows) in contents.into_iter().rev() {
+            let mut times: Vec<Timestamp> = rows.iter().filter_map(|row| row.stored_at).collect();
+            times.sort();
+            if let Some(at) = times.get(copies.saturating_sub(1)) {
+                return Ok(Some((file.clone(), *at)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn shown(Dated { window, until }: Dated) -> RecoverableWindow {
     let (missing, next) = window.hole.map_or((None, None), |(missing, next)| (Some(missing), Some(next)));
     RecoverableWindow {
         timeline: window.timeline,
         from: timestamp_text(window.from),
-        until: timestamp_text(window.until),
+        until: timestamp_text(until),
         from_lsn: window.from_lsn,
         until_lsn: window.until_lsn,
         backups: window.backups,

@@ -109,6 +109,7 @@ const TABLE: &[Documented] = &[
         "queries that a restored database must answer with true, with ; between; or /path/of/a/file with them",
     ),
     setting("RPO_TARGET", "15m", "how much of the newest data may be lost at most: s, m, h, d"),
+    setting("RTO_TARGET", "1h", "how long a restore may take at most: s, m, h, d"),
     setting("PGDATA", "asked of the server", "where the server's data directory is seen from here"),
     setting("PGHOST", "libpq's default", "the server: a name, an address, or the directory of its socket"),
     setting("PGPORT", "5432", "its port"),

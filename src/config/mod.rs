@@ -96,6 +96,8 @@ pub struct Settings {
     pub questions: TestQuestions,
     /// `RPO_TARGET`: how much of the newest data may be lost at most.
     pub rpo_target: Duration,
+    /// `RTO_TARGET`: how long a restore may take at most.
+    pub rto_target: Duration,
     /// `BACKUP_PG_BINDIR`: the directory with `pg_dump` and `pg_restore`. Absolute.
     pub pg_bindir: Option<PathBuf>,
     /// `PGHOST` and its like.

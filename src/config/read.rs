@@ -26,6 +26,7 @@ const DEFAULT_ARCHIVE_TIMEOUT: Duration = Duration::from_mins(10);
 /// A copy that went bad is found before the backups from before it have all gone.
 const DEFAULT_PROOF_MAX_AGE: Duration = Duration::from_hours(30 * 24);
 const DEFAULT_RPO_TARGET: Duration = Duration::from_mins(15);
+const DEFAULT_RTO_TARGET: Duration = Duration::from_hours(1);
 /// Less scratch would make `pg_dump` stop and go all the time, and smaller volumes would be one frame each.
 const LEAST_SIZE: u64 = 1 << 20;
 /// A volume is sent again as a whole or in large parts, so it must stay of a size that can be.
@@ -84,6 +85,7 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
     let verify_budget = size(&values, "BACKUP_VERIFY_BUDGET", (0, u64::MAX), &mut faults);
     let proof_max_age = duration(&values, "BACKUP_PROOF_MAX_AGE", &mut faults);
     let tenancy = tenants::tenancy(&values, &mut faults);
+    let rto_target = duration(&values, "RTO_TARGET", &mut faults);
     let tenants = tenants::read(&values, &mut faults);
     let questions = questions::read(&values, &mut faults);
     let postgres = postgres::read(&values, &inputs.current_dir, &mut faults);
@@ -114,6 +116,7 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
         tenancy,
         questions,
         rpo_target: rpo_target.unwrap_or(DEFAULT_RPO_TARGET),
+        rto_target: rto_target.unwrap_or(DEFAULT_RTO_TARGET),
         postgres,
         home: inputs.home.clone(),
         search_path: inputs.variable("PATH").map(ToOwned::to_owned),

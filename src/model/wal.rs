@@ -74,6 +74,18 @@ impl WalName {
         (self.kind == WalKind::Segment).then(|| Self::segment(self.timeline, Lsn(next), segment_size))
     }
 
+    /// The timeline of a block of segments and where in the stream of WAL it begins and ends: 4 GiB that the first 16
+    /// digits of their names stand for. `None` for anything else.
+    pub fn block(text: &str) -> Option<(u32, u64, u64)> {
+        let digits = |part: Option<&str>| u32::from_str_radix(part?, 16).ok();
+        if text.len() != 16 {
+            return None;
+        }
+        let (timeline, log) = (digits(text.get(..8))?, digits(text.get(8..))?);
+        let from = u64::from(log) << 32;
+        Some((timeline, from, from + (1 << 32)))
+    }
+
     /// What keeps directories of WAL files short: [`WalName::log`], or for a history file the word `history`.
     pub fn group(&self) -> &str {
         self.log().unwrap_or("history")
@@ -183,6 +195,8 @@ mod tests {
         assert_eq!(name.start(64 << 20), None, "segments of that size end at 3F");
         assert_eq!(name.start(3 << 20), None, "no size");
         assert_eq!("00000002.history".parse::<WalName>().unwrap().start(16 << 20), None);
+        assert_eq!(WalName::block("000000010000000A"), Some((1, 0xA << 32, 0xB << 32)));
+        assert_eq!((WalName::block("00000002.history"), WalName::block("0000")), (None, None));
     }
 
     #[test]

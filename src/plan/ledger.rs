@@ -1,19 +1,18 @@
 //! What can be recovered: windows of time within which any point can be reached, and the holes between them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use crate::model::{BackupId, Digest, Lsn, StoreName, Timestamp, WalName};
+use crate::model::{BackupId, Lsn, StoreName, Timestamp, WalName};
 use crate::plan::recovery::{self, Archive, Base};
+use crate::plan::stretches::Stretches;
 
-/// What is known of a segment.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Segment {
-    /// The stores that have a good copy.
-    pub stores: BTreeSet<StoreName>,
-    /// The SHA-256 of its bytes: more than one where two servers have written under one name.
-    pub bytes: BTreeSet<Digest>,
-    /// When it was archived, as far as is known: a little after the last transaction in it.
-    pub archived_at: Option<Timestamp>,
+/// What the stores hold of the stream of WAL, in segments of one size.
+#[derive(Debug, Clone)]
+pub struct Holdings {
+    /// The segments that recovery can have from some store: those archived with different bytes are not among them.
+    pub all: Stretches,
+    /// The same of each store alone, in the order in which they are read.
+    pub each: Vec<(StoreName, Stretches)>,
 }
 
 /// A gapless stretch of the stream of WAL behind one or more cluster backups.
@@ -27,8 +26,8 @@ pub struct Window {
     pub from: Timestamp,
     /// The same as a position.
     pub from_lsn: Lsn,
-    /// About the latest point: when the last segment was archived. That of the last backup where that is not known.
-    pub until: Timestamp,
+    /// The last segment in it.
+    pub last: Option<WalName>,
     /// Where the gapless part ends.
     pub until_lsn: Lsn,
     /// Segments from where the first backup begins.
@@ -39,61 +38,53 @@ pub struct Window {
     pub hole: Option<(WalName, WalName)>,
 }
 
-/// Draws up the windows, by timeline and time.
-pub fn windows(
-    bases: &[Base],
-    segments: &BTreeMap<WalName, Segment>,
-    histories: &Archive,
-    stores: &[StoreName],
-) -> Vec<Window> {
-    let having = |store: Option<StoreName>| Archive {
-        segments: segments
-            .iter()
-            .filter(|(_, it)| store.map_or(!it.stores.is_empty(), |store| it.stores.contains(&store)))
-            .map(|(name, _)| name.clone())
-            .collect(),
-        conflicts: segments
-            .iter()
-            .filter(|(_, it)| it.bytes.len() > 1)
-            .map(|(name, _)| name.clone())
-            .collect(),
-        histories: histories.histories.clone(),
-    };
-    let all = having(None);
-    let each: Vec<(StoreName, Archive)> = stores.iter().map(|store| (*store, having(Some(*store)))).collect();
+impl Window {
+    /// About the latest point, given when the last segment was archived, as far as that is known: a little after the last
+    /// transaction in it.
+    pub fn until(&self, archived_at: Option<Timestamp>) -> Timestamp {
+        archived_at.map_or(self.from, |at| at.max(self.from))
+    }
+}
+
+/// Draws up the windows, by timeline and time. `bases` are those with segments of the size that `holdings` has.
+pub fn windows(bases: &[Base], holdings: &Holdings, histories: &Archive) -> Vec<Window> {
     let timelines: BTreeSet<u32> =
         bases.iter().map(|base| base.timeline).chain(histories.histories.keys().copied()).collect();
     let mut windows = Vec::new();
     for timeline in timelines {
-        let way = all.way_to(timeline);
+        let way = histories.way_to(timeline);
         let mut on_the_way: Vec<&Base> =
             bases.iter().filter(|base| recovery::is_on_the_way(base, &way)).collect();
         on_the_way.sort_by_key(|base| base.stop_lsn);
         let mut found: Vec<Window> = Vec::new();
         for base in on_the_way {
-            let reach = recovery::reach(base, &way, &all);
+            let carried = holdings.all.carry(base, &way);
             // Not even consistent; or it never gets onto this timeline.
             let is_there = base.timeline == timeline
-                || reach.segments.last().is_some_and(|last| last.timeline() == timeline);
-            if reach.until < base.stop_lsn || !is_there {
+                || carried.last.as_ref().is_some_and(|last| last.timeline() == timeline);
+            if carried.until < base.stop_lsn || !is_there {
                 continue;
             }
-            if let Some(last) = found.last_mut().filter(|last| last.until_lsn == reach.until) {
+            if let Some(last) = found.last_mut().filter(|last| last.until_lsn == carried.until) {
                 last.backups.push(base.id.clone());
                 continue;
             }
-            let archived_at = reach.segments.last().and_then(|last| segments.get(last)?.archived_at);
-            let is_whole = |archive: &Archive| recovery::reach(base, &way, archive).until == reach.until;
+            let is_whole = |stretches: &Stretches| stretches.carry(base, &way).until == carried.until;
             found.push(Window {
                 timeline,
                 backups: vec![base.id.clone()],
                 from: base.consistent_at,
                 from_lsn: base.stop_lsn,
-                until: archived_at.unwrap_or(base.consistent_at).max(base.consistent_at),
-                until_lsn: reach.until,
-                segments: reach.segments.len() as u64,
-                whole_in: each.iter().filter(|(_, it)| is_whole(it)).map(|(store, _)| *store).collect(),
-                hole: reach.hole,
+                last: carried.last,
+                until_lsn: carried.until,
+                segments: carried.segments,
+                whole_in: holdings
+                    .each
+                    .iter()
+                    .filter(|(_, it)| is_whole(it))
+                    .map(|(name, _)| *name)
+                    .collect(),
+                hole: carried.hole,
             });
         }
         windows.extend(found);
@@ -126,22 +117,25 @@ mod tests {
 
     #[test]
     fn backups_without_a_gap_between_share_a_window_and_a_hole_ends_it() {
-        let mut segments = BTreeMap::new();
+        let name = |number: u64| WalName::segment(1, Lsn(number * u64::from(SIZE)), SIZE);
+        let mut all = Stretches::new(SIZE);
+        let mut each = vec![(Local, Stretches::new(SIZE)), (B2, Stretches::new(SIZE))];
         for number in [3_u64, 4, 5, 6, 8, 9] {
-            let stores = if number == 4 { [Local].into() } else { [Local, B2].into() };
-            let archived_at = Some(at(number.cast_signed()));
-            let name = WalName::segment(1, Lsn(number * u64::from(SIZE)), SIZE);
-            segments.insert(name, Segment { stores, archived_at, bytes: BTreeSet::new() });
+            all.add(&name(number));
+            each[0].1.add(&name(number));
+            if number != 4 {
+                each[1].1.add(&name(number));
+            }
         }
         let bases = [base(3, 3), base(5, 5), base(8, 8), base(12, 12)];
-        let found = windows(&bases, &segments, &Archive::default(), &[Local, B2]);
+        let found = windows(&bases, &Holdings { all, each }, &Archive::default());
         assert_eq!(found.len(), 2, "the last backup is not consistent: {found:?}");
         assert_eq!(found[0].backups, [bases[0].id.clone(), bases[1].id.clone()]);
-        assert_eq!((found[0].from, found[0].until, found[0].segments), (at(3), at(6), 4));
+        assert_eq!((found[0].from, found[0].segments, found[0].last.clone()), (at(3), 4, Some(name(6))));
+        assert_eq!((found[0].until(Some(at(6))), found[0].until(None)), (at(6), at(3)));
         assert_eq!(found[0].whole_in, [Local]);
-        let name = |number: u64| WalName::segment(1, Lsn(number * u64::from(SIZE)), SIZE);
         assert_eq!(found[0].hole, Some((name(7), name(8))));
-        assert_eq!((found[1].until, found[1].hole.clone()), (at(9), None));
+        assert_eq!((found[1].last.clone(), found[1].hole.clone()), (Some(name(9)), None));
         assert_eq!(found[1].whole_in, [Local, B2]);
     }
 }

@@ -3,9 +3,11 @@
 pub mod copies;
 pub mod data_directory;
 pub mod gaps;
+pub mod health;
 pub mod ledger;
 pub mod proof;
 pub mod proofs;
 pub mod quote;
 pub mod recovery;
+pub mod stretches;
 pub mod tenants;

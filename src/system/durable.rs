@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
+use super::step::{self, Step};
+
 /// The ending of files that are not finished; whatever bears it may be removed when no run is under way.
 pub const UNFINISHED: &str = ".unfinished";
 
@@ -36,12 +38,33 @@ pub fn create_private_file(path: &Path) -> anyhow::Result<File> {
 
 /// Writes the bytes under this name, whole or not at all; an older file of the name is replaced.
 pub fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    replace_file(path, bytes, |_| Ok(()))
+}
+
+/// The same for a file that others may read: with this mode, or without one with that of the file which it replaces,
+/// or 0600. The step is reached when all is written and not yet under its name.
+pub fn publish_file(path: &Path, bytes: &[u8], mode: Option<u32>, step: Step) -> anyhow::Result<()> {
+    let mode = mode.unwrap_or_else(|| fs::metadata(path).map_or(0o600, |it| it.permissions().mode() & 0o777));
+    replace_file(path, bytes, |file| {
+        let set = file.set_permissions(Permissions::from_mode(mode));
+        set.with_context(|| format!("set mode of {}", path.display()))?;
+        step::reached(step)
+    })
+}
+
+/// `finish` may do something with the file before it gets its name.
+fn replace_file(
+    path: &Path,
+    bytes: &[u8],
+    finish: impl FnOnce(&File) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let unfinished = unfinished_name(path)?;
     // Left behind by a run that was killed: nobody else writes under this name.
     remove_file_if_there(&unfinished)?;
     let write = || -> anyhow::Result<()> {
         let mut file = create_private_file(&unfinished)?;
         file.write_all(bytes).with_context(|| format!("write file {}", path.display()))?;
+        finish(&file)?;
         file.sync_all().with_context(|| format!("flush file {}", path.display()))?;
         fs::rename(&unfinished, path).with_context(|| format!("rename {}", unfinished.display()))?;
         sync_parent(path)

@@ -115,6 +115,10 @@ pub enum Step {
     RunSaving,
     /// `catalog rebuild`: a new catalog is filled, and not in its place.
     RebuildFilled,
+    /// `status`: the page is written, and not under its name.
+    StatusPage,
+    /// `status`: the page is under its name, the metrics are written and not under theirs.
+    StatusMetrics,
 }
 
 impl Step {
@@ -174,6 +178,8 @@ impl Step {
         Self::WalFetched,
         Self::RunSaving,
         Self::RebuildFilled,
+        Self::StatusPage,
+        Self::StatusMetrics,
     ];
 }
 

@@ -1,7 +1,8 @@
 //! Speed and size, as ratios measured in one run: `cargo bench` runs all sections, `cargo bench -- codecs` one.
 //!
 //! Sections: `codecs` (the table of levels), `pipeline` (memory to file, against zstd), `database` (whole backup and
-//! restore, against `pg_dump` and `pg_restore`), `memory`, `start`, `tenants`, and `clouds`, of which `places` (a backup to three
+//! restore, against `pg_dump` and `pg_restore`), `memory`, `start`, `tenants`, `catalog` (`status` and `list`
+//! over 500,000 WAL segments), and `clouds`, of which `places` (a backup to three
 //! places), `upload` (over a line of 20 ms), `quick` (`verify` over 100,000 objects) and `rebuild` (of the catalog) can
 //! be asked for alone; and, only when asked for, `peers`: `cluster` and `wal` against pgBackRest, `replay` against `cp`.
 //! `PGKEEP_BENCH_ROWS` sets the size of the database (default 3,100,000 rows: about 1 GB on disk),
@@ -11,6 +12,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 #![allow(missing_docs, dead_code)]
 
+mod big_catalog;
 mod clouds;
 mod codecs;
 mod database;
@@ -59,6 +61,11 @@ fn main() {
     }
     if asked("tenants") {
         tenants::tenants();
+    }
+    for (section, measure) in big_catalog::SECTIONS {
+        if asked(section) {
+            measure();
+        }
     }
     for (section, measure) in clouds::SECTIONS {
         if asked("clouds") || wanted.iter().any(|word| word == section) {

@@ -10,12 +10,12 @@ use crate::support::project;
 /// Who may import what; the table of the design, with what is not built yet left out.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("main", &["cli", "command"]),
-    ("cli", &["command", "config", "model"]),
+    ("cli", &["command", "config", "model", "report"]),
     (
         "command",
         &[
-            "source", "target", "store", "catalog", "postgres", "pipeline", "config", "format", "plan",
-            "model", "system",
+            "source", "target", "store", "catalog", "postgres", "pipeline", "report", "config", "format",
+            "plan", "model", "system",
         ],
     ),
     ("source", &["pipeline", "postgres", "format", "plan", "model", "system"]),
@@ -24,6 +24,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("catalog", &["format", "plan", "model", "system"]),
     ("postgres", &["format", "plan", "model", "system"]),
     ("pipeline", &["format", "plan", "model", "system"]),
+    ("report", &["format", "plan", "model", "system"]),
     ("config", &["model", "system"]),
     ("format", &["model"]),
     ("plan", &["model"]),

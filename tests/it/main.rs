@@ -40,6 +40,7 @@ mod server_faults;
 mod settings;
 mod settle;
 mod show;
+mod status;
 mod store_above;
 mod store_conformance;
 mod store_faults;

@@ -179,6 +179,28 @@ fn the_commands_for_tenants_write_what_their_schemas_say() {
 }
 
 #[test]
+fn the_status_is_written_as_its_schema_says() {
+    let place = Place::new();
+    assert_writes(&place, "error", &["status"], 10);
+    place.init();
+    let empty = assert_writes(&place, "status", &["status"], 4);
+    assert_eq!((&empty["health"]["state"], &empty["rpo"]["by"]), (&"critical".into(), &Value::Null));
+    crate::support::life::fill(&place, crate::support::life::Mood::Mixed);
+    let full = assert_writes(&place, "status", &["status", "--offline"], 4);
+    for list in ["windows", "stores", "runs", "last_runs", "alerts", "jobs"] {
+        assert!(!full[list].as_array().unwrap().is_empty(), "{list}: {full:#}");
+    }
+    assert_eq!(full["rto"]["tests"].as_array().map(Vec::len), Some(2));
+    assert!(full.get("history").is_none());
+    let page = place.path("page.html").display().to_string();
+    let metrics = place.path("pgkeep.prom").display().to_string();
+    let written = assert_writes(&place, "status", &["status", "--html", &page, "--prometheus", &metrics], 4)
+        ["written"]
+        .clone();
+    assert_eq!(written, serde_json::json!([page, metrics]));
+}
+
+#[test]
 fn a_catalog_that_was_rebuilt_and_damage_are_written_as_the_schemas_say() {
     let place = Place::ready();
     place.backup(&cluster().fresh_shop());

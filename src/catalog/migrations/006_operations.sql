@@ -84,3 +84,68 @@ CREATE TABLE store_usage (
     objects INTEGER NOT NULL CHECK (objects >= 0),
     PRIMARY KEY (day, store)
 ) STRICT, WITHOUT ROWID;
+
+-- The archive in sums, kept by triggers: how much each store holds of it, where it has gaps and how fast it grows is known
+-- without reading a row for each segment. A block is what the first 16 digits of a segment's name say, 4 GiB of WAL.
+CREATE TABLE wal_blocks (
+    block    TEXT NOT NULL,
+    store    TEXT NOT NULL CHECK (store IN ('local', 'r2', 'b2')),
+    files    INTEGER NOT NULL CHECK (files >= 0),        -- good copies, and their size
+    bytes    INTEGER NOT NULL CHECK (bytes >= 0),
+    segments INTEGER NOT NULL CHECK (segments >= 0),     -- those of them that are whole segments
+    owed     INTEGER NOT NULL CHECK (owed >= 0),
+    missing  INTEGER NOT NULL CHECK (missing >= 0),
+    damaged  INTEGER NOT NULL CHECK (damaged >= 0),
+    clashing INTEGER NOT NULL CHECK (clashing IN (0, 1)), -- a name has, or once had, two contents: look at each file
+    PRIMARY KEY (block, store)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE wal_hours (
+    hour  TEXT NOT NULL CHECK (hour GLOB '????-??-??T??'), -- UTC
+    store TEXT NOT NULL CHECK (store IN ('local', 'r2', 'b2')),
+    files INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    PRIMARY KEY (hour, store)
+) STRICT, WITHOUT ROWID;
+INSERT INTO wal_blocks
+    SELECT substr(segment, 1, 16), store, sum(state = 'good'), sum(iif(state = 'good', size_bytes, 0)),
+           sum(state = 'good' AND length(segment) = 24), sum(state = 'owed'), sum(state = 'missing'),
+           sum(state = 'damaged'), count(*) > count(DISTINCT segment)
+    FROM wal_segments GROUP BY substr(segment, 1, 16), store;
+INSERT INTO wal_hours
+    SELECT substr(stored_at, 1, 13), store, count(*), sum(size_bytes) FROM wal_segments
+    WHERE state = 'good' AND stored_at IS NOT NULL GROUP BY substr(stored_at, 1, 13), store;
+CREATE TRIGGER wal_sums_insert AFTER INSERT ON wal_segments BEGIN
+    INSERT INTO wal_blocks VALUES (substr(NEW.segment, 1, 16), NEW.store, NEW.state = 'good',
+        iif(NEW.state = 'good', NEW.size_bytes, 0), NEW.state = 'good' AND length(NEW.segment) = 24, NEW.state = 'owed',
+        NEW.state = 'missing', NEW.state = 'damaged', EXISTS (SELECT 1 FROM wal_segments
+            WHERE segment = NEW.segment AND content_sha256 <> NEW.content_sha256))
+        ON CONFLICT (block, store) DO UPDATE SET files = files + excluded.files, bytes = bytes + excluded.bytes,
+        segments = segments + excluded.segments, owed = owed + excluded.owed, missing = missing + excluded.missing,
+        damaged = damaged + excluded.damaged, clashing = max(clashing, excluded.clashing);
+    INSERT INTO wal_hours SELECT substr(NEW.stored_at, 1, 13), NEW.store, 1, NEW.size_bytes
+        WHERE NEW.state = 'good' AND NEW.stored_at IS NOT NULL
+        ON CONFLICT (hour, store) DO UPDATE SET files = files + 1, bytes = bytes + excluded.bytes;
+END;
+CREATE TRIGGER wal_sums_update AFTER UPDATE OF state, size_bytes, stored_at ON wal_segments BEGIN
+    UPDATE wal_blocks SET files = files - (OLD.state = 'good') + (NEW.state = 'good'),
+        bytes = bytes - iif(OLD.state = 'good', OLD.size_bytes, 0) + iif(NEW.state = 'good', NEW.size_bytes, 0),
+        segments = segments + ((NEW.state = 'good') - (OLD.state = 'good')) * (length(NEW.segment) = 24),
+        owed = owed - (OLD.state = 'owed') + (NEW.state = 'owed'),
+        missing = missing - (OLD.state = 'missing') + (NEW.state = 'missing'),
+        damaged = damaged - (OLD.state = 'damaged') + (NEW.state = 'damaged')
+        WHERE block = substr(NEW.segment, 1, 16) AND store = NEW.store;
+    UPDATE wal_hours SET files = files - 1, bytes = bytes - OLD.size_bytes
+        WHERE OLD.state = 'good' AND hour = substr(OLD.stored_at, 1, 13) AND store = OLD.store;
+    INSERT INTO wal_hours SELECT substr(NEW.stored_at, 1, 13), NEW.store, 1, NEW.size_bytes
+        WHERE NEW.state = 'good' AND NEW.stored_at IS NOT NULL
+        ON CONFLICT (hour, store) DO UPDATE SET files = files + 1, bytes = bytes + excluded.bytes;
+END;
+CREATE TRIGGER wal_sums_delete AFTER DELETE ON wal_segments BEGIN
+    UPDATE wal_blocks SET files = files - (OLD.state = 'good'),
+        bytes = bytes - iif(OLD.state = 'good', OLD.size_bytes, 0),
+        segments = segments - (OLD.state = 'good' AND length(OLD.segment) = 24), owed = owed - (OLD.state = 'owed'),
+        missing = missing - (OLD.state = 'missing'), damaged = damaged - (OLD.state = 'damaged')
+        WHERE block = substr(OLD.segment, 1, 16) AND store = OLD.store;
+    UPDATE wal_hours SET files = files - 1, bytes = bytes - OLD.size_bytes
+        WHERE OLD.state = 'good' AND hour = substr(OLD.stored_at, 1, 13) AND store = OLD.store;
+END;

@@ -9,6 +9,7 @@
 pub(crate) mod archiving;
 pub(crate) mod cluster;
 pub(crate) mod faults;
+pub(crate) mod life;
 pub(crate) mod many;
 mod place;
 pub(crate) mod proxy;
