@@ -55,8 +55,7 @@ pub(super) async fn take(context: &Context, only: Option<StoreName>) -> Listings
         context.reading().each().filter(|store| only.is_none_or(|only| only == store.name())).collect();
     let begun = Utc::now();
     let answers = join_all(stores.iter().map(|store| store.list(&prefix))).await;
-    let mut listings =
-        Listings { begun, listed: HashMap::new(), failed: Vec::new(), held: HashMap::new() };
+    let mut listings = Listings { begun, listed: HashMap::new(), failed: Vec::new(), held: HashMap::new() };
     for (store, answer) in stores.into_iter().zip(answers) {
         match answer {
             Ok(objects) => {

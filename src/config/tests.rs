@@ -72,7 +72,7 @@ fn a_command_that_needs_a_key_or_a_store_is_told_what_to_do() {
 }
 
 /// Every documented variable with a value that differs from its default.
-const ALL_SET: [(&str, &str); 45] = [
+const ALL_SET: [(&str, &str); 47] = [
     ("BACKUP_CLUSTER", "blue"),
     ("BACKUP_STATE_DIR", "/state"),
     ("BACKUP_ENCRYPTION_KEY", KEY),
@@ -100,6 +100,8 @@ const ALL_SET: [(&str, &str); 45] = [
     ("BACKUP_SCRATCH_LIMIT", "2G"),
     ("BACKUP_PG_BINDIR", "/usr/lib/postgresql/15/bin"),
     ("BACKUP_ARCHIVE_TIMEOUT", "90s"),
+    ("BACKUP_VERIFY_BUDGET", "3G"),
+    ("BACKUP_PROOF_MAX_AGE", "14d"),
     ("TENANT_COLUMN", "customer"),
     ("TENANT_TABLE", "app.customers"),
     ("TENANT_TABLES", "plans=shared, notes=via:notes_user_fkey"),
@@ -148,6 +150,7 @@ fn every_documented_setting_is_read() {
     assert_eq!(settings.pg_bindir.as_deref(), Some(Path::new("/usr/lib/postgresql/15/bin")));
     assert_eq!(settings.wal_compression, Codec::Zstd(2));
     assert_eq!((settings.archive_timeout.as_secs(), settings.rpo_target.as_secs()), (90, 300));
+    assert_eq!((settings.verify_budget, settings.proof_max_age.as_secs()), (Some(3 << 30), 14 * 86_400));
     let tenants = &settings.tenants;
     assert_eq!((tenants.column.as_str(), tenants.table.as_deref()), ("customer", Some("app.customers")));
     assert_eq!(tenants.tables.len(), 2);

@@ -38,9 +38,11 @@ pub fn gaps(archive: &Archive, bases: &[Base]) -> Vec<Gap> {
         // Where replay begins at the earliest that comes along here.
         let begin = bases
             .iter()
-            .filter(|base| way.iter().any(|(number, until)| {
-                *number == base.timeline && until.is_none_or(|until| base.stop_lsn <= until)
-            }))
+            .filter(|base| {
+                way.iter().any(|(number, until)| {
+                    *number == base.timeline && until.is_none_or(|until| base.stop_lsn <= until)
+                })
+            })
             .map(|base| base.start_lsn.0 / u64::from(size) * u64::from(size))
             .min();
         let Some(begin) = begin else { continue };

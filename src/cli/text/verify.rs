@@ -140,15 +140,12 @@ fn proofs(text: &mut String, rolling: &Rolling) {
     }
 }
 
-
 fn verdict(report: &VerifyReport) -> String {
     let faults = report.findings.iter().filter(|finding| finding.is_fault());
     let repaired = faults.clone().filter(|finding| finding.repaired).count()
         + report.wal_findings.iter().filter(|finding| finding.repaired).count();
-    let all = faults.count()
-        + report.wal_findings.len()
-        + report.wal_holes.len()
-        + report.wal_conflicts.len();
+    let all =
+        faults.count() + report.wal_findings.len() + report.wal_holes.len() + report.wal_conflicts.len();
     match (all as u64, report.backups) {
         (0, _) if !report.away.is_empty() => "nothing wrong in the stores that answered".to_owned(),
         (0, 0) => "there is nothing to verify yet".to_owned(),

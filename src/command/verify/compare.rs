@@ -83,7 +83,10 @@ pub(super) fn finding(held: &Held, object: &str, state: CopyState, message: Stri
 
 /// Lists the stores. One that does not hold the cluster's identity is away: it may be the empty directory in which a
 /// disk should be mounted, and says nothing about what is on that disk.
-pub(super) async fn look(context: &Context, only: Option<StoreName>) -> anyhow::Result<(Listings, Vec<Away>)> {
+pub(super) async fn look(
+    context: &Context,
+    only: Option<StoreName>,
+) -> anyhow::Result<(Listings, Vec<Away>)> {
     let mut listings = listing::take(context, only).await;
     let mut away: Vec<Away> =
         listings.failed.iter().map(|error| Away { store: error.store, message: error.to_string() }).collect();

@@ -63,7 +63,11 @@ pub async fn run(context: &Context, request: &VerifyRequest) -> anyhow::Result<V
         .map(Arc::clone)
         .collect();
     let all = request.backup.is_none();
-    let wal = if all { list_wal(context, &listings, &stores, request.deep, &mut report).await? } else { Vec::new() };
+    let wal = if all {
+        list_wal(context, &listings, &stores, request.deep, &mut report).await?
+    } else {
+        Vec::new()
+    };
     let held = list_backups(context, &listings, &backups, &stores, request, &mut report)?;
     step::reached(Step::VerifyListed)?;
 
@@ -151,11 +155,8 @@ async fn read(
     report: &mut VerifyReport,
 ) -> anyhow::Result<Read> {
     let nothing = Read { proven: BTreeMap::new(), is_out_of_time: false };
-    let chosen = if request.deep {
-        (0..candidates.len()).collect()
-    } else {
-        rolling::choose(candidates, budget)
-    };
+    let chosen =
+        if request.deep { (0..candidates.len()).collect() } else { rolling::choose(candidates, budget) };
     let _turn = if request.deep || chosen.is_empty() {
         None
     } else {

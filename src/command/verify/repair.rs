@@ -29,7 +29,10 @@ pub(super) fn alert_of_damage(context: &Context, report: &VerifyReport) -> anyho
         said.push(Said {
             kind: kind(finding.state == CopyState::Missing.as_str()),
             store,
-            message: format!("{object} of {backup} in store {store} is {}: {}", finding.state, finding.message),
+            message: format!(
+                "{object} of {backup} in store {store} is {}: {}",
+                finding.state, finding.message
+            ),
         });
     }
     for finding in report.wal_findings.iter().filter(|finding| finding.state != CopyState::Owed) {
@@ -92,7 +95,8 @@ pub(super) async fn repair(context: &Context, report: &mut VerifyReport) -> anyh
 pub(super) fn alert_of_loss(context: &Context, report: &VerifyReport) -> anyhow::Result<()> {
     let mut lost = BTreeSet::new();
     let left = |repaired: bool| !repaired;
-    for finding in report.findings.iter().filter(|it| it.is_damage() && left(it.repaired) && it.object != "*") {
+    for finding in report.findings.iter().filter(|it| it.is_damage() && left(it.repaired) && it.object != "*")
+    {
         lost.insert((finding.backup.clone(), finding.object.clone()));
     }
     let mut copies: BTreeMap<BackupId, BTreeSet<String>> = BTreeMap::new();

@@ -70,10 +70,7 @@ impl Interval {
         // This run is the last of them.
         let between = u32::try_from(times.saturating_sub(1)).unwrap_or(u32::MAX);
         let measured = over.to_std().ok().filter(|_| over >= LEAST_MEASURED && between > 0);
-        Ok(Self {
-            length: measured.map_or(ASSUMED, |over| over / between),
-            is_measured: measured.is_some(),
-        })
+        Ok(Self { length: measured.map_or(ASSUMED, |over| over / between), is_measured: measured.is_some() })
     }
 }
 
