@@ -570,8 +570,52 @@ fn being_listed_proves_less_than_being_read() {
         "the first time that it was listed, and the last"
     );
     catalog.copies().prove(&keys, Proof::Read, at(4)).unwrap();
-    let read = (CopyState::Good, Some(at(4)), Some(at(4)), Some(Proof::Read));
-    assert_eq!(known(), [read, read, read, (CopyState::Deleting, None, None, None)]);
+    let proven = |how| (CopyState::Good, Some(at(4)), Some(at(4)), Some(how));
+    let (read, decrypted) = (proven(Proof::Read), proven(Proof::Decrypted));
+    // The same bytes again: what they were once found good for, they are.
+    assert_eq!(known(), [decrypted, read, read, (CopyState::Deleting, None, None, None)]);
+    catalog.copies().prove(&keys, Proof::Written, at(4)).unwrap();
+    let written = proven(Proof::Written);
+    assert_eq!(known(), [written, written, written, (CopyState::Deleting, None, None, None)], "another copy");
+}
+
+#[test]
+fn a_copy_that_was_gone_and_is_listed_again_is_proven_no_more() {
+    let (_place, catalog) = fresh();
+    catalog.backups().record(&backup(1, "shop"), &[copy(1, "a", CopyState::Good)]).unwrap();
+    let a = [key(1, "a")];
+    catalog.copies().prove(&a, Proof::Restored, at(1)).unwrap();
+    catalog.copies().prove(&a, Proof::Read, at(2)).unwrap();
+    let known = || {
+        let copy = catalog.copies().of(&id(1)).unwrap().remove(0);
+        (copy.state, copy.proven_at, copy.proven_how)
+    };
+    assert_eq!(known(), (CopyState::Good, Some(at(2)), Some(Proof::Restored)));
+    catalog.copies().set_states(&[(key(1, "a"), CopyState::Missing, "gone".to_owned())]).unwrap();
+    assert_eq!(known(), (CopyState::Missing, Some(at(2)), Some(Proof::Restored)));
+    catalog.copies().prove(&a, Proof::Listed, at(3)).unwrap();
+    assert_eq!(known(), (CopyState::Good, Some(at(3)), Some(Proof::Listed)));
+}
+
+#[test]
+fn what_the_stores_hold_is_kept_by_day() {
+    let (_place, catalog) = fresh();
+    let day = TimeDelta::days(1);
+    catalog.usage().record(&[], at(1)).unwrap();
+    catalog.usage().record(&[(StoreName::Local, 10, 1), (StoreName::R2, 8, 1)], at(1)).unwrap();
+    catalog.usage().record(&[(StoreName::Local, 20, 2)], at(2)).unwrap();
+    catalog.usage().record(&[(StoreName::Local, 30, 3)], at(1) + day).unwrap();
+    let all = catalog.usage().since("2026-11-22").unwrap();
+    let all: Vec<_> = all.iter().map(|it| (it.day.as_str(), it.store, it.bytes, it.objects)).collect();
+    assert_eq!(
+        all,
+        [
+            ("2026-11-22", StoreName::Local, 20, 2),
+            ("2026-11-22", StoreName::R2, 8, 1),
+            ("2026-11-23", StoreName::Local, 30, 3)
+        ]
+    );
+    assert_eq!(catalog.usage().since("2026-11-23").unwrap().len(), 1);
 }
 
 #[test]

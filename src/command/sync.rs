@@ -145,9 +145,10 @@ pub async fn run(context: &Context, request: SyncRequest) -> anyhow::Result<Sync
     }
     let spool = context.replicas.staging().last().context("no staging directory")?;
     let spool = staging_of(spool, &context.run);
-    report.wal = owed::make_copies(context, &presence, &spool, request.dry_run, &mut report.warnings).await?;
-    listing::note_usage(context, &listings, &report.wal.held)?;
+    let wal = owed::make_copies(context, &presence, &spool, request.dry_run, &mut report.warnings).await;
     durable::remove_dir_if_there(&spool)?;
+    report.wal = wal?;
+    listing::note_usage(context, &listings, &report.wal.held)?;
     if !request.dry_run {
         // What could not be done after all is told as well.
         let CopyPlan { orders, lost, waiting } =
@@ -311,9 +312,12 @@ impl Syncing<'_> {
         }
         let placed = placing.finish(&context.stop).await;
         let overwritten = self.overwritten(&placed, orders, listings);
-        self.write_down(&placed, orders, listings, report)?;
-        self.delete_old_versions(&overwritten, report).await;
+        let written = self.write_down(&placed, orders, listings, report);
+        if written.is_ok() {
+            self.delete_old_versions(&overwritten, report).await;
+        }
         durable::remove_dir_if_there(&directory)?;
+        written?;
         result?;
         context.stop.check()?;
         Ok(damage)

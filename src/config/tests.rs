@@ -154,6 +154,7 @@ fn every_documented_setting_is_read() {
     assert_eq!(settings.pg_bindir.as_deref(), Some(Path::new("/usr/lib/postgresql/15/bin")));
     assert_eq!(settings.wal_compression, Codec::Zstd(2));
     assert_eq!((settings.archive_timeout.as_secs(), settings.rpo_target.as_secs()), (90, 300));
+    assert_eq!((settings.verify_budget, settings.proof_max_age.as_secs()), (Some(3 << 30), 14 * 86_400));
     let tenants = &settings.tenants;
     assert_eq!((tenants.column.as_str(), tenants.table.as_deref()), ("customer", Some("app.customers")));
     assert_eq!(tenants.tables.len(), 2);

@@ -1,9 +1,10 @@
 //! Speed and size, as ratios measured in one run: `cargo bench` runs all sections, `cargo bench -- codecs` one.
 //!
 //! Sections: `codecs` (the table of levels), `pipeline` (memory to file, against zstd), `database` (whole backup and
-//! restore, against `pg_dump` and `pg_restore`), `memory`, `start`, `tenants`, `catalog` (`status` and `list`
-//! over 500,000 WAL segments), and `clouds`, of which `places` (a backup to three
-//! places), `upload` (over a line of 20 ms), `quick` (`verify` over 100,000 objects) and `rebuild` (of the catalog) can
+//! restore, against `pg_dump` and `pg_restore`), `memory`, `verify` (against `openssl dgst -sha256` and a restore to
+//! nowhere), `start`, `tenants`, `catalog` (`status` and `list` over 500,000 WAL segments), and `clouds`, of which `places`
+//! (a backup to three places), `upload` (over a line of 20 ms), `quick` (`verify` over 100,000 objects) and `rebuild` (of
+//! the catalog) can
 //! be asked for alone; and, only when asked for, `peers`: `cluster` and `wal` against pgBackRest, `replay` against `cp`.
 //! `PGKEEP_BENCH_ROWS` sets the size of the database (default 3,100,000 rows: about 1 GB on disk),
 //! `PGKEEP_BENCH_UPLOAD` that of the upload (default 1,000 MB). Needs PostgreSQL, zstd and gzip. Other work on the
@@ -23,6 +24,7 @@ mod server;
 #[path = "../it/support/mod.rs"]
 mod support;
 mod tenants;
+mod verify;
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -38,7 +40,7 @@ fn main() {
     if asked("start") {
         database::start();
     }
-    if ["codecs", "pipeline", "database", "memory"].into_iter().any(asked) {
+    if ["codecs", "pipeline", "database", "memory", "verify"].into_iter().any(asked) {
         let bench = database::Bench::new();
         if asked("codecs") {
             codecs::table(&bench);
@@ -51,6 +53,9 @@ fn main() {
         }
         if asked("memory") {
             bench.memory();
+        }
+        if asked("verify") {
+            verify::against_sums(&bench);
         }
     }
     for (section, measure) in peers::SECTIONS {

@@ -52,6 +52,7 @@ mod tenants_as;
 mod tenants_many;
 mod tenants_random;
 mod verify;
+mod verify_rolling;
 mod versions;
 mod wal;
 mod wal_copies;

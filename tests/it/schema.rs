@@ -105,6 +105,8 @@ fn every_command_writes_what_its_schema_says() {
     for arguments in [&["verify"][..], &["verify", "--deep"], &["verify", "latest", "--deep"]] {
         assert_eq!(assert_writes(&place, "verify", arguments, 0)["findings"], serde_json::json!([]));
     }
+    let rolling = assert_writes(&place, "verify", &["verify", "--budget", "1G", "--repair"], 0);
+    assert_eq!((&rolling["rolling"]["copies_read"], &rolling["repair"]), (&2.into(), &true.into()));
 
     let plan = assert_writes(&place, "restore", &["restore", "latest", "--dry-run"], 0);
     assert_eq!((&plan["dry_run"], &plan["phases"]), (&Value::Bool(true), &serde_json::json!([])));
@@ -233,6 +235,34 @@ fn a_catalog_that_was_rebuilt_and_damage_are_written_as_the_schemas_say() {
     fs::remove_file(&volume).expect("lose a volume");
     assert_eq!(assert_writes(&place, "verify", &["verify"], 4)["findings"][0]["state"], "missing");
     assert_valid("error", &json(&place, &["restore", "latest", "--dry-run", "--database", "none"]).json());
+}
+
+#[test]
+fn holes_conflicts_and_repairs_are_written_as_the_schema_says() {
+    let (archiving, r2, b2) = crate::wal_faults::with_clouds();
+    let place = &archiving.place;
+    crate::pitr::backup(&archiving);
+    let names: Vec<String> = (0..4).map(|_| archiving.archive()).collect();
+    place.pgkeep(&["sync"]).ok();
+    let old = "UPDATE wal_segments SET stored_at = '2026-01-01T00:00:00.000Z'";
+    let catalog = rusqlite::Connection::open(place.state().join("catalog.sqlite")).expect("open the catalog");
+    catalog.execute(old, []).expect("age the archive");
+    crate::pitr_faults::lose(&archiving, &names[1]);
+    let repaired = assert_writes(place, "verify", &["verify", "--repair"], 3);
+    assert_eq!(repaired["wal_findings"][0]["repaired"], true);
+    catalog.execute(old, []).expect("age the archive");
+    crate::pitr_faults::lose(&archiving, &names[1]);
+    for cloud in [&r2, &b2] {
+        for key in crate::wal_faults::keys(cloud, &names[1]) {
+            cloud.bucket().lose(&key);
+        }
+    }
+    let key = crate::wal_faults::keys(&r2, &names[2]).remove(0);
+    let other = format!("{}-{}", key.rsplit_once('-').expect("a digest").0, "cd".repeat(32));
+    r2.bucket().write(&other, "x");
+    let report = assert_writes(place, "verify", &["verify"], 4);
+    assert_eq!(report["wal_holes"][0]["first"], names[1]);
+    assert_eq!(report["wal_conflicts"][0]["file"], names[2]);
 }
 
 #[test]

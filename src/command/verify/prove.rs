@@ -213,7 +213,8 @@ impl<'a> Proving<'a> {
         let turn = self.decrypting.lock().await;
         let stores = ReadReplicas::only(Arc::clone(store));
         let volumes = Volumes::of(&stores, &self.context.settings.cluster, &backup.backup);
-        let volumes = Arc::new(Hashing::around(volumes));
+        let sizes = backup.copies.iter().map(|copy| (copy.object.clone(), copy.size_bytes)).collect();
+        let volumes = Arc::new(Hashing::around(volumes, sizes));
         let unpacked = self.unpack(&stores, &volumes, backup, keyring).await;
         drop(turn);
         let decrypted = match unpacked {

@@ -38,12 +38,12 @@ impl Place {
             ("BACKUP_LOCAL_DIR", &path("store")),
             ("BACKUP_ENCRYPTION_KEY", &new_key()),
             ("BACKUP_JOBS", "2"),
-            // What verify reads by itself is the affair of the tests of that.
-            ("BACKUP_VERIFY_BUDGET", "0"),
             ("PGHOST", &cluster.socket_dir.display().to_string()),
             ("PGPORT", &cluster.port.to_string()),
             ("PGUSER", "postgres"),
             ("PGDATABASE", "postgres"),
+            // What verify reads by itself is the affair of the tests of that.
+            ("BACKUP_VERIFY_BUDGET", "0"),
         ] {
             place.set(name, value);
         }
