@@ -101,7 +101,7 @@ const ALL_SET: &[(&str, &str)] = &[
     ("BACKUP_PG_BINDIR", "/usr/lib/postgresql/15/bin"),
     ("BACKUP_ARCHIVE_TIMEOUT", "90s"),
     ("BACKUP_VERIFY_BUDGET", "3G"),
-    ("BACKUP_PROOF_MAX_AGE", "7d"),
+    ("BACKUP_PROOF_MAX_AGE", "14d"),
     ("TENANT_MODE", "row"),
     ("TENANT_COLUMN", "customer"),
     ("TENANT_TABLE", "app.customers"),
