@@ -8,6 +8,7 @@ use tokio_postgres::Row;
 
 use super::connection::Server;
 use super::quote::{identifier, qualified};
+use super::subscriptions;
 use super::text::{ServerText, text, text_or_null};
 use crate::format::manifest::{RawName, Table};
 use crate::model::{Fault, FaultContext, Kind, Timestamp};
@@ -393,8 +394,15 @@ pub async fn drop_database(server: &Server, name: &str, force: bool) -> anyhow::
     if rows.first().is_some_and(|row| row.get(0)) {
         server.run(&action, &format!("ALTER DATABASE {database} WITH IS_TEMPLATE false")).await?;
     }
-    if !rows.is_empty() {
-        super::subscriptions::forget(server, name).await?;
+    let subscriptions = if rows.is_empty() { Vec::new() } else { subscriptions::names(server, name).await? };
+    if !subscriptions.is_empty() {
+        // Before anything is taken from a database that stays after all.
+        if !force && let Some(connection) = connections(server, name).await?.first() {
+            return Fault::new(Kind::Postgres, format!("{action}: {connection} is connected to it"))
+                .hint("End the connection, then drop it by hand.")
+                .err();
+        }
+        subscriptions::forget(server, name, &subscriptions).await?;
     }
     let how = if force { " WITH (FORCE)" } else { "" };
     server.run(&action, &format!("DROP DATABASE IF EXISTS {database}{how}")).await

@@ -16,7 +16,7 @@ pub mod proof;
 pub mod quote;
 pub mod recovery_settings;
 pub mod snapshot;
-mod subscriptions;
+pub mod subscriptions;
 pub mod swap;
 pub mod tenants;
 mod text;

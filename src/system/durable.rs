@@ -75,10 +75,11 @@ fn replace_file(
     })
 }
 
-/// Lets the disk begin to take what was written here, and waits for nothing: the flush that comes later finds less to do.
+/// Lets the disk begin to take what was written here: the flush that comes later finds less to do.
 ///
-/// Of pages that are dirty, `POSIX_FADV_DONTNEED` only begins the writing (`generic_fadvise` in Linux's `mm/fadvise.c`);
-/// they stay in memory. A file system that can't is as good: this makes nothing durable.
+/// Of pages that are dirty, `POSIX_FADV_DONTNEED` only begins the writing (`generic_fadvise` in Linux's `mm/fadvise.c`),
+/// and waits when the disk has too much to do already. This makes nothing durable, and where it can't be done nothing is
+/// lost.
 pub fn begin_flush(file: &File, offset: u64, length: u64) {
     let _ = rustix::fs::fadvise(file, offset, NonZeroU64::new(length), rustix::fs::Advice::DontNeed);
 }

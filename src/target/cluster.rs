@@ -154,6 +154,9 @@ pub struct ClusterTarget {
     manifest: Arc<Manifest>,
     /// Shared by those who write at the same time.
     open: Arc<Mutex<HashMap<usize, Open>>>,
+    /// The data directory and the tablespaces, opened before anything is written: a write that fails later is told to
+    /// whoever had them open already (`errseq_t` in Linux's `lib/errseq.c`).
+    flushed: Arc<Vec<(PathBuf, File)>>,
 }
 
 /// A file of which bytes are still to come.
@@ -213,7 +216,13 @@ impl ClusterTarget {
             make_directory(&path, directory.mode)?;
         }
         link_tablespaces(&places, "")?;
-        Ok(Self { places, manifest, open: Arc::default() })
+        let directories = places.tablespaces.iter().map(|(_, path)| path).chain([&places.root]);
+        let open = |path: &PathBuf| {
+            let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
+            anyhow::Ok((path.clone(), file))
+        };
+        let flushed = Arc::new(directories.map(open).collect::<anyhow::Result<_>>()?);
+        Ok(Self { places, manifest, open: Arc::default(), flushed })
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<usize, Open>> {
@@ -255,7 +264,7 @@ impl ClusterTarget {
     /// Adds the settings of the recovery and the file that asks for it, gives everything to its owner, flushes, and puts
     /// the control file into its place. Returns what is not as it was.
     pub fn finish(self, settings: &str, signal: Option<&str>) -> anyhow::Result<Vec<String>> {
-        let ClusterPlaces { root, tablespaces, .. } = &self.places;
+        let root = &self.places.root;
         let cluster = cluster_of(&self.manifest)?;
         let mut auto = fs::OpenOptions::new()
             .append(true)
@@ -275,9 +284,9 @@ impl ClusterTarget {
             warnings.extend(give_away(&self.places, cluster)?);
         }
         step::reached(Step::DirectoryFilled)?;
-        for path in tablespaces.iter().map(|(_, path)| path).chain([root]) {
+        for (path, file) in self.flushed.iter() {
             // All of the file system at once: thousands of files one by one take longer.
-            rustix::fs::syncfs(File::open(path)?).with_context(|| format!("flush {}", path.display()))?;
+            rustix::fs::syncfs(file).with_context(|| format!("flush {}", path.display()))?;
         }
         let control = root.join(CONTROL);
         fs::rename(root.join("global/pg_control.pgkeep"), &control)
@@ -315,7 +324,7 @@ impl Sink for ClusterTarget {
 
     fn beside(&self) -> Option<Self> {
         let (places, manifest) = (self.places.clone(), Arc::clone(&self.manifest));
-        Some(Self { places, manifest, open: Arc::clone(&self.open) })
+        Some(Self { places, manifest, open: Arc::clone(&self.open), flushed: Arc::clone(&self.flushed) })
     }
 }
 

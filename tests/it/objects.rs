@@ -72,9 +72,18 @@ fn subscriptions_and_transforms_come_back_and_do_not_keep_the_old_database() {
     let before = cluster().dump_with_create(&database);
     assert!(before.contains("CREATE SUBSCRIPTION") && before.contains("CREATE TRANSFORM"), "{before}");
     place.backup(&database);
-    place.pgkeep(&["restore", "latest", "--yes", "--drop-old"]).ok();
+    // Done, with a warning that stands.
+    let run = place.pgkeep(&["restore", "latest", "--yes", "--drop-old"]).ended_with(3);
+    insta::assert_snapshot!(crate::support::tidy(&run.stdout).lines().last().unwrap_or_default());
     assert_same(&before, &cluster().dump_with_create(&database));
     assert_eq!(cluster().databases_like(&database), [database.clone()]);
+    // The one that is kept has its own, and what is printed drops it.
+    let run = place.pgkeep(&["--output", "json", "restore", "latest", "--yes"]).ended_with(3).json();
+    let kept = run["kept_as"].as_str().unwrap();
+    let warning = run["warnings"][0].as_str().unwrap();
+    let statements = warning.split("for each: ").nth(1).unwrap().split("; else").next().unwrap();
+    cluster().psql(kept, statements);
+    cluster().psql("postgres", &format!("DROP DATABASE {}", quoted(kept)));
     // What a restore that was cut off has left can be dropped, too.
     let cut_off = [("PGKEEP_TEST_STOP", "RestoreChecked:kill")];
     assert_eq!(place.pgkeep_with(&cut_off, &["restore", "latest", "--yes"]).code, 137);

@@ -47,6 +47,10 @@ pub(in crate::command) fn look(facts: &ClusterFacts, rpo_target: Duration) -> Ve
         let text = "minimal: the WAL does not hold all that is written";
         settings.push(ArchiveSetting::wrong("wal_level", text, HOW_TO_ARCHIVE));
     }
+    // A standby's WAL is archived by its primary, whose settings they are.
+    if facts.in_recovery && facts.archive_mode != "always" {
+        return settings;
+    }
     settings.push(command(facts));
     settings.push(timeout(Duration::from_secs(facts.archive_timeout), rpo_target));
     settings
@@ -57,8 +61,15 @@ pub(in crate::command) fn is_off(facts: &ClusterFacts) -> bool {
     facts.archive_mode == "off" && !facts.in_recovery
 }
 
+/// Whether this archives through pgkeep: other tools have a `wal-push`, too.
+pub(in crate::command) fn is_pgkeeps(command: &str) -> bool {
+    let mut words = command.split_whitespace().map(|word| word.trim_matches(['\'', '"']));
+    words.by_ref().any(|word| word == "pgkeep" || word.ends_with("/pgkeep"))
+        && words.any(|word| word == "wal-push")
+}
+
 fn command(facts: &ClusterFacts) -> ArchiveSetting {
-    if facts.archive_command.contains("wal-push") {
+    if is_pgkeeps(&facts.archive_command) {
         return ArchiveSetting::good("archive_command", facts.archive_command.clone());
     }
     let shown = if facts.archive_command.is_empty() { "nothing" } else { &facts.archive_command };
@@ -80,4 +91,23 @@ fn timeout(timeout: Duration, target: Duration) -> ArchiveSetting {
     }
     let text = format!("{}: within RPO_TARGET, {}", Elapsed(timeout), Elapsed(target));
     ArchiveSetting::good("archive_timeout", text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_pgkeeps;
+
+    #[test]
+    fn only_pgkeeps_own_wal_push_archives_here() {
+        for command in [
+            "pgkeep wal-push %p",
+            "/usr/local/bin/pgkeep --env-file '/etc/pg keep/env' wal-push \"%p\"",
+            "test ! -f /stop && X=1 'pgkeep' wal-push %p",
+        ] {
+            assert!(is_pgkeeps(command), "{command}");
+        }
+        for command in ["", "wal-g wal-push %p", "cp %p /pgkeep/wal-push", "/bin/false", "wal-push pgkeep"] {
+            assert!(!is_pgkeeps(command), "{command}");
+        }
+    }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::CheckReport;
 use crate::command::archive::look;
 use crate::command::archive::registration::{Registration, resolved};
-use crate::command::archive::settings::{is_off, look as look_at_settings};
+use crate::command::archive::settings::{is_off, is_pgkeeps, look as look_at_settings};
 use crate::command::stores;
 use crate::config::Settings;
 use crate::model::{Bytes, Elapsed, Fault, Kind, WalName};
@@ -47,7 +47,7 @@ pub(super) async fn check(settings: &Settings, server: &Server, stop: &Stop, rep
     }
     rights(server, report).await;
     waiting(&facts, settings, report);
-    if !facts.in_recovery && facts.archive_command.contains("wal-push") {
+    if !facts.in_recovery && is_pgkeeps(&facts.archive_command) {
         arrives(settings, server, stop, report).await;
     }
 }

@@ -1,7 +1,7 @@
 //! Carries out a restore: everything up to the swap in a database of its own, then the swap, then what is left to do.
 
 use std::convert::Infallible;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::command::volumes::Volumes;
 use crate::command::{judge, manifests, staging};
 use crate::model::{Elapsed, Fault, Kind, Stage};
 use crate::pipeline::{RangeReader, Unpack, unpack};
-use crate::postgres::{Server, facts, swap};
+use crate::postgres::{Server, facts, subscriptions, swap};
 use crate::system::{Step, Stop, durable, step};
 use crate::target::database::{self as target, Checked};
 use crate::target::directory::DirectoryTarget;
@@ -194,6 +194,10 @@ impl Restore<'_> {
         if report.plan.replaces {
             report.kept_as.clone_from(&report.plan.previous_database);
         }
+        match subscriptions::names(server, &self.target).await {
+            Ok(names) => report.warnings.extend(subscribed(&names, report)),
+            Err(error) => report.warnings.push(format!("{error:#}")),
+        }
         if report.plan.drop_old
             && let Some(old) = report.kept_as.clone()
         {
@@ -223,6 +227,26 @@ impl Restore<'_> {
                 .note(&format!("warning: the unfinished database \"{name}\" may still be there: {error:#}"));
         }
     }
+}
+
+/// What becomes of subscriptions: `pg_dump` writes them disabled, and their slots are of now, not of then.
+fn subscribed(names: &[String], report: &RestoreReport) -> Option<String> {
+    let first = names.first()?;
+    let mut text = format!(
+        "subscriptions come back disabled ({}): their slots on the publishers stand where the replaced database left them, \
+         so what was published since the backup does not come again by itself. Copy it anew (drop and create them), or \
+         ALTER SUBSCRIPTION ... ENABLE if nothing is missing",
+        names.join(", ")
+    );
+    if let Some(kept) = report.kept_as.as_ref().filter(|_| !report.plan.drop_old) {
+        let statements = subscriptions::forgetting(first).join("; ");
+        let _ = write!(
+            text,
+            ". Those of \"{kept}\" go on: before you drop it, run in it for each: {statements}; else their slots are \
+             dropped with them"
+        );
+    }
+    Some(text)
 }
 
 fn refuse_findings(checked: &Checked, staging: &str) -> anyhow::Result<()> {
