@@ -126,6 +126,44 @@ fn a_good_backup_of_a_tenant_passes_beside_those_in_use_and_on_a_server_of_its_o
     tested_error(&place, &["--tenant", "nobody"], 1);
 }
 
+#[test]
+fn a_tenant_with_a_schema_or_a_database_of_its_own_is_tested_too() {
+    let place = Place::ready();
+    let database = cluster().fresh_database();
+    cluster().psql(
+        &database,
+        "CREATE TABLE plans (id int PRIMARY KEY); INSERT INTO plans VALUES (1); CREATE TYPE mood AS ENUM ('good'); \
+         CREATE SCHEMA tenant_one; CREATE TABLE tenant_one.orders (id serial PRIMARY KEY, plan int REFERENCES plans, m mood); \
+         INSERT INTO tenant_one.orders (plan, m) SELECT 1, 'good' FROM generate_series(1, 100)",
+    );
+    place.set("PGDATABASE", &database);
+    place.set("TENANT_MODE", "schema");
+    place.set("TENANT_PATTERN", "tenant_*");
+    place.pgkeep(&["backup", "tenant", "--all"]).ok();
+    for arguments in [&[][..], &["--own-server"]] {
+        let report = tested(&place, arguments, 0);
+        assert_eq!(check(&report, "rows")["checked"], 100);
+        assert_eq!(check(&report, "sequences")["checked"], 1);
+        let notes = check(&report, "foreign keys")["notes"].to_string();
+        assert!(notes.contains("1 of the schema: not looked at"), "{notes}");
+        assert_nothing_left(&place, cluster(), &database);
+    }
+
+    let own = Place::ready();
+    own.set("TENANT_MODE", "database");
+    own.set("TENANT_PATTERN", &format!("{database}_o*"));
+    own.set("PGDATABASE", &database);
+    cluster().psql("postgres", &format!("CREATE DATABASE {database}_own TEMPLATE {database}"));
+    own.pgkeep(&["backup", "tenant", "--all"]).ok();
+    let report = tested(&own, &[], 0);
+    assert_eq!(
+        (&report["tests"][0]["kind"], &check(&report, "rows")["checked"]),
+        (&"tenant".into(), &101.into())
+    );
+    assert_eq!(check(&report, "foreign keys")["checked"], 1);
+    assert_nothing_left(&own, cluster(), &database);
+}
+
 #[track_caller]
 fn tested_error(place: &Place, arguments: &[&str], code: i32) -> String {
     place.pgkeep(&[&["test-restore"], arguments].concat()).fails_with(code).stderr
