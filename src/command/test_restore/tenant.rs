@@ -29,7 +29,7 @@ impl Test<'_> {
             return Fault::new(Kind::Damaged, format!("{} does not say which tenant it is of", manifest.id))
                 .err();
         };
-        if tenant.schema.is_none() && tenant.mode == PlaceKind::Database.to_string() {
+        if tenant.schema.is_none() && tenant.mode == PlaceKind::Database.as_str() {
             // Its backup is one of a database, and says so.
             return self.database_of(&manifest, tested, laps).await;
         }
