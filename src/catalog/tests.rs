@@ -738,6 +738,42 @@ fn every_word_reads_back_and_is_accepted_by_its_table() {
 }
 
 #[test]
+fn the_last_test_of_each_database_that_passed_is_found_and_its_place_is_kept_until_it_is_gone() {
+    let (_place, catalog) = fresh();
+    let restores = catalog.restores();
+    let test = |database: &str, state| {
+        let new = NewRestore {
+            purpose: Purpose::Test,
+            store: Some(StoreName::R2),
+            source_database: Some(database.to_owned()),
+            ..new_restore()
+        };
+        let number = restores.begin(&new).unwrap();
+        restores.set_places(number, PLACES).unwrap();
+        let phases = serde_json::json!({ "load": number });
+        restores.set_measured(number, &Measured { phases, bytes_fetched: 7, wal_segments: 3 }).unwrap();
+        restores.end(number, &end_as(state)).unwrap();
+        number
+    };
+    let done = RestoreState::Done;
+    let [_, shop, bank] = [test("shop", done), test("shop", done), test("bank", done)];
+    test("bank", RestoreState::Failed);
+    let plain = restores.begin(&new_restore()).unwrap();
+    restores.end(plain, &end_as(done)).unwrap();
+    let found = restores.last_tests().unwrap();
+    assert_eq!(found.iter().map(|it| it.id).collect::<Vec<_>>(), [bank, shop]);
+    let of_bank = &found[0];
+    assert_eq!(
+        (of_bank.purpose, of_bank.store, of_bank.wal_segments),
+        (Purpose::Test, Some(StoreName::R2), Some(3))
+    );
+    assert_eq!(of_bank.phases, Some(serde_json::json!({ "load": bank })));
+    assert_eq!(of_bank.staging_database.as_deref(), Some("shop_new"), "dropped it is only when that is said");
+    restores.clear_staging(bank).unwrap();
+    assert!(restores.unsettled().unwrap().iter().all(|it| it.id != bank));
+}
+
+#[test]
 fn the_history_of_another_catalog_is_taken_over_once_and_nothing_of_it_is_alive() {
     let (place, own) = fresh();
     let (_other_place, other) = fresh();

@@ -275,6 +275,20 @@ impl<'a> Wal<'a> {
         })
     }
 
+    /// How many bytes each store holds, in good copies, of the files from one to another of the same timeline.
+    pub fn sizes_between(self, first: &WalName, last: &WalName) -> anyhow::Result<BTreeMap<StoreName, u64>> {
+        self.catalog.read("sum up archived WAL", |connection| {
+            let mut statement = connection.prepare(
+                "SELECT store, sum(size_bytes) AS bytes FROM wal_segments \
+                 WHERE segment BETWEEN :first AND :last AND state = 'good' GROUP BY store",
+            )?;
+            let parameters = named_params! { ":first": first.as_str(), ":last": last.as_str() };
+            statement
+                .query_map(parameters, |row| Ok((parsed(row, "store")?, count(row, "bytes")?)))?
+                .collect()
+        })
+    }
+
     /// Takes in what the stores list, all at once, and returns how many were not known.
     pub fn record_listed(self, files: &[ListedWal], at: Timestamp) -> anyhow::Result<u64> {
         if files.is_empty() {

@@ -87,7 +87,13 @@ impl Instance {
     pub(super) async fn start(context: &Context, wanted: &Wanted<'_>) -> anyhow::Result<Self> {
         let socket = socket_directory(&context.scratch()?, &context.run);
         durable::create_private_dir(&socket)?;
-        let running = launch(context, wanted, &socket).await?;
+        let running = match launch(context, wanted, &socket).await {
+            Ok(running) => running,
+            Err(error) => {
+                durable::remove_dir_if_there(&socket)?;
+                return Err(error);
+            }
+        };
         let group = running.group();
         let running = tokio::spawn(async move { running.wait(&Stop::default()).await });
         let connection = ConnectionSettings {

@@ -6,7 +6,7 @@ use super::Context;
 use crate::catalog::{CopyState, Restore};
 use crate::format::manifest::Manifest;
 use crate::format::names;
-use crate::model::{BackupKind, StoreName};
+use crate::model::{BackupKind, StoreName, WalName};
 use crate::pipeline::requests;
 use crate::plan::quote::{self, Past, Quote, Work};
 
@@ -30,6 +30,17 @@ pub(super) fn work(context: &Context, manifest: &Manifest, sealed: u64) -> anyho
     }
     work.requests += manifest.volumes.iter().map(requests).sum::<u64>();
     Ok(work)
+}
+
+/// Stored bytes of these files of WAL, as they are read: from the first store in the order that has any.
+pub(super) fn wal_bytes(context: &Context, segments: &[WalName]) -> anyhow::Result<u64> {
+    let mut bytes = 0;
+    for group in segments.chunk_by(|one, other| one.timeline() == other.timeline()) {
+        let (Some(first), Some(last)) = (group.first(), group.last()) else { continue };
+        let held = context.catalog.wal().sizes_between(first, last)?;
+        bytes += context.settings.stores().iter().find_map(|store| held.get(store)).unwrap_or(&0);
+    }
+    Ok(bytes)
 }
 
 /// What it takes, with the time that the last test restore of this kind says: of the same database, if there was one.

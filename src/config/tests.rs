@@ -153,6 +153,10 @@ fn every_documented_setting_is_read() {
     assert_eq!(settings.volume_bytes, 64 << 20);
     assert_eq!(settings.pg_bindir.as_deref(), Some(Path::new("/usr/lib/postgresql/15/bin")));
     assert_eq!(settings.wal_compression, Codec::Zstd(2));
+    let tables: Vec<_> =
+        settings.questions.tables.iter().map(|it| (it.database.as_deref(), &*it.text)).collect();
+    assert_eq!(tables, [(None, "customers"), (Some("other"), "sales.orders")]);
+    assert_eq!((settings.questions.queries.len(), &settings.questions.file), (2, &None));
     assert_eq!((settings.archive_timeout.as_secs(), settings.rpo_target.as_secs()), (90, 300));
     assert_eq!((settings.verify_budget, settings.proof_max_age.as_secs()), (Some(3 << 30), 14 * 86_400));
     let tenants = &settings.tenants;

@@ -25,6 +25,8 @@ pub struct Work {
     pub scratch_bytes: u64,
     /// Segments of WAL to replay at most.
     pub wal_segments: u64,
+    /// Stored bytes of them.
+    pub wal_bytes: u64,
     /// Where it stops, exactly, in words.
     pub stops_at: String,
 }
@@ -39,6 +41,7 @@ impl Work {
         self.requests += other.requests;
         self.scratch_bytes += other.scratch_bytes;
         self.wal_segments += other.wal_segments;
+        self.wal_bytes += other.wal_bytes;
     }
 }
 
@@ -68,6 +71,8 @@ pub struct Quote {
     pub scratch_bytes: u64,
     /// Segments of WAL that are replayed at most.
     pub wal_segments: u64,
+    /// Stored bytes of them, to be fetched besides.
+    pub wal_bytes: u64,
     /// Where it stops, exactly.
     pub stops_at: String,
     /// How long it is going to take, in seconds; `None` where no test restore says.
@@ -105,6 +110,7 @@ pub fn quote(work: Work, past: Option<&Past>) -> Quote {
         requests: work.requests + REQUESTS_PER_SEGMENT * work.wal_segments,
         scratch_bytes: work.scratch_bytes,
         wal_segments: work.wal_segments,
+        wal_bytes: work.wal_bytes,
         stops_at: work.stops_at,
         expected_seconds,
         basis,
@@ -164,6 +170,7 @@ mod tests {
             requests: 10,
             scratch_bytes: 7,
             wal_segments: 100,
+            wal_bytes: 1 << 20,
             stops_at: "here".to_owned(),
         }
     }

@@ -91,6 +91,18 @@ pub async fn load(
     plan: &LoadPlan,
     stop: &Stop,
 ) -> anyhow::Result<()> {
+    load_listed(server, directory, staging, plan, None, stop).await
+}
+
+/// The same with what a list names of it: a file as `pg_restore --list` writes it, with lines taken out.
+pub async fn load_listed(
+    server: &Server,
+    directory: &Path,
+    staging: &str,
+    plan: &LoadPlan,
+    list: Option<&Path>,
+    stop: &Stop,
+) -> anyhow::Result<()> {
     let pg_restore = restorer(server, directory, plan.bindir.as_deref())?;
     let tolerates = pg_restore.version.major >= TRANSACTION_TIMEOUT && server.major() < TRANSACTION_TIMEOUT;
     let mut arguments: Vec<OsString> = ["--format=directory", "--no-password"].map(Into::into).into();
@@ -105,6 +117,11 @@ pub async fn load(
     }
     if plan.no_privileges {
         arguments.push("--no-privileges".into());
+    }
+    if let Some(list) = list {
+        let mut argument = OsString::from("--use-list=");
+        argument.push(list);
+        arguments.push(argument);
     }
     arguments.push(directory.into());
     let mut connection = plan.connection.clone();
@@ -131,7 +148,7 @@ pub async fn load(
 }
 
 /// The program that reads this dump for this server.
-pub(super) fn restorer(server: &Server, directory: &Path, bindir: Option<&Path>) -> anyhow::Result<Tool> {
+pub fn restorer(server: &Server, directory: &Path, bindir: Option<&Path>) -> anyhow::Result<Tool> {
     let reads = archive_reader(&directory.join("toc.dat"))?;
     tools::find("pg_restore", server.major().max(reads), bindir)
 }

@@ -51,6 +51,7 @@ mod tenants;
 mod tenants_as;
 mod tenants_many;
 mod tenants_random;
+mod test_restore;
 mod verify;
 mod verify_rolling;
 mod versions;

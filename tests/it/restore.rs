@@ -156,6 +156,10 @@ fn a_dry_run_shows_the_plan_and_changes_nothing() {
       rename database [DATABASE] to [DATABASE]_old_[TIME]
       rename the new one to [DATABASE]
       keep [DATABASE]_old_[TIME] until you drop it
+      fetch: [SIZE] from local in 3 requests
+      room needed while it runs: [SIZE]
+      stops at [TIME], the instant of the backup
+      expected time: no test restore yet: unknown
     nothing was done (--dry-run)
     ");
     let plan = &json(&place, &["latest", "--dry-run"])["plan"];

@@ -157,6 +157,8 @@ fn the_commands_of_the_archive_write_what_their_schemas_say() {
         ["restore", "latest", "--to-dir", &data, "--start", "--port", "5499", "--target-action", "shutdown"];
     let done = assert_writes(place, "restore_cluster", &started, 0);
     assert_eq!(done["phases"].as_array().map(Vec::len), Some(3));
+    let report = assert_writes(place, "test_restore", &["test-restore"], 0);
+    assert_eq!(report["tests"][0]["kind"], "cluster");
     let check = json(place, &["check"]);
     assert!([0, 3].contains(&check.code), "{}", check.stdout);
     assert_valid("check", &check.json());
@@ -200,6 +202,25 @@ fn the_status_is_written_as_its_schema_says() {
         ["written"]
         .clone();
     assert_eq!(written, serde_json::json!([page, metrics]));
+}
+
+#[test]
+fn test_restores_write_what_their_schema_says() {
+    let (place, database) = crate::tenants::ready(2);
+    place.backup(&database);
+    place.pgkeep(&["backup", "tenant", "1"]).ok();
+    let report = assert_writes(&place, "test_restore", &["test-restore", "--jobs", "1"], 0);
+    assert_eq!(report["tests"].as_array().map(Vec::len), Some(2));
+    place.set("TEST_RESTORE_SQL", "SELECT false");
+    let report = assert_writes(&place, "test_restore", &["test-restore"], 4);
+    assert!(report["tests"].as_array().unwrap().iter().any(|test| test["passed"] == false));
+    // A tenant's backup can be tested while that of the database can't.
+    place.set("TEST_RESTORE_SQL", "/nowhere/queries.sql");
+    let report = assert_writes(&place, "test_restore", &["test-restore"], 20);
+    assert!(report["tests"].as_array().unwrap().iter().any(|test| test["failure"].is_string()));
+    let quoted =
+        assert_writes(&place, "restore", &["restore", "latest", "--database", &database, "--dry-run"], 0);
+    assert!(quoted["plan"]["quote"]["basis"].as_str().unwrap().starts_with("from the test restore of"));
 }
 
 #[test]

@@ -21,7 +21,8 @@ pub(super) fn quote(text: &mut String, quote: &Quote) {
     line!(text, "  fetch: {from} in {}", counted(quote.requests, "request"));
     line!(text, "  room needed while it runs: {}", Bytes(quote.scratch_bytes));
     if quote.wal_segments > 0 {
-        line!(text, "  replay: {} of WAL at most", counted(quote.wal_segments, "segment"));
+        let (segments, bytes) = (counted(quote.wal_segments, "segment"), Bytes(quote.wal_bytes));
+        line!(text, "  replay: {segments} of WAL at most, {bytes} to fetch");
     }
     line!(text, "  stops {}", quote.stops_at);
     match quote.expected_seconds {
@@ -61,8 +62,14 @@ fn one(text: &mut String, test: &Tested) {
     if let Some(reached) = &test.reached {
         line!(text, "  replayed up to {reached}; {} of WAL", counted(test.wal_segments, "segment"));
     }
-    let phases: Vec<String> =
-        test.phases.iter().map(|phase| format!("{} {}", phase.name, seconds(phase.seconds))).collect();
+    let mut sums: Vec<(&str, f64)> = Vec::new();
+    for phase in &test.phases {
+        match sums.iter_mut().find(|(name, _)| *name == phase.name) {
+            Some((_, sum)) => *sum += phase.seconds,
+            None => sums.push((phase.name, phase.seconds)),
+        }
+    }
+    let phases: Vec<String> = sums.iter().map(|(name, sum)| format!("{name} {}", seconds(*sum))).collect();
     line!(text, "  fetched {}; {}", Bytes(test.bytes_fetched), phases.join(", "));
     for check in &test.checks {
         line!(text, "  {}", said(check));

@@ -121,6 +121,7 @@ impl Restore {
         let mut work = quoting::work(context, &manifest, object.len() as u64)?;
         work.scratch_bytes = manifest.original_size;
         work.wal_segments = reach.segments.len() as u64;
+        work.wal_bytes = quoting::wal_bytes(context, &reach.segments)?;
         work.stops_at = stops_at;
         let quote = quoting::quote(context, BackupKind::Cluster, None, work)?;
         let plan = ClusterPlan {

@@ -9,7 +9,7 @@ use super::{Test, Tested};
 use crate::format::manifest::{Manifest, Table};
 use crate::model::{Fault, InDatabase, Kind, parse_queries};
 use crate::postgres::Server;
-use crate::postgres::proof::{self, Proven};
+use crate::postgres::proof::{self, Behind, Proven, Sequences};
 use crate::target::database as target;
 
 /// How many tables count as the key ones when none are named.
@@ -35,9 +35,9 @@ impl Test<'_> {
         let largest = if wanted.is_empty() { largest(manifest) } else { Vec::new() };
         let key: Vec<&str> = wanted.iter().copied().chain(largest.iter().map(String::as_str)).collect();
         tested.check("key tables", "table", proof::present(&server, &key).await?);
-        self.check_inside(&server, tested).await?;
-        let path = database.properties.settings.iter().filter(|setting| setting.role.is_none());
-        let path = path.filter_map(|setting| setting.setting.strip_prefix("search_path=")).next();
+        self.check_inside(&server, name, tested).await?;
+        let mut settings = database.properties.settings.iter().filter(|setting| setting.role.is_none());
+        let path = settings.find_map(|setting| setting.setting.strip_prefix("search_path="));
         let queries = self.queries()?;
         let of_it: Vec<&str> = self.said_of(name, &queries).collect();
         tested.check("your own queries", "query", self.ask(&server, path, &of_it, &queries).await?);
@@ -46,13 +46,45 @@ impl Test<'_> {
     }
 
     /// What can be looked at without knowing what should be there.
-    async fn check_inside(&self, server: &Server, tested: &mut Tested) -> anyhow::Result<()> {
-        tested.check("foreign keys", "foreign key", proof::orphans(server, |_, _| true).await?);
+    async fn check_inside(&self, server: &Server, database: &str, tested: &mut Tested) -> anyhow::Result<()> {
         let corruption = proof::corruption(server).await?;
         tested.check("tables' pages", "relation", corruption.heaps);
         tested.check("indexes", "index", corruption.indexes);
-        tested.check("sequences", "sequence", proof::behind(server).await?);
+        tested.check("foreign keys", "foreign key", proof::orphans(server, |_, _| true).await?);
+        tested.check("sequences", "sequence", self.sequences(server, database).await?);
         Ok(())
+    }
+
+    /// Sequences that are behind. One that is so in the database in use as well was so before the backup: numbers were
+    /// written there by hand, and that is no fault of the backup's.
+    pub(super) async fn sequences(&self, server: &Server, database: &str) -> anyhow::Result<Proven> {
+        let Sequences { mut proven, behind } = proof::behind(server, None).await?;
+        if behind.is_empty() {
+            return Ok(proven);
+        }
+        let names: Vec<String> = behind.iter().map(|it| it.sequence.clone()).collect();
+        let settings = &self.context.settings.postgres;
+        let asked = async {
+            let live = Server::connect(settings, Some(database), &self.context.stop).await?;
+            let now = proof::behind(&live, Some(&names)).await;
+            live.close().await;
+            now
+        };
+        let now = match asked.await {
+            Ok(now) => now.behind,
+            Err(error) => {
+                proven.notes.push(format!("how it is in the database in use can't be asked: {error:#}"));
+                Vec::new()
+            }
+        };
+        for Behind { sequence, text } in behind {
+            if now.iter().any(|other| other.sequence == sequence) {
+                proven.notes.push(format!("{text}; so it is in the database in use"));
+            } else {
+                proven.findings.push(text);
+            }
+        }
+        Ok(proven)
     }
 
     /// The tables that the operator wants to be there in this database.

@@ -1,6 +1,6 @@
 //! Which backups are tested.
 
-use super::TestRestoreRequest;
+use super::{TestRestoreRequest, write_down};
 use crate::catalog::{BackupFilter, BackupRow, CopyState};
 use crate::command::{Context, manifests};
 use crate::model::{BackupKind, Fault, Kind, StoreName};
@@ -36,25 +36,22 @@ pub(super) fn backups(
     }
     let mut chosen = Vec::new();
     for group in groups {
-        match good(context, &group, store)? {
-            Some(row) => {
-                let newest = &group[0];
-                if row.id != newest.id {
-                    warnings.push(format!(
-                        "{} is not whole in {store}, as far as is known: {} is tested instead",
-                        newest.id, row.id
-                    ));
-                }
-                chosen.push(row.clone());
-            }
-            None => {
-                let newest = &group[0];
-                warnings.push(format!(
-                    "{} is not whole in {store}, as far as is known, nor is any older one of its kind: none is tested",
-                    newest.id
-                ));
-            }
+        let newest = &group[0].id;
+        let Some(row) = good(context, &group, store)? else {
+            let why = format!(
+                "{newest} is not whole in {store}, as far as is known, nor is any older one of its kind: none is tested"
+            );
+            write_down::untested(context, &why)?;
+            warnings.push(why);
+            continue;
+        };
+        if row.id != *newest {
+            warnings.push(format!(
+                "{newest} is not whole in {store}, as far as is known: {} is tested instead",
+                row.id
+            ));
         }
+        chosen.push(row.clone());
     }
     if chosen.is_empty() {
         let message = match warnings.first() {

@@ -14,13 +14,24 @@ use crate::target::database as target;
 impl Test<'_> {
     pub(super) async fn database(&self, tested: &mut Tested) -> anyhow::Result<()> {
         let context = self.context;
-        let mut laps = Laps::begin(context);
+        let laps = Laps::begin(context);
         let manifest = context.stop.or(self.manifest(tested)).await?;
+        self.database_of(&manifest, tested, laps).await
+    }
+
+    /// The same for whatever is a dump of a database.
+    pub(super) async fn database_of(
+        &self,
+        manifest: &Arc<Manifest>,
+        tested: &mut Tested,
+        mut laps: Laps<'_>,
+    ) -> anyhow::Result<()> {
+        let context = self.context;
         let Some(database) = &manifest.database else {
             return Fault::new(Kind::Damaged, format!("{} is no backup of a database", manifest.id)).err();
         };
         home::refuse_full(&context.settings.scratch_dir, manifest.original_size)?;
-        let directory = context.stop.or(self.unpack(&manifest, tested)).await?;
+        let directory = context.stop.or(self.unpack(manifest, tested)).await?;
         laps.lap(tested, "fetch");
         let name = &database.properties.name;
         let staging = swap::derived_name(name, &format!("_test_{}", context.run));
@@ -28,7 +39,7 @@ impl Test<'_> {
         let major = manifest.postgres_version_num / 10_000;
         let home = Home::open(self, staging, major, bytes, tested, &mut laps).await?;
         let proven =
-            context.stop.or(self.prove_database(&home, &manifest, &directory, tested, &mut laps)).await;
+            context.stop.or(self.prove_database(&home, manifest, &directory, tested, &mut laps)).await;
         let closed = home.close(self).await;
         laps.lap(tested, "drop");
         durable::remove_dir_if_there(&directory)?;

@@ -97,7 +97,7 @@ impl Home {
             }
         };
         load.connection = own.connection.clone();
-        tested.place = "a throwaway server".to_owned();
+        "a throwaway server".clone_into(&mut tested.place);
         tested.warnings.extend(test.make_roles(&server).await);
         laps.lap(tested, "start");
         Ok(Self { server, load, staging, own: Some(own) })
@@ -130,26 +130,14 @@ impl Home {
 
     /// Removes the database, or the whole server.
     pub(super) async fn close(self, test: &Test<'_>) -> anyhow::Result<()> {
-        match self.own {
-            Some(own) => {
-                self.server.close().await;
-                own.end(test.context).await
-            }
-            None => {
-                let (connection, avoid) = (&self.load.connection, [self.staging.as_str()]);
-                let removed = staging::remove(
-                    test.context,
-                    &self.server,
-                    connection,
-                    &avoid,
-                    &self.staging,
-                    test.entry,
-                );
-                removed.await?;
-                self.server.close().await;
-                Ok(())
-            }
+        if let Some(own) = self.own {
+            self.server.close().await;
+            return own.end(test.context).await;
         }
+        let (connection, avoid) = (&self.load.connection, [self.staging.as_str()]);
+        staging::remove(test.context, &self.server, connection, &avoid, &self.staging, test.entry).await?;
+        self.server.close().await;
+        Ok(())
     }
 }
 

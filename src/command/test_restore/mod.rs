@@ -26,7 +26,7 @@ use super::{Context, Environment, Interrupted, Report, judge};
 use crate::catalog::BackupRow;
 use crate::config::Settings;
 use crate::format::manifest::Manifest;
-use crate::model::{BackupId, BackupKind, Elapsed, Fault, Kind, StoreName, Timestamp};
+use crate::model::{BackupId, BackupKind, Elapsed, Fault, Kind, StoreName, Timestamp, WalName};
 use crate::pipeline::{RangeReader, Unpack, unpack};
 use crate::plan::proof::store_of_month;
 use crate::postgres::proof::Proven;
@@ -102,6 +102,8 @@ pub struct Tested {
     pub warnings: Vec<String>,
     #[serde(skip)]
     kind_of_failure: Option<Kind>,
+    #[serde(skip)]
+    replayed: Vec<WalName>,
 }
 
 /// One check.
@@ -147,6 +149,7 @@ impl Tested {
             seconds: 0.0,
             warnings: Vec::new(),
             kind_of_failure: None,
+            replayed: Vec::new(),
         }
     }
 
@@ -222,7 +225,7 @@ pub async fn run(context: &Context, request: &TestRestoreRequest) -> anyhow::Res
             Err(error) if alone || error.downcast_ref::<Interrupted>().is_some() => return Err(error),
             Err(error) => {
                 let verdict = judge(&error);
-                context.progress.note(&format!("warning: test {}: {}", row.id, verdict.message));
+                context.progress.note(&format!("warning: {}", verdict.message));
                 tested.kind_of_failure =
                     Kind::ALL.into_iter().find(|kind| kind.exit_code() == verdict.exit_code);
                 (tested.failure, tested.hint) = (Some(verdict.message), verdict.hint);

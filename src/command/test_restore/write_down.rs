@@ -7,8 +7,8 @@ use super::{Test, TestRestoreRequest, Tested};
 use crate::catalog::{
     BackupRow, CopyKey, Measured, NewRestore, Proof, Purpose, RestoreEnd, RestoreMode, RestoreState, Severity,
 };
-use crate::command::{Context, judge};
-use crate::model::{BackupKind, Elapsed, Kind, StoreName};
+use crate::command::{Context, Interrupted, judge};
+use crate::model::{BackupKind, Elapsed, Fault, Kind, StoreName};
 use crate::postgres::swap;
 use crate::system::{Step, step};
 
@@ -56,7 +56,30 @@ pub(super) fn end(test: &Test<'_>, tested: &mut Tested, result: anyhow::Result<(
         tested.warnings.push(format!("{error:#}"));
         test.context.progress.note(&format!("warning: {error:#}"));
     }
-    result
+    result.map_err(|error| named(test, error))
+}
+
+/// The error as the operator sees it: of which test, and what to do about a copy that is bad.
+fn named(test: &Test<'_>, mut error: anyhow::Error) -> anyhow::Error {
+    if error.downcast_ref::<Interrupted>().is_some() {
+        return error;
+    }
+    if let Some(fault) = error.downcast_mut::<Fault>().filter(|fault| fault.kind == Kind::Damaged) {
+        fault.hint.get_or_insert_with(|| {
+            format!(
+                "`pgkeep sync` makes a bad copy in {} anew out of a good one; `pgkeep verify --deep` says what else is \
+                 damaged.",
+                test.store
+            )
+        });
+    }
+    error.context(format!("test {} out of {}", test.row.id, test.store))
+}
+
+/// Raises the alert that no backup of some kind could be tested at all.
+pub(super) fn untested(context: &Context, why: &str) -> anyhow::Result<()> {
+    let message = format!("test restore: {why}");
+    context.catalog.alerts().raise(ALERT, Severity::Warning, &message, Utc::now())
 }
 
 /// How it ended, for the log and for the alert.
@@ -122,6 +145,7 @@ fn write(test: &Test<'_>, tested: &Tested, outcome: &Outcome) -> anyhow::Result<
             .map(|copy| CopyKey { backup_id: copy.backup_id, object: copy.object, store: copy.store })
             .collect();
         copies.prove(&keys, Proof::Restored, now)?;
+        catalog.wal().prove_restored(&tested.replayed, test.store, now)?;
     }
     if let Some(severity) = outcome.severity {
         let took = Elapsed(std::time::Duration::from_secs_f64(tested.seconds.max(0.0)));

@@ -3,7 +3,7 @@
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 
-use super::Proven;
+use super::{Proven, damage};
 use crate::postgres::text::text;
 use crate::postgres::{Server, facts, sqlstate};
 
@@ -81,14 +81,11 @@ async fn heaps(server: &Server, schema: &str) -> anyhow::Result<Proven> {
                 proven.checked += 1;
                 proven.findings.extend(named(&name, &rows));
             }
-            Err(error) => match told(&error) {
-                Told::Damage(why) => {
-                    proven.checked += 1;
-                    proven.findings.push(format!("{name}: {why}"));
-                }
-                Told::Unfit => {}
-                Told::Failed => return Err(error),
-            },
+            Err(error) if is_unfit(&error) => {}
+            Err(error) => {
+                proven.checked += 1;
+                proven.findings.push(format!("{name}: {}", damage(error)?));
+            }
         }
     }
     Ok(proven)
@@ -135,10 +132,7 @@ async fn indexes(server: &Server, schema: &str) -> anyhow::Result<Proven> {
         };
         proven.checked += 1;
         if let Err(error) = asked {
-            match told(&error) {
-                Told::Damage(why) => proven.findings.push(format!("index {name} of {table}: {why}")),
-                Told::Unfit | Told::Failed => return Err(error),
-            }
+            proven.findings.push(format!("index {name} of {table}: {}", damage(error)?));
         }
     }
     if others > 0 {
@@ -149,34 +143,11 @@ async fn indexes(server: &Server, schema: &str) -> anyhow::Result<Proven> {
     Ok(proven)
 }
 
-/// What an error of amcheck's says.
-enum Told {
-    /// The relation is damaged.
-    Damage(String),
-    /// It is no relation that can be looked at.
-    Unfit,
-    /// Something else went wrong.
-    Failed,
-}
-
-fn told(error: &anyhow::Error) -> Told {
-    let said = || error.root_cause().to_string();
-    match sqlstate(error) {
-        Some(code) if *code == SqlState::INDEX_CORRUPTED || *code == SqlState::DATA_CORRUPTED => {
-            Told::Damage(said())
-        }
-        // A page that can't be read at all: `could not read blocks`, `missing chunk number`.
-        Some(code) if code.code().starts_with("XX") || *code == SqlState::UNDEFINED_FILE => {
-            Told::Damage(said())
-        }
-        Some(code) if *code == SqlState::IO_ERROR => Told::Damage(said()),
-        Some(code)
-            if *code == SqlState::FEATURE_NOT_SUPPORTED
-                || *code == SqlState::WRONG_OBJECT_TYPE
-                || *code == SqlState::INVALID_PARAMETER_VALUE =>
-        {
-            Told::Unfit
-        }
-        _ => Told::Failed,
-    }
+/// Whether the relation is of a kind that can't be looked at, such as a foreign table or an access method of somebody's.
+fn is_unfit(error: &anyhow::Error) -> bool {
+    sqlstate(error).is_some_and(|code| {
+        *code == SqlState::FEATURE_NOT_SUPPORTED
+            || *code == SqlState::WRONG_OBJECT_TYPE
+            || *code == SqlState::INVALID_PARAMETER_VALUE
+    })
 }

@@ -2,7 +2,7 @@
 
 use tokio_postgres::Row;
 
-use super::Proven;
+use super::{Proven, damage};
 use crate::postgres::Server;
 use crate::postgres::quote::{identifier, qualified};
 use crate::postgres::text::ServerText;
@@ -65,9 +65,15 @@ pub async fn orphans(server: &Server, is_wanted: impl Fn(&str, &str) -> bool) ->
             is_full: row.get(8),
             validated: row.get(9),
         };
-        let open: i64 =
-            server.query_one(&format!("check the foreign key {}", key.shown), &key.sql(), &[]).await?.get(0);
+        let action = format!("check the foreign key {}", key.shown);
         proven.checked += 1;
+        let open: i64 = match server.query_one(&action, &key.sql(), &[]).await {
+            Ok(row) => row.get(0),
+            Err(error) => {
+                proven.findings.push(format!("foreign key {}: {}", key.shown, damage(error)?));
+                continue;
+            }
+        };
         if open > 0 {
             let rows = if open == 1 { "1 row refers".to_owned() } else { format!("{open} rows refer") };
             let text = format!("foreign key {}: {rows} to what is not there", key.shown);

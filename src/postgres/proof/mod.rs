@@ -9,13 +9,14 @@ mod questions;
 mod sequences;
 
 use serde::Serialize;
+use tokio_postgres::error::SqlState;
 
-use super::Server;
+use super::{Server, sqlstate};
 
 pub use amcheck::corruption;
 pub use foreign_keys::orphans;
 pub use questions::ask;
-pub use sequences::behind;
+pub use sequences::{Behind, Sequences, behind};
 
 /// What came of one check.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -44,6 +45,15 @@ impl Proven {
         self.notes.extend(other.notes.into_iter().map(name));
         self.notes.extend(other.not_checked.map(|why| format!("{database}: not checked: {why}")));
     }
+}
+
+/// What an error says of damage in what was read: a page that can't be read, a row that is none. Any other error stays one.
+fn damage(error: anyhow::Error) -> anyhow::Result<String> {
+    let is_damage = sqlstate(&error).is_some_and(|code| {
+        // `data_corrupted`, `index_corrupted`, and what only happens to what is not as it was written.
+        code.code().starts_with("XX") || *code == SqlState::UNDEFINED_FILE || *code == SqlState::IO_ERROR
+    });
+    if is_damage { Ok(error.root_cause().to_string()) } else { Err(error) }
 }
 
 /// Looks whether these tables are there: `schema.table`, or `table` in any schema.

@@ -1,12 +1,31 @@
 //! Sequences that would give out a number that their column has already.
 
-use super::Proven;
+use super::{Proven, damage};
 use crate::postgres::Server;
 use crate::postgres::quote::identifier;
 use crate::postgres::text::ServerText;
 
-/// Compares every sequence that belongs to a column with the highest value there, or the lowest where it counts down.
-pub async fn behind(server: &Server) -> anyhow::Result<Proven> {
+/// What came of looking at sequences.
+#[derive(Debug, Clone, Default)]
+pub struct Sequences {
+    /// How many there are, and everything but those that are behind.
+    pub proven: Proven,
+    /// Those that are behind.
+    pub behind: Vec<Behind>,
+}
+
+/// A sequence that is behind its column.
+#[derive(Debug, Clone)]
+pub struct Behind {
+    /// `schema.sequence`.
+    pub sequence: String,
+    /// What is wrong, in a sentence.
+    pub text: String,
+}
+
+/// Compares every sequence that belongs to a column with the highest value there, or the lowest where it counts down; or
+/// `only` those of these names.
+pub async fn behind(server: &Server, only: Option<&[String]>) -> anyhow::Result<Sequences> {
     let sql = "SELECT sn.nspname::text, s.relname::text, tn.nspname::text, t.relname::text, a.attname::text, \
                       q.seqincrement > 0, q.seqcycle \
                FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S' \
@@ -18,10 +37,13 @@ pub async fn behind(server: &Server) -> anyhow::Result<Proven> {
                WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass \
                  AND d.deptype IN ('a', 'i') AND y.typcategory = 'N' AND s.relpersistence <> 't' \
                ORDER BY sn.nspname COLLATE \"C\", s.relname COLLATE \"C\"";
-    let mut proven = Proven::default();
+    let (mut proven, mut behind) = (Proven::default(), Vec::new());
     for row in server.query("list the sequences", sql, &[]).await? {
         let names: Vec<ServerText> = (0..5).map(|column| row.get(column)).collect();
         let shown = format!("{}.{}", names[0].shown(), names[1].shown());
+        if only.is_some_and(|only| !only.contains(&shown)) {
+            continue;
+        }
         let (counts_up, cycles): (bool, bool) = (row.get(5), row.get(6));
         if cycles {
             proven.notes.push(format!("sequence {shown}: not checked, it begins again at its end"));
@@ -43,16 +65,23 @@ pub async fn behind(server: &Server) -> anyhow::Result<Proven> {
             sequence = format_args!("{}.{}", name(0), name(1)),
             regclass = crate::postgres::quote::literal(&format!("{}.{}", name(0), name(1))),
         );
-        let found = server.query(&format!("check the sequence {shown}"), &sql, &[]).await?;
         proven.checked += 1;
+        let found = match server.query(&format!("check the sequence {shown}"), &sql, &[]).await {
+            Ok(found) => found,
+            Err(error) => {
+                proven.findings.push(format!("sequence {shown}: {}", damage(error)?));
+                continue;
+            }
+        };
         if let Some(found) = found.first() {
             let (extreme, next): (String, String) = (found.get(0), found.get(1));
-            proven.findings.push(format!(
+            let text = format!(
                 "sequence {shown}: the next number is {next}, and {}.{} has {extreme} already",
                 names[3].shown(),
                 names[4].shown()
-            ));
+            );
+            behind.push(Behind { sequence: shown, text });
         }
     }
-    Ok(proven)
+    Ok(Sequences { proven, behind })
 }
