@@ -598,6 +598,43 @@ fn a_copy_that_was_gone_and_is_listed_again_is_proven_no_more() {
 }
 
 #[test]
+fn the_proof_of_a_wal_file_grows_and_is_lost_with_the_copy() {
+    let (_place, catalog) = fresh();
+    let wal = catalog.wal();
+    let row = WalRow {
+        file: "000000010000000000000001".parse().unwrap(),
+        content_sha256: "ab".repeat(32).parse().unwrap(),
+        store: StoreName::R2,
+        size_bytes: 9,
+        state: CopyState::Good,
+        stored_at: Some(at(1)),
+        note: None,
+    };
+    wal.record(std::slice::from_ref(&row)).unwrap();
+    let known = || {
+        let copy = wal.provable().unwrap().remove(0);
+        (copy.row.state, copy.proven_at, copy.proven_how)
+    };
+    assert_eq!(known(), (CopyState::Good, Some(at(1)), Some(Proof::Written)));
+    wal.prove(&[&row], Proof::Decrypted, at(2)).unwrap();
+    assert_eq!(known(), (CopyState::Good, Some(at(2)), Some(Proof::Decrypted)));
+    assert!(wal.set_state(&row, CopyState::Damaged, Some("bits")).unwrap());
+    assert_eq!(known(), (CopyState::Damaged, Some(at(2)), Some(Proof::Decrypted)));
+    wal.prove(&[&row], Proof::Decrypted, at(3)).unwrap();
+    assert_eq!(known(), (CopyState::Good, Some(at(3)), Some(Proof::Decrypted)));
+    assert!(wal.set_state(&row, CopyState::Missing, None).unwrap());
+    assert!(wal.provable().unwrap().is_empty());
+    wal.found_again(&row, at(4)).unwrap();
+    assert_eq!(known(), (CopyState::Good, Some(at(4)), Some(Proof::Listed)));
+    // What is being deleted is of no matter to anybody who looks.
+    assert!(wal.set_state(&row, CopyState::Deleting, None).unwrap());
+    assert!(!wal.set_state(&row, CopyState::Missing, None).unwrap());
+    wal.prove(&[&row], Proof::Decrypted, at(5)).unwrap();
+    wal.found_again(&row, at(5)).unwrap();
+    assert_eq!(wal.all().unwrap()[0].state, CopyState::Deleting);
+}
+
+#[test]
 fn what_the_stores_hold_is_kept_by_day() {
     let (_place, catalog) = fresh();
     let day = TimeDelta::days(1);

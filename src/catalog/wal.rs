@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::copies::stronger;
 use super::values::{count, integer, parsed, parsed_or_null, time_or_null};
-use super::{Catalog, CopyState, Proof, failure};
+use super::{Catalog, CopyState, Proof};
 use crate::model::{Digest, Fault, Kind, StoreName, TimelineHistory, Timestamp, WalName, timestamp_text};
 
 /// A WAL file in a store as the catalog has it.
@@ -176,19 +176,20 @@ impl<'a> Wal<'a> {
 
     /// Writes down that a copy which was missing, or was never made, is listed: nothing is known of its bytes.
     pub fn found_again(self, file: &WalRow, at: Timestamp) -> anyhow::Result<()> {
-        let changed = self.catalog.write("write down that a WAL file is there again", |transaction| {
+        self.catalog.write("write down that a WAL file is there again", |transaction| {
             transaction.execute(
                 "UPDATE wal_segments SET state = 'good', note = NULL, proven_at = :at, proven_how = 'listed' \
-                 WHERE segment = :segment AND content_sha256 = :content_sha256 AND store = :store",
+                 WHERE segment = :segment AND content_sha256 = :content_sha256 AND store = :store \
+                 AND state IN ('missing', 'owed')",
                 named_params! {
                     ":at": timestamp_text(at),
                     ":segment": file.file.as_str(),
                     ":content_sha256": file.content_sha256.to_string(),
                     ":store": file.store.as_str(),
                 },
-            )
-        })?;
-        failure::require_one(changed, || format!("no WAL file {} in store {}", file.file, file.store))
+            )?;
+            Ok(())
+        })
     }
 
     /// Writes down what a timeline's history file says; may run again.
@@ -238,12 +239,14 @@ impl<'a> Wal<'a> {
         })
     }
 
-    /// Writes down what was found out about a copy; the note replaces an older one.
-    pub fn set_state(self, file: &WalRow, state: CopyState, note: Option<&str>) -> anyhow::Result<()> {
+    /// Writes down what was found out about a copy; the note replaces an older one. `false`: it is being deleted, or was,
+    /// and what was found of it is of no matter.
+    pub fn set_state(self, file: &WalRow, state: CopyState, note: Option<&str>) -> anyhow::Result<bool> {
         let changed = self.catalog.write("write down the state of a WAL file", |transaction| {
             transaction.execute(
                 "UPDATE wal_segments SET state = :state, note = :note \
-                 WHERE segment = :segment AND content_sha256 = :content_sha256 AND store = :store",
+                 WHERE segment = :segment AND content_sha256 = :content_sha256 AND store = :store \
+                 AND state <> 'deleting'",
                 named_params! {
                     ":state": state.as_str(),
                     ":note": note,
@@ -253,7 +256,7 @@ impl<'a> Wal<'a> {
                 },
             )
         })?;
-        failure::require_one(changed, || format!("no WAL file {} in store {}", file.file, file.store))
+        Ok(changed > 0)
     }
 
     /// Writes down that these files were replayed as this store has them, and that the result was checked.

@@ -295,7 +295,7 @@ pub enum Action {
 }
 
 /// Verifying.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Verify {
     /// One backup [default: all]
     pub backup: Option<String>,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::CommandFactory;
 
-use super::args::{Arguments, Backup, Catalog, Command, Key};
+use super::args::{Arguments, Backup, Catalog, Command, Key, Verify};
 use super::progress::Console;
 use super::{restoring, text};
 use crate::command::backup::cluster::BackupCluster;
@@ -38,6 +38,11 @@ pub(super) fn done<T: Report>(report: &T, text: impl FnOnce(&T) -> String) -> an
 fn printed(text: impl Display) -> Done {
     let text = text.to_string();
     Done { json: serde_json::json!({ "text": text }), text, code: 0 }
+}
+
+fn verify_request(verify: &Verify) -> VerifyRequest {
+    let Verify { backup, deep, store, budget, max_time, repair } = verify.clone();
+    VerifyRequest { backup, deep, store, budget, max_time, repair }
 }
 
 /// Carries out what was typed.
@@ -78,14 +83,7 @@ pub(super) async fn run(
         Command::Verify(verify) => {
             let context = Context::open(environment, words).await?;
             progress.announce(words);
-            let request = VerifyRequest {
-                backup: verify.backup.clone(),
-                deep: verify.deep,
-                store: verify.store,
-                budget: verify.budget,
-                max_time: verify.max_time,
-                repair: verify.repair,
-            };
+            let request = verify_request(verify);
             let result = command::verify::run(&context, &request).await;
             done(&context.conclude(result).await?, text::verify)
         }

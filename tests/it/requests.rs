@@ -19,6 +19,8 @@ const IDENTITY: &str = "GET /keep/test/identity";
 fn many_objects() -> Clouds {
     let clouds = Clouds::ready();
     many::fill_catalog(&clouds.place, BACKUPS, OBJECTS, &["local", "r2", "b2"]);
+    // They are said to have been made long ago.
+    clouds.place.set("BACKUP_PROOF_MAX_AGE", "10000d");
     let (r2, b2) = (clouds.r2.bucket(), clouds.b2.bucket());
     for key in many::keys("test", BACKUPS, OBJECTS) {
         r2.write(&key, many::CONTENT);

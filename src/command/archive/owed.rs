@@ -261,7 +261,7 @@ impl Copying<'_> {
         let wal = self.context.catalog.wal();
         let known = wal.of(&owed.file)?;
         match known.iter().find(|row| row.store == store && row.content_sha256 == owed.sha256) {
-            Some(row) => wal.set_state(row, state, Some(why)),
+            Some(row) => wal.set_state(row, state, Some(why)).map(drop),
             None => Ok(()),
         }
     }

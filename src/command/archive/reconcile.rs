@@ -136,8 +136,9 @@ impl List {
                 }
                 (state, _) => (state, row.note.clone().unwrap_or_else(|| "it has no copy yet".to_owned())),
             };
-            if state != row.state {
-                wal.set_state(row, state, Some(&message))?;
+            if state != row.state && !wal.set_state(row, state, Some(&message))? {
+                // Deleted since it was looked up.
+                continue;
             }
             findings.push(WalFinding { file: row.file.clone(), store, state, message, repaired: false });
         }

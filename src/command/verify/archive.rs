@@ -2,12 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{TimeDelta, Utc};
+
 use super::report::{WalConflict, WalContent, WalHole};
 use crate::catalog::{BackupFilter, CopyState};
 use crate::command::{Context, restore_cluster};
 use crate::model::{BackupKind, Digest, StoreName, Timestamp, WalKind, WalName, timestamp_text};
 use crate::plan::gaps::{self, Gap};
 use crate::plan::recovery::{Archive, Base};
+
+/// Segments are archived several at a time, and a later one may be there a while before an earlier one.
+const UNDER_WAY: TimeDelta = TimeDelta::minutes(5);
 
 /// Looks at what the catalog knows, after the stores were listed and copies read.
 pub(super) fn look(context: &Context) -> anyhow::Result<(Vec<WalHole>, Vec<WalConflict>)> {
@@ -39,6 +44,8 @@ pub(super) fn look(context: &Context) -> anyhow::Result<(Vec<WalHole>, Vec<WalCo
     let segments: BTreeSet<WalName> = archived.keys().cloned().collect();
     let archive = Archive { segments, histories: context.catalog.wal().histories()?, ..Archive::default() };
     let at = |name: &WalName| archived.get(name).copied().flatten().map(timestamp_text);
+    let young = Utc::now() - UNDER_WAY;
+    let is_old = |gap: &Gap| archived.get(&gap.next).copied().flatten().is_none_or(|at| at < young);
     let hole = |gap: Gap| WalHole {
         timeline: gap.first.timeline(),
         segments: gap.segments,
@@ -47,5 +54,6 @@ pub(super) fn look(context: &Context) -> anyhow::Result<(Vec<WalHole>, Vec<WalCo
         first: gap.first,
         last: gap.last,
     };
-    Ok((gaps::gaps(&archive, &bases).into_iter().map(hole).collect(), conflicts))
+    let gaps = gaps::gaps(&archive, &bases).into_iter().filter(is_old);
+    Ok((gaps.map(hole).collect(), conflicts))
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use chrono::{TimeDelta, Utc};
 
 use super::report::{Away, Finding, UNFINISHED, UNKNOWN, VerifyReport};
-use crate::catalog::{BackupRow, CopyRow, CopyState};
+use crate::catalog::{BackupRow, BackupStatus, CopyRow, CopyState};
 use crate::command::listing::{self, Listings, Objects};
 use crate::command::stores::{self, Absent};
 use crate::command::{Context, judge};
@@ -154,7 +154,11 @@ pub(super) fn unknown(
             continue;
         }
         // One that was made while this verify was running is known, and its objects are too.
-        if context.catalog.backups().get(backup)?.is_some() {
+        if let Some(row) = context.catalog.backups().get(backup)? {
+            if row.status != BackupStatus::Complete {
+                // What is deleted goes in its own time.
+                continue;
+            }
             let known: HashSet<String> =
                 context.catalog.copies().of(backup)?.into_iter().map(|copy| copy.object).collect();
             let extra = objects.keys().filter(|name| !known.contains(*name));

@@ -9,7 +9,7 @@ mod report;
 mod rolling;
 mod whole;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -154,7 +154,6 @@ async fn read(
     (request, budget, begun): (&VerifyRequest, u64, Instant),
     report: &mut VerifyReport,
 ) -> anyhow::Result<Read> {
-    let nothing = Read { proven: BTreeMap::new(), is_out_of_time: false };
     let chosen =
         if request.deep { (0..candidates.len()).collect() } else { rolling::choose(candidates, budget) };
     let _turn = if request.deep || chosen.is_empty() {
@@ -164,16 +163,17 @@ async fn read(
             Ok(turn) => Some(turn),
             Err(error) if is_locked(&error) => {
                 report.is_busy = true;
-                return Ok(nothing);
+                return Ok(Read::default());
             }
             Err(error) => return Err(error),
         }
     };
     let keyring = if request.deep || !chosen.is_empty() { key_if_set(context)? } else { None };
-    report.decrypted = keyring.is_some() && (request.deep || !chosen.is_empty());
-    let units = rolling::units(&chosen, held, candidates, keyring.is_some(), request.deep);
+    let has_key = keyring.is_some();
+    let units = rolling::units(&chosen, held, candidates, has_key, request.deep);
     let deadline = request.max_time.map(|time| begun + time);
     let read = rolling::read(context, held, candidates, units, (keyring, deadline), report).await?;
+    report.decrypted = has_key && (request.deep || !(read.proven.is_empty() || read.is_part_undecrypted));
     if request.deep && read.is_out_of_time {
         report.warnings.push("the time was over before everything was read".to_owned());
     }

@@ -132,7 +132,7 @@ impl Rolling {
 pub struct VerifyReport {
     /// Whether all was read.
     pub deep: bool,
-    /// Whether it was also decrypted; without a key it is not.
+    /// Whether what was read was also decrypted; without a key it is not, nor where only a part of a backup was read.
     pub decrypted: bool,
     /// Backups.
     pub backups: u64,

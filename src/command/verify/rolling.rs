@@ -134,9 +134,12 @@ pub(super) fn units(
 }
 
 /// What was read.
+#[derive(Default)]
 pub(super) struct Read {
     /// Which candidates are proven now.
     pub(super) proven: BTreeMap<usize, Timestamp>,
+    /// Whether some of them were not decrypted.
+    pub(super) is_part_undecrypted: bool,
     pub(super) is_out_of_time: bool,
 }
 
@@ -155,14 +158,7 @@ pub(super) async fn read(
     };
     let stage = context.progress.bytes("verify", units.iter().map(size).sum());
     let proving = Proving::new(context, keyring.map(Arc::new), held, candidates, stage, deadline);
-    let mut taking = Taking {
-        context,
-        held,
-        candidates,
-        report,
-        read: Read { proven: BTreeMap::new(), is_out_of_time: false },
-        waiting: Vec::new(),
-    };
+    let mut taking = Taking { context, held, candidates, report, read: Read::default(), waiting: Vec::new() };
     let mut running = stream::iter(units).map(|unit| proving.prove(unit)).buffered(AT_ONCE);
     let mut result = Ok(());
     while let Some(outcome) = running.next().await {
@@ -228,8 +224,9 @@ impl Taking<'_> {
                 self.report.findings.push(finding(&self.held[*held], &copy.object, state, message));
             }
             What::Wal(WalCopy { row, .. }) => {
-                if is_sure && state != row.state {
-                    catalog.wal().set_state(row, state, Some(&message))?;
+                if is_sure && state != row.state && !catalog.wal().set_state(row, state, Some(&message))? {
+                    // Deleted since it was read.
+                    return Ok(());
                 }
                 let (file, store) = (row.file.clone(), row.store);
                 self.report.wal_findings.push(WalFinding { file, store, state, message, repaired: false });
@@ -246,6 +243,7 @@ impl Taking<'_> {
         step::reached(Step::VerifyRead)?;
         let now = Utc::now();
         let waiting = std::mem::take(&mut self.waiting);
+        self.read.is_part_undecrypted |= waiting.iter().any(|(_, how)| *how == Proof::Read);
         for how in [Proof::Read, Proof::Decrypted] {
             let (mut objects, mut wal): (Vec<CopyKey>, Vec<&WalRow>) = (Vec::new(), Vec::new());
             for (index, _) in waiting.iter().filter(|(_, proof)| *proof == how) {
