@@ -241,7 +241,7 @@ fn stores(shelf: &Shelf, rows: &[BackupRow], answers: Vec<Answer>) -> anyhow::Re
         StoreStatus {
             store: answer.store,
             place: answer.place,
-            answer: answer.answer,
+            answer: answer.standing,
             message: answer.message,
             bytes: copies.bytes + wal.bytes,
             objects: copies.objects + wal.objects,
