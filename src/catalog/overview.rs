@@ -275,19 +275,6 @@ impl<'a> Overview<'a> {
         })
     }
 
-    /// What the stores held each day since then: the day (`2026-11-22`), the store, bytes.
-    pub fn usage(self, since: Timestamp) -> anyhow::Result<Vec<(String, StoreName, u64)>> {
-        self.catalog.read("read what the stores held", |connection| {
-            let mut statement = connection.prepare(
-                "SELECT * FROM store_usage WHERE day >= substr(:since, 1, 10) ORDER BY day, store",
-            )?;
-            let rows = statement.query_map(named_params! { ":since": timestamp_text(since) }, |row| {
-                Ok((row.get("day")?, parsed(row, "store")?, count(row, "bytes")?))
-            })?;
-            rows.collect()
-        })
-    }
-
     /// The last so many test restores that have ended, newest first.
     pub fn tests(self, limit: usize) -> anyhow::Result<Vec<TestRun>> {
         self.catalog.read("list the test restores", |connection| {

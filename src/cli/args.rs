@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::command::restore_cluster::TimelineWish;
+use crate::command::status::StatusRequest;
 use crate::config::{parse_duration, parse_size};
 use crate::model::{Fault, Kind, Lsn, StoreName, Timestamp, parse_timestamp};
 
@@ -358,6 +359,14 @@ pub struct Status {
     /// Do not ask the stores whether they answer
     #[arg(long)]
     pub offline: bool,
+}
+
+impl Status {
+    /// What is wanted.
+    pub fn request(&self) -> StatusRequest {
+        let (html, prometheus) = (self.html.clone(), self.prometheus.clone());
+        StatusRequest { html, prometheus, offline: self.offline }
+    }
 }
 
 /// The catalog.

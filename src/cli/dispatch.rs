@@ -13,7 +13,6 @@ use crate::command::backup::cluster::BackupCluster;
 use crate::command::backup::database::BackupDatabase;
 use crate::command::backup::tenant::{BackupTenants, Wanted};
 use crate::command::list::ListRequest;
-use crate::command::status::StatusRequest;
 use crate::command::sync::SyncRequest;
 use crate::command::verify::VerifyRequest;
 use crate::command::wal_fetch::WalFetchRequest;
@@ -127,9 +126,7 @@ pub(super) async fn run(
             done(&command::show::run(&Shelf::open(environment)?, &show.backup).await?, text::show)
         }
         Command::Status(status) => {
-            let (html, prometheus) = (status.html.clone(), status.prometheus.clone());
-            let request = StatusRequest { html, prometheus, offline: status.offline };
-            done(&command::status::run(environment, &request).await?, text::status)
+            done(&command::status::run(environment, &status.request()).await?, text::status)
         }
         Command::Catalog(Catalog::Rebuild) => {
             done(&command::catalog::rebuild(environment).await?, text::rebuild)

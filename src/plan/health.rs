@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use crate::model::StoreName;
 
-/// How old the oldest proof of a copy, and the newest test restore, may become: a month and some days.
-pub const PROOF_LIMIT: Duration = Duration::from_hours(35 * 24);
+/// How old the newest successful test restore may become: a month and some days.
+pub const TEST_LIMIT: Duration = Duration::from_hours(35 * 24);
 
 /// How old the newest backup may become: a week and a day, because some make one a week and archive WAL in between.
 pub const BACKUP_LIMIT: Duration = Duration::from_hours(8 * 24);
@@ -142,7 +142,12 @@ pub const RULES: [Rule; 18] = [
         "run one: pgkeep test-restore",
     ),
     warning("store_away", 10, "a store does not answer", "see why with pgkeep check"),
-    warning("proof", 10, "a copy was not proven for 35 days", "read them: pgkeep verify --deep"),
+    warning(
+        "proof",
+        10,
+        "a copy was not proven for BACKUP_PROOF_MAX_AGE",
+        "read it: pgkeep verify, or all of them with --deep",
+    ),
     warning("owed", 5, "copies are owed to a store", "make them: pgkeep sync"),
     warning(
         "old_hole",
@@ -165,6 +170,8 @@ pub struct Facts {
     pub rpo_target: Duration,
     /// `RTO_TARGET`.
     pub rto_target: Duration,
+    /// `BACKUP_PROOF_MAX_AGE`.
+    pub proof_max_age: Duration,
     /// How old the newest data is that is safe in enough stores; `None` when none is.
     pub rpo: Option<Duration>,
     /// How long the slowest of the newest successful test restores of each kind took; `None`: never measured.
@@ -297,7 +304,7 @@ fn said(code: &str, facts: &Facts) -> Option<String> {
             _ if !there_is_one => None,
             None => Some("how long a restore takes was never measured".to_owned()),
             Some(age) => {
-                (age > PROOF_LIMIT).then(|| format!("the last successful test restore was {} ago", days(age)))
+                (age > TEST_LIMIT).then(|| format!("the last successful test restore was {} ago", days(age)))
             }
         },
         "store_away" => (!facts.away.is_empty() && facts.away.len() < facts.asked).then(|| {
@@ -306,7 +313,7 @@ fn said(code: &str, facts: &Facts) -> Option<String> {
         }),
         "proof" => facts
             .oldest_proof
-            .filter(|age| *age > PROOF_LIMIT)
+            .filter(|age| *age > facts.proof_max_age)
             .map(|age| format!("a copy was last proven {} ago", days(age))),
         "owed" => counted(facts.owed, "stored file").map(|it| format!("{it} owed to a store")),
         "old_hole" => counted(facts.old_holes, "hole").map(|it| format!("{it} in older WAL")),
@@ -343,6 +350,7 @@ mod tests {
         Facts {
             rpo_target: minutes(15),
             rto_target: minutes(60),
+            proof_max_age: minutes(60 * 24 * 30),
             rpo: Some(minutes(4)),
             rto: Some(minutes(12)),
             tested: Some(minutes(60 * 24 * 20)),
@@ -377,7 +385,7 @@ mod tests {
             ("rto", |it| it.rto = Some(minutes(61))),
             ("rto_unknown", |it| (it.tested, it.rto) = (None, None)),
             ("store_away", |it| it.away = vec![StoreName::R2]),
-            ("proof", |it| it.oldest_proof = Some(PROOF_LIMIT + minutes(1))),
+            ("proof", |it| it.oldest_proof = Some(it.proof_max_age + minutes(1))),
             ("owed", |it| it.owed = 3),
             ("old_hole", |it| it.old_holes = 1),
             ("alert_warning", |it| it.warning_alerts = 1),
@@ -412,8 +420,8 @@ mod tests {
             rpo: Some(minutes(15)),
             rto: Some(minutes(60)),
             newest_backup: Some(BACKUP_LIMIT),
-            oldest_proof: Some(PROOF_LIMIT),
-            tested: Some(PROOF_LIMIT),
+            oldest_proof: Some(minutes(60 * 24 * 30)),
+            tested: Some(TEST_LIMIT),
             ..well()
         };
         assert_eq!(judge(&facts).score, 100);

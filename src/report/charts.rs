@@ -307,10 +307,13 @@ mod tests {
 
     #[test]
     fn axes_end_at_round_numbers() {
-        assert_eq!(Unit::Bytes.at_least(3.0 * 1024.0 * 1024.0), 4.0 * 1024.0 * 1024.0);
-        assert_eq!(Unit::Bytes.at_least(900.0), 1024.0);
-        assert_eq!(Unit::Seconds.at_least(2900.0), 3600.0);
-        assert_eq!(Unit::Seconds.at_least(1e9), 1e9);
-        assert_eq!((Unit::Count.at_least(13.0), Unit::Count.at_least(0.5)), (20.0, 1.0));
+        let end = |unit: Unit, most: f64| unit.at_least(most).to_string();
+        assert_eq!(end(Unit::Bytes, 3.0 * 1024.0 * 1024.0), "4194304");
+        assert_eq!(end(Unit::Bytes, 900.0), "1024");
+        assert_eq!(
+            (end(Unit::Seconds, 2900.0), end(Unit::Seconds, 1e9)),
+            ("3600".into(), "1000000000".into())
+        );
+        assert_eq!((end(Unit::Count, 13.0), end(Unit::Count, 0.5)), ("20".into(), "1".into()));
     }
 }

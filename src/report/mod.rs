@@ -9,7 +9,10 @@ mod charts;
 mod document;
 mod escape;
 mod html;
+mod lists;
+mod panels;
 mod prometheus;
+mod said;
 mod tables;
 
 pub use crate::plan::health::{Level, State, days};

@@ -108,6 +108,7 @@ pub(super) fn facts(shelf: &Shelf, status: &Status, now: Timestamp) -> anyhow::R
     Ok(Facts {
         rpo_target: shelf.settings.rpo_target,
         rto_target: shelf.settings.rto_target,
+        proof_max_age: shelf.settings.proof_max_age,
         rpo: status.rpo.now_seconds.map(Duration::from_secs),
         rto: status.rto.measured_seconds.map(|it| Duration::from_secs_f64(it.max(0.0))),
         tested: successes.map(|test| test.started_at).max().map(age),
@@ -240,7 +241,7 @@ fn stores(shelf: &Shelf, rows: &[BackupRow], answers: Vec<Answer>) -> anyhow::Re
         StoreStatus {
             store: answer.store,
             place: answer.place,
-            answer: answer.answer,
+            answer: answer.standing,
             message: answer.message,
             bytes: copies.bytes + wal.bytes,
             objects: copies.objects + wal.objects,

@@ -11,7 +11,7 @@ use crate::model::Timestamp;
 use crate::report::{History, PastBackup, PastFailure, ProofAge, UsageDay, WalHour};
 
 /// The spans in which proofs are counted, in days.
-const SPANS: [u32; 4] = [1, 7, 35, 90];
+const SPANS: [u32; 4] = [1, 7, 30, 90];
 
 pub(super) fn history(shelf: &Shelf, since: Timestamp, now: Timestamp) -> anyhow::Result<History> {
     let overview = shelf.catalog.overview();
@@ -40,10 +40,11 @@ pub(super) fn history(shelf: &Shelf, since: Timestamp, now: Timestamp) -> anyhow
         .filter(|run| run.command.starts_with("backup") && is_failure(run))
         .map(|run| PastFailure { at: run.started_at, command: run.command })
         .collect();
-    let usage = overview.usage(since)?.into_iter().filter_map(|(day, store, bytes)| {
-        let at = day.parse::<NaiveDate>().ok()?.and_time(chrono::NaiveTime::MIN).and_utc();
-        Some(UsageDay { at, store, bytes })
-    });
+    let usage =
+        shelf.catalog.usage().since(&since.format("%F").to_string())?.into_iter().filter_map(|held| {
+            let at = held.day.parse::<NaiveDate>().ok()?.and_time(chrono::NaiveTime::MIN).and_utc();
+            Some(UsageDay { at, store: held.store, bytes: held.bytes })
+        });
     let since_spans = SPANS.map(|days| now - TimeDelta::days(i64::from(days)));
     let mut proofs = Vec::new();
     for (store, counts) in overview.proofs(&since_spans)? {

@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(2);
 pub(super) struct Answer {
     pub(super) store: StoreName,
     pub(super) place: String,
-    pub(super) answer: StoreAnswer,
+    pub(super) standing: StoreAnswer,
     /// What is the matter, if something is.
     pub(super) message: Option<String>,
     /// The room in it, where it is a file system.
@@ -42,7 +42,7 @@ async fn ask_one(settings: &Settings, store: &dyn Store, offline: bool) -> Answe
     let mut answer = Answer {
         store: store.name(),
         place: store.locate("").trim_end_matches('/').to_owned(),
-        answer: StoreAnswer::NotAsked,
+        standing: StoreAnswer::NotAsked,
         message: None,
         space: None,
     };
@@ -59,7 +59,7 @@ async fn ask_one(settings: &Settings, store: &dyn Store, offline: bool) -> Answe
         )),
         Ok(Ok(Some(bytes))) => Identity::from_bytes(&bytes).err().map(|fault| fault.message),
     };
-    answer.answer = if wrong.is_some() { StoreAnswer::Away } else { StoreAnswer::Reachable };
+    answer.standing = if wrong.is_some() { StoreAnswer::Away } else { StoreAnswer::Reachable };
     answer.message = wrong;
     if answer.store == StoreName::Local
         && answer.message.is_none()

@@ -71,7 +71,7 @@ impl Life<'_> {
         let hours = |hours: i64| TimeDelta::minutes(hours);
         match at.hour() {
             1 if is_sunday || days_ago == 90 || days_ago == 36 => {
-                self.backup("cluster", None, None, at, 52e9 * growth, 3.6, 1_800.0 * growth * shake);
+                self.backup("cluster", None, None, at, 5.2e9 * growth, 3.6, 1_800.0 * growth * shake);
             }
             2 if self.mood == Mood::Mixed && days_ago == 21 => {
                 let message = "connect to database \"shop\": the server is shutting down";
@@ -83,16 +83,16 @@ impl Life<'_> {
                     Some("shop"),
                     None,
                     at,
-                    8.2e9 * growth * shake,
+                    8.2e8 * growth * shake,
                     4.4,
                     410.0 * growth * shake,
                 );
-                self.backup("database", Some("crm"), None, at + hours(20), 1.1e9 * growth, 5.1, 70.0 * shake);
+                self.backup("database", Some("crm"), None, at + hours(20), 1.1e8 * growth, 5.1, 70.0 * shake);
             }
             3 if is_sunday => self.backup("config", None, None, at, 240_000.0, 4.1, 1.2),
             4 if days_ago % 7 == 0 => {
                 for tenant in 0..12 {
-                    let (id, size) = ((1000 + tenant).to_string(), 3e7 * f64::from(tenant + 1) * growth);
+                    let (id, size) = ((1000 + tenant).to_string(), 3e6 * f64::from(tenant + 1) * growth);
                     let at = at + TimeDelta::seconds(9 * i64::from(tenant));
                     self.backup(
                         "tenant",
@@ -131,7 +131,7 @@ impl Life<'_> {
                 continue;
             }
             let name = format!("00000001{:08X}{:08X}", self.segment / 256, self.segment % 256);
-            let (sha, size) = (self.hex(64), 2_000_000 + self.random(3_200_000) as i64);
+            let (sha, size) = (self.hex(64), 200_000 + self.random(320_000) as i64);
             for store in STORES {
                 let is_owed =
                     self.mood == Mood::Mixed && store == "b2" && at > self.now - TimeDelta::hours(3);
@@ -230,7 +230,7 @@ impl Life<'_> {
 
     fn usage(&mut self, date: chrono::NaiveDate, day: u64) {
         for store in STORES {
-            let bytes = 20_000_000_000 + day as i64 * 6_500_000_000;
+            let bytes = 2_000_000_000 + day as i64 * 680_000_000;
             self.put(
                 "INSERT INTO store_usage VALUES (?1, ?2, ?3, 4000)",
                 params![date.to_string(), store, bytes],
