@@ -69,7 +69,7 @@ fn shared(cluster: &Cluster, database: &str) {
 }
 
 /// A database with tenants 1, 2 and 3 in schemas t_1, t_2 and t_3.
-fn in_schemas() -> (Place, String) {
+pub(crate) fn in_schemas() -> (Place, String) {
     let cluster = cluster();
     let database = cluster.fresh_database();
     shared(cluster, &database);
@@ -84,7 +84,7 @@ fn in_schemas() -> (Place, String) {
 }
 
 /// Tenants a, b and c in databases of their own; their names begin alike.
-fn in_databases() -> (Place, String) {
+pub(crate) fn in_databases() -> (Place, String) {
     let cluster = cluster();
     let prefix = format!("own{}_", unique());
     for (tenant, rows) in [("a", 10), ("b", 20), ("c", 30)] {
