@@ -1,7 +1,7 @@
 //! Tenants that have a schema or a database of their own: their backups, and restores of one while others go on.
 
 use crate::support::faults::{assert_no_survivors, last_restore, leftovers, stopped_at};
-use crate::support::{Cluster, Place, cluster, quoted, unique};
+use crate::support::{Archiving, Cluster, Place, cluster, quoted, unique};
 
 /// Tenants' keys as somebody may choose them.
 const STRANGE: [&str; 5] = ["a b", "ü \"ñ\" 測試", "x'; DROP SCHEMA t_1 CASCADE; --", "%s $1 *", "Big.Dot"];
@@ -294,10 +294,6 @@ fn what_would_tear_something_apart_is_refused_and_nothing_is_done() {
     assert_eq!(dump(cluster, &database, "t_1"), now);
     assert_eq!(schemas(cluster, &database), before);
     // What rows can be asked for, and not this; and the other way round.
-    for flags in [["--mode", "merge"].as_slice(), &["--mode", "pitr"]] {
-        let refused = place.pgkeep(&[&["restore", "--tenant", "1", "--yes"], flags].concat()).fails_with(5);
-        assert!(refused.stderr.contains("hint: "), "{}", refused.stderr);
-    }
     place.pgkeep(&["restore", "--tenant", "1", "--yes", "--prove-others"]).fails_with(2);
     // A backup of one way to be a tenant is not taken for one of another.
     let id = place.catalog("SELECT id FROM backups WHERE tenant_id = '1'")[0][0].clone();
@@ -509,4 +505,104 @@ fn contradictory_settings_are_named() {
     insta::assert_snapshot!(said.join("\n"));
     let row = place.pgkeep(&["restore", "--tenant", "1", "--drop-old"]).fails_with(2);
     assert!(row.stderr.contains("TENANT_MODE"), "{}", row.stderr);
+}
+
+#[test]
+fn a_merge_into_a_schema_adds_what_is_missing_and_keeps_or_takes_what_differs() {
+    let (place, database) = in_schemas();
+    let cluster = cluster();
+    let before = dump(cluster, &database, "t_2");
+    place.pgkeep(&["backup", "tenant", "2"]).ok();
+    cluster.psql(
+        &database,
+        "DELETE FROM t_2.\"odd \"\"; name\" WHERE user_id < 4; DELETE FROM t_2.users WHERE id < 3; DELETE FROM t_2.events WHERE id > 15;
+         UPDATE t_2.users SET email = 'changed', mood = 'good' WHERE id = 7; INSERT INTO t_2.users (id, email) VALUES (99, 'newer')",
+    );
+    let [first, third] = ["t_1", "t_3"].map(|schema| dump(cluster, &database, schema));
+    let wrecked = dump(cluster, &database, "t_2");
+    let there = schemas(cluster, &database);
+    let plan = place.pgkeep(&["restore", "--tenant", "2", "--mode", "merge", "--dry-run"]).ok().stdout;
+    assert!(plan.contains("nothing was done") && plan.contains("what is missing is added"), "{plan}");
+    assert_eq!(dump(cluster, &database, "t_2"), wrecked);
+    let merged = place
+        .pgkeep(&["--output", "json", "restore", "--tenant", "2", "--mode", "merge", "--yes"])
+        .ok()
+        .json();
+    let count = |sql: &str| cluster.psql(&database, sql);
+    // Two users, five events, three without a key; the newer and the changed one stay. Nothing is counted up again.
+    assert_eq!(merged["tenants"][0]["applied"]["written"], 10, "{merged}");
+    assert_eq!(count("SELECT count(*), count(*) FILTER (WHERE email = 'changed') FROM t_2.users"), "21|1");
+    assert_eq!(count("SELECT n FROM t_2.counted"), "1", "by the newer one, once");
+    place.pgkeep(&["restore", "--tenant", "2", "--mode", "merge", "--on-conflict", "take", "--yes"]).ok();
+    assert_eq!(count("SELECT count(*) FROM t_2.users WHERE email = 'changed'"), "0");
+    cluster.psql(
+        &database,
+        "DELETE FROM t_2.users WHERE id = 99; DELETE FROM t_2.counted WHERE n = 1; REFRESH MATERIALIZED VIEW t_2.numbers",
+    );
+    assert_eq!(sorted(&dump(cluster, &database, "t_2")), sorted(&before));
+    assert_eq!(dump(cluster, &database, "t_1"), first);
+    assert_eq!(dump(cluster, &database, "t_3"), third);
+    assert_eq!(schemas(cluster, &database), there);
+    // The backup that was made before undoes the first merge.
+    let undo = merged["tenants"][0]["undo"].as_str().expect("an undo").to_owned();
+    place.pgkeep(&["restore", &undo, "--tenant", "2", "--mode", "full", "--yes"]).ok();
+    assert_eq!(dump(cluster, &database, "t_2"), wrecked);
+    // What can't be added is named, and nothing is.
+    cluster.psql(&database, "UPDATE t_2.users SET email = E'u\\t1\\n\\\\.' WHERE id = 8");
+    let now = dump(cluster, &database, "t_2");
+    let refused = place.pgkeep(&["restore", "--tenant", "2", "--mode", "merge", "--yes"]).fails_with(5);
+    assert!(refused.stderr.contains("has a key that another has now"), "{}", refused.stderr);
+    assert_eq!(dump(cluster, &database, "t_2"), now);
+    let log = place.catalog("SELECT restore_mode, state FROM restore_log ORDER BY id DESC");
+    assert_eq!(log[0], ["merge", "refused"]);
+}
+
+/// A dump whose rows are in another order.
+fn sorted(dump: &str) -> Vec<&str> {
+    let mut lines: Vec<&str> = dump.lines().filter(|line| !line.contains("setval")).collect();
+    lines.sort_unstable();
+    lines
+}
+
+#[test]
+fn what_a_tenant_had_at_a_point_in_time_comes_back_alone() {
+    let archiving = Archiving::ready();
+    let (place, cluster) = (&archiving.place, &archiving.cluster);
+    cluster.create_database("shop");
+    shared(cluster, "shop");
+    cluster.create_database("own_a");
+    shared(cluster, "own_a");
+    crate::pitr::backup(&archiving);
+    for tenant in [1, 2] {
+        fill(cluster, "shop", &format!("t_{tenant}"), 10);
+    }
+    fill(cluster, "own_a", "app", 20);
+    let then = [dump(cluster, "shop", "t_1"), cluster.dump("own_a")];
+    let instant = crate::pitr::now(cluster);
+    cluster.psql("shop", "DELETE FROM t_1.events; INSERT INTO t_2.counted VALUES (5)");
+    cluster.psql("own_a", "DROP SCHEMA app CASCADE");
+    let other = dump(cluster, "shop", "t_2");
+    archiving.archive();
+    place.set("PGDATABASE", "shop");
+    place.set("TENANT_PATTERN", "t_*");
+    let pitr = |tenant: &str| {
+        place.pgkeep_with(
+            &[("TENANT_MODE", if tenant == "a" { "database" } else { "schema" })],
+            &["restore", "--mode", "pitr", "--tenant", tenant, "--target-time", &instant, "--yes"],
+        )
+    };
+    place.set("TENANT_MODE", "schema");
+    pitr("1").ok();
+    // Sequences are some numbers ahead in WAL.
+    assert_eq!(sorted(&dump(cluster, "shop", "t_1")), sorted(&then[0]));
+    assert_eq!(dump(cluster, "shop", "t_2"), other);
+    let log = place.catalog("SELECT restore_mode, tenant_ids, state, target_timestamp IS NOT NULL FROM restore_log ORDER BY id DESC");
+    assert_eq!(log[0], ["pitr", "[\"1\"]", "done", "1"]);
+    let none = pitr("none").fails_with(1);
+    assert!(none.stderr.contains("there was no schema \"t_none\""), "{}", none.stderr);
+    place.set("TENANT_PATTERN", "own_*");
+    place.set("TENANT_MODE", "database");
+    pitr("a").ok();
+    assert_eq!(sorted(&cluster.dump("own_a")), sorted(&then[1]));
+    assert_eq!(leftovers(place), [""; 0]);
 }
