@@ -163,6 +163,11 @@ async fn settle_restore(context: &Context, restore: &Restore) -> anyhow::Result<
                 "ended without a word; what it had made is removed with its run".to_owned()
             }
             Some(directory) => format!("ended without a word; what it had made is in {directory}"),
+            None if restore.tenant_ids.is_some() => {
+                "ended without a word; its transaction is done as a whole or not at all, which the same restore with \
+                 --dry-run shows"
+                    .to_owned()
+            }
             None => "ended without a word, before it made anything".to_owned(),
         };
         return end(context, restore, RestoreState::Died, &message);

@@ -1,5 +1,7 @@
 //! One database, read with `pg_dump` in directory format under a snapshot that pgkeep holds.
 
+mod directory;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ffi::OsString;

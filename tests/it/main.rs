@@ -50,6 +50,7 @@ mod support;
 mod tenants;
 mod tenants_as;
 mod tenants_many;
+mod tenants_modes;
 mod tenants_random;
 mod test_restore;
 mod verify;

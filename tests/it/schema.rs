@@ -224,6 +224,19 @@ fn test_restores_write_what_their_schema_says() {
 }
 
 #[test]
+fn the_commands_for_tenants_with_something_of_their_own_write_what_their_schemas_say() {
+    for (place, tenant) in
+        [(crate::tenants_modes::in_schemas().0, "1"), (crate::tenants_modes::in_databases().0, "a")]
+    {
+        assert_writes(&place, "backup_tenant", &["backup", "tenant", tenant], 0);
+        assert_writes(&place, "list_tenants", &["list", "--tenants"], 0);
+        assert_writes(&place, "restore_tenant", &["restore", "--tenant", tenant, "--dry-run"], 0);
+        let done = assert_writes(&place, "restore_tenant", &["restore", "--tenant", tenant, "--yes"], 0);
+        assert!(done["tenants"][0]["undo_sql"].is_string(), "{done}");
+    }
+}
+
+#[test]
 fn a_catalog_that_was_rebuilt_and_damage_are_written_as_the_schemas_say() {
     let place = Place::ready();
     place.backup(&cluster().fresh_shop());

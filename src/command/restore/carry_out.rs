@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt::{self, Write as _};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -74,7 +75,10 @@ impl Restore<'_> {
     /// Everything up to a staging database that is filled and checked; returns its number.
     async fn prepare(&self, server: &Server, entry: i64, report: &mut RestoreReport) -> anyhow::Result<u32> {
         let context = self.context;
-        let directory = context.scratch()?.join("dump");
+        let directory = match &self.dump {
+            Some(dump) => dump.clone(),
+            None => context.scratch()?.join("dump"),
+        };
         let mut clock = Instant::now();
         let mut lap = |report: &mut RestoreReport, name| {
             context.progress.detail(&format!("{name}: {}", Elapsed(clock.elapsed())));
@@ -82,26 +86,9 @@ impl Restore<'_> {
             clock = Instant::now();
         };
 
-        let sink = DirectoryTarget::create(directory.clone(), Arc::clone(&self.manifest))?;
-        let request = Unpack {
-            entries: (0..self.manifest.entries.len()).collect(),
-            stage: context.progress.bytes("unpack", self.manifest.original_size),
-            manifest: Arc::clone(&self.manifest),
-        };
-        let id = &self.manifest.id;
-        let reader = Arc::new(Volumes::in_all_stores(context, id)?);
-        let volumes = Arc::clone(&reader) as Arc<dyn RangeReader>;
-        let unpacked = unpack(request, volumes, sink, context.stop.clone()).await;
-        // Marked also when no copy was good enough in the end.
-        report.warnings.extend(manifests::mark(context, id, &reader.bad())?);
-        report.warnings.extend(
-            context
-                .reading()
-                .away()
-                .into_iter()
-                .map(|(store, why)| format!("store {store} could not be read, the next one was: {why}")),
-        );
-        unpacked.map_err(|error| next_best(context, id, error))?;
+        if self.dump.is_none() {
+            self.unpack(&directory, report).await?;
+        }
         step::reached(Step::RestoreUnpacked)?;
         lap(report, "unpack");
 
@@ -125,6 +112,32 @@ impl Restore<'_> {
         step::reached(Step::RestoreChecked)?;
         lap(report, "check");
         Ok(made)
+    }
+
+    /// Fetches the dump.
+    async fn unpack(&self, directory: &Path, report: &mut RestoreReport) -> anyhow::Result<()> {
+        let context = self.context;
+        let sink = DirectoryTarget::create(directory.to_owned(), Arc::clone(&self.manifest))?;
+        let request = Unpack {
+            entries: (0..self.manifest.entries.len()).collect(),
+            stage: context.progress.bytes("unpack", self.manifest.original_size),
+            manifest: Arc::clone(&self.manifest),
+        };
+        let id = &self.manifest.id;
+        let reader = Arc::new(Volumes::in_all_stores(context, id)?);
+        let volumes = Arc::clone(&reader) as Arc<dyn RangeReader>;
+        let unpacked = unpack(request, volumes, sink, context.stop.clone()).await;
+        // Marked also when no copy was good enough in the end.
+        report.warnings.extend(manifests::mark(context, id, &reader.bad())?);
+        report.warnings.extend(
+            context
+                .reading()
+                .away()
+                .into_iter()
+                .map(|(store, why)| format!("store {store} could not be read, the next one was: {why}")),
+        );
+        unpacked.map_err(|error| next_best(context, id, error))?;
+        Ok(())
     }
 
     /// Shows how large the staging database has become, for as long as somebody waits for it.

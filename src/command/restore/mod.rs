@@ -10,6 +10,7 @@ mod carry_out;
 mod plan;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use chrono::Utc;
@@ -21,7 +22,8 @@ use super::{Context, Report, judge};
 use crate::catalog::{
     BackupFilter, BackupRow, CopyState, NewRestore, Purpose, RestoreEnd, RestoreMode, RestoreState,
 };
-use crate::model::{BackupId, BackupKind, Fault, Kind};
+use crate::format::manifest::Manifest;
+use crate::model::{BackupId, BackupKind, Fault, Kind, Timestamp};
 use crate::system::{Step, step};
 
 use plan::Restore;
@@ -99,22 +101,42 @@ pub async fn run(
     confirm: Confirm<'_>,
 ) -> anyhow::Result<RestoreReport> {
     let row = choose(context, request)?;
-    of_row(context, request, &row, None, confirm).await
-}
-
-/// Restores this backup, which is of one database; for these tenants, if it is theirs.
-pub(super) async fn of_row(
-    context: &Context,
-    request: &RestoreRequest,
-    row: &BackupRow,
-    tenants: Option<Vec<String>>,
-    confirm: Confirm<'_>,
-) -> anyhow::Result<RestoreReport> {
     let keyring = context.keyring()?;
     let fetched = manifests::fetch(&context.settings, context.reading(), &row.id, &keyring).await;
     let fetched = fetched.map_err(|error| next_best(context, &row.id, error))?;
     let bad = manifests::mark(context, &row.id, &fetched.bad)?;
-    let restore = Restore::of(context, request, fetched.manifest, fetched.object.len() as u64)?;
+    let sealed = fetched.object.len() as u64;
+    let origin = Origin { manifest: fetched.manifest, sealed, dump: None, tenants: None, pitr: None };
+    let mut report = of(context, request, origin, confirm).await?;
+    if !report.dry_run {
+        report.warnings.extend(bad);
+    }
+    Ok(report)
+}
+
+/// What is restored.
+pub(super) struct Origin {
+    /// Of the backup.
+    pub(super) manifest: Manifest,
+    /// How many bytes the sealed manifest has.
+    pub(super) sealed: u64,
+    /// The dump, where it is at hand and needs not be fetched.
+    pub(super) dump: Option<PathBuf>,
+    /// The tenants whose database it is.
+    pub(super) tenants: Option<Vec<String>>,
+    /// The point in time at which it was taken out of a cluster, if it was; without a time the end of the archive.
+    pub(super) pitr: Option<Option<Timestamp>>,
+}
+
+/// Restores this, or shows what a restore would do.
+pub(super) async fn of(
+    context: &Context,
+    request: &RestoreRequest,
+    origin: Origin,
+    confirm: Confirm<'_>,
+) -> anyhow::Result<RestoreReport> {
+    let Origin { manifest, sealed, dump, tenants, pitr } = origin;
+    let restore = Restore::of(context, request, manifest, sealed, dump)?;
     if request.dry_run {
         let (plan, server) = restore.plan().await?;
         server.close().await;
@@ -122,11 +144,8 @@ pub(super) async fn of_row(
     }
     let _turn =
         context.turn(&turn_of(&restore.target), &format!("restore database \"{}\"", restore.target))?;
-    let entry = begin(context, &restore, tenants)?;
-    let result = restore.carry_out(entry, confirm).await.map(|mut report| {
-        report.warnings.extend(bad);
-        report
-    });
+    let entry = begin(context, &restore, tenants, pitr)?;
+    let result = restore.carry_out(entry, confirm).await;
     let result = write_down(context, entry, result);
     step::reached(Step::RestoreRecorded)?;
     result
@@ -211,7 +230,12 @@ pub(super) fn next_best(context: &Context, id: &BackupId, mut error: anyhow::Err
 }
 
 /// Writes down that the restore begins, whatever becomes of it.
-fn begin(context: &Context, restore: &Restore<'_>, tenant_ids: Option<Vec<String>>) -> anyhow::Result<i64> {
+fn begin(
+    context: &Context,
+    restore: &Restore<'_>,
+    tenant_ids: Option<Vec<String>>,
+    pitr: Option<Option<Timestamp>>,
+) -> anyhow::Result<i64> {
     context.catalog.restores().begin(&NewRestore {
         run_id: Some(context.run.clone()),
         backup_id: restore.manifest.id.clone(),
@@ -219,8 +243,8 @@ fn begin(context: &Context, restore: &Restore<'_>, tenant_ids: Option<Vec<String
         store: None,
         initiated_by: context.caller.user.clone(),
         tenant_ids,
-        mode: RestoreMode::Full,
-        target_timestamp: None,
+        mode: if pitr.is_some() { RestoreMode::Pitr } else { RestoreMode::Full },
+        target_timestamp: pitr.flatten(),
         source_database: Some(restore.source().properties.name.clone()),
         target_database: Some(restore.target.clone()),
         target_directory: None,

@@ -1,5 +1,6 @@
 //! What a restore is going to do, and everything that could stand in its way.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use chrono::Utc;
@@ -58,6 +59,8 @@ pub(super) struct Restore<'a> {
     pub(super) manifest: Arc<Manifest>,
     /// How many bytes the sealed manifest has.
     pub(super) sealed: u64,
+    /// The dump, where it is at hand and needs not be fetched.
+    pub(super) dump: Option<PathBuf>,
     pub(super) load: LoadPlan,
     /// The name that the restored database gets in the end.
     pub(super) target: String,
@@ -71,6 +74,7 @@ impl<'a> Restore<'a> {
         request: &'a RestoreRequest,
         manifest: Manifest,
         sealed: u64,
+        dump: Option<PathBuf>,
     ) -> anyhow::Result<Self> {
         let Some(database) = &manifest.database else {
             return Fault::new(Kind::Usage, format!("{} is no backup of a database", manifest.id)).err();
@@ -92,7 +96,8 @@ impl<'a> Restore<'a> {
             no_owner: request.no_owner,
             no_privileges: request.no_privileges,
         };
-        Ok(Self { context, request, manifest: Arc::new(manifest), sealed, load, target, staging })
+        let manifest = Arc::new(manifest);
+        Ok(Self { context, request, manifest, sealed, dump, load, target, staging })
     }
 
     pub(super) fn source(&self) -> &Database {

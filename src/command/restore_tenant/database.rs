@@ -1,9 +1,9 @@
 //! A tenant's own database: restored as any database is, beside the one in use and swapped in by renaming.
 
-use super::own::{self, OwnPlan, Wanted};
+use super::own::{self, Image, OwnPlan, Wanted};
 use super::{Confirm, RestoreTenantReport, RestoreTenantRequest, TenantPlan, TenantRestored};
-use crate::command::restore::{self, RestorePlan, RestoreRequest};
-use crate::command::{Context, manifests};
+use crate::command::Context;
+use crate::command::restore::{self, Origin, RestorePlan, RestoreRequest};
 use crate::format::manifest::{Manifest, Table};
 use crate::model::{Fault, Kind, PlaceKind};
 use crate::target::tenant::Applied;
@@ -13,13 +13,14 @@ pub(super) async fn restore(
     context: &Context,
     request: &RestoreTenantRequest,
     wanted: &Wanted,
+    image: Option<Image>,
     confirm: Confirm<'_>,
     report: &mut RestoreTenantReport,
 ) -> anyhow::Result<TenantRestored> {
-    let row = own::choose(context, request, wanted, wanted.name.as_deref())?;
-    let keyring = context.keyring()?;
-    let fetched = manifests::fetch(&context.settings, context.reading(), &row.id, &keyring).await?;
-    let manifest = fetched.manifest;
+    let Image { manifest, sealed, dump } = match image {
+        Some(image) => image,
+        None => own::fetch(context, request, wanted, wanted.name.as_deref(), report).await?,
+    };
     own::refuse_another_mode(&manifest, PlaceKind::Database)?;
     let Some(source) = manifest.database_name() else {
         return Fault::new(Kind::Damaged, format!("{} does not say of which database it is", manifest.id))
@@ -28,7 +29,7 @@ pub(super) async fn restore(
     // What the tenant has now may have another name than it had then.
     let now = wanted.anew.as_ref().map(|(_, name)| name).or(wanted.name.as_ref()).unwrap_or(&source);
     let asked = RestoreRequest {
-        backup: row.id.to_string(),
+        backup: manifest.id.to_string(),
         database: None,
         to_database: wanted.anew.as_ref().map(|_| now.clone()),
         replacing: wanted.anew.is_none().then(|| now.clone()),
@@ -41,8 +42,14 @@ pub(super) async fn restore(
     };
     let plan = |plan: &RestorePlan| tenant_plan(wanted, request, &manifest, plan);
     let agree = |of: &RestorePlan| confirm(&plan(of));
-    let tenants = Some(vec![wanted.becomes().to_owned()]);
-    let done = Box::pin(restore::of_row(context, &asked, &row, tenants, &agree)).await?;
+    let origin = Origin {
+        manifest: manifest.clone(),
+        sealed,
+        dump,
+        tenants: Some(vec![wanted.becomes().to_owned()]),
+        pitr: request.pitr,
+    };
+    let done = Box::pin(restore::of(context, &asked, origin, &agree)).await?;
     report.phases.extend(done.phases);
     report.warnings.extend(done.warnings);
     let applied = (!done.dry_run).then(|| Applied { written: done.checked_rows, ..Applied::default() });

@@ -10,6 +10,7 @@ mod image;
 pub(super) mod instance;
 mod own;
 mod schema;
+mod then;
 
 use std::time::{Duration, Instant};
 

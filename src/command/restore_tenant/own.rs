@@ -1,16 +1,18 @@
 //! Tenants that have a schema or a database of their own: finds what is meant, and restores one after the other. What is
 //! there is replaced as a whole and kept under another name: that is the undo.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use serde::Serialize;
 
 use super::{
-    Confirm, RestoreTenantReport, RestoreTenantRequest, TenantPlan, TenantRestored, database, schema,
+    Confirm, RestoreTenantReport, RestoreTenantRequest, TenantPlan, TenantRestored, database, schema, then,
 };
 use crate::catalog::{BackupFilter, BackupRow};
 use crate::command::backup::database::database_name;
 use crate::command::backup::tenant::FailedTenant;
+use crate::command::restore::next_best;
 use crate::command::{Context, judge, manifests};
 use crate::format::manifest::{Manifest, Table};
 use crate::model::{BackupKind, Fault, Kind, OwnPlaces, PlaceKind, TenantList};
@@ -53,6 +55,16 @@ impl Wanted {
     }
 }
 
+/// What the tenant had then.
+pub(super) struct Image {
+    /// Of the backup.
+    pub(super) manifest: Manifest,
+    /// How many bytes the sealed manifest has.
+    pub(super) sealed: u64,
+    /// The dump, where it is at hand and needs not be fetched.
+    pub(super) dump: Option<PathBuf>,
+}
+
 /// Restores one tenant after the other.
 pub(super) async fn run(
     context: &Context,
@@ -79,12 +91,21 @@ pub(super) async fn run(
         seconds: 0.0,
         warnings: Vec::new(),
     };
+    let mut then = match request.pitr {
+        Some(_) => {
+            Box::pin(then::images(context, request, of.kind, name.as_deref(), &wanted, &mut report)).await?
+        }
+        None => Vec::new(),
+    }
+    .into_iter();
     for wanted in &wanted {
+        let image = then.next();
         let restored = match (of.kind, &name) {
             (PlaceKind::Schema, Some(database)) => {
-                Box::pin(schema::restore(context, request, database, wanted, confirm, &mut report)).await
+                let schema = schema::restore(context, request, database, wanted, image, confirm, &mut report);
+                Box::pin(schema).await
             }
-            _ => Box::pin(database::restore(context, request, wanted, confirm, &mut report)).await,
+            _ => Box::pin(database::restore(context, request, wanted, image, confirm, &mut report)).await,
         };
         match restored {
             Ok(restored) => report.tenants.push(restored),
@@ -107,23 +128,15 @@ pub(super) async fn run(
 
 /// What can be asked of tenants that share tables and of these not.
 fn refuse_what_is_of_rows(request: &RestoreTenantRequest, kind: PlaceKind) -> anyhow::Result<()> {
-    if let Mode::Merge { .. } = request.mode {
+    if matches!(request.mode, Mode::Merge { .. }) && kind == PlaceKind::Database {
         return Fault::new(
             Kind::Refused,
-            format!("a tenant's {kind} is replaced as a whole, nothing can be merged into it"),
+            "a tenant's database is replaced as a whole, nothing can be merged into it",
         )
         .hint(
             "Restore it beside with --as NEW_ID, and take over from there what is missing; or replace it with --mode full: \
              what is there now is kept under another name.",
         )
-        .err();
-    }
-    if request.pitr.is_some() {
-        return Fault::new(
-            Kind::Refused,
-            format!("a tenant's {kind} can't be taken out of a cluster at a point in time"),
-        )
-        .hint("Restore the cluster beside with --to-dir --start, and take it from there with pg_dump.")
         .err();
     }
     let of_rows = [(request.prove_others, "--prove-others"), (request.show_rows > 0, "--show-rows")];
@@ -181,7 +194,7 @@ fn refuse_name(kind: PlaceKind, name: &str) -> anyhow::Result<()> {
 }
 
 /// Finds the backup that is meant. Without a name: the newest of the tenant alone, else the newest of the database.
-pub(super) fn choose(
+fn choose(
     context: &Context,
     request: &RestoreTenantRequest,
     wanted: &Wanted,
@@ -234,6 +247,23 @@ pub(super) fn choose(
             .hint("`pgkeep list` shows what there is, `pgkeep list --tenants` which tenants have backups.")
             .err(),
     }
+}
+
+/// Finds the backup that is meant and fetches what it says of itself.
+pub(super) async fn fetch(
+    context: &Context,
+    request: &RestoreTenantRequest,
+    wanted: &Wanted,
+    database: Option<&str>,
+    report: &mut RestoreTenantReport,
+) -> anyhow::Result<Image> {
+    let row = choose(context, request, wanted, database)?;
+    let keyring = context.keyring()?;
+    let fetched = manifests::fetch(&context.settings, context.reading(), &row.id, &keyring).await;
+    let fetched = fetched.map_err(|error| next_best(context, &row.id, error))?;
+    report.warnings.extend(manifests::mark(context, &row.id, &fetched.bad)?);
+    let sealed = fetched.object.len() as u64;
+    Ok(Image { manifest: fetched.manifest, sealed, dump: None })
 }
 
 /// Refuses backups of tenants that were told apart in another way.

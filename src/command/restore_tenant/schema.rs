@@ -1,17 +1,19 @@
 //! A tenant's own schema: made anew out of a dump in one transaction on the database in use, see `target::schema`.
 
+mod merging;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use chrono::Utc;
 
-use super::own::{self, OwnPlan, Wanted};
+use super::own::{self, Image, OwnPlan, Wanted};
 use super::{
     Confirm, RestoreTenantReport, RestoreTenantRequest, TenantPlan, TenantRestored, lap, or_cancel,
     write_down,
 };
-use crate::catalog::{BackupRow, NewRestore, Purpose, RestoreMode};
+use crate::catalog::{NewRestore, Purpose, RestoreMode};
 use crate::command::restore::{next_best, turn_of};
 use crate::command::volumes::Volumes;
 use crate::command::{Context, manifests};
@@ -24,7 +26,7 @@ use crate::system::{Step, Stop, durable, step};
 use crate::target::database::LoadPlan;
 use crate::target::directory::DirectoryTarget;
 use crate::target::schema::{self as target, Dump, Loaded, Replacing, SchemaPlan};
-use crate::target::tenant::Applied;
+use crate::target::tenant::{Applied, Mode};
 
 /// One schema of one backup, and where it goes.
 struct Schema<'a> {
@@ -33,6 +35,8 @@ struct Schema<'a> {
     wanted: &'a Wanted,
     database: &'a str,
     manifest: Arc<Manifest>,
+    /// The dump, where it is at hand.
+    dump: Option<PathBuf>,
     load: LoadPlan,
     /// Its name in the dump.
     dumped_as: String,
@@ -46,15 +50,16 @@ pub(super) async fn restore(
     request: &RestoreTenantRequest,
     database: &str,
     wanted: &Wanted,
+    image: Option<Image>,
     confirm: Confirm<'_>,
     report: &mut RestoreTenantReport,
 ) -> anyhow::Result<TenantRestored> {
-    let row = own::choose(context, request, wanted, Some(database))?;
-    let keyring = context.keyring()?;
-    let fetched = manifests::fetch(&context.settings, context.reading(), &row.id, &keyring).await?;
-    report.warnings.extend(manifests::mark(context, &row.id, &fetched.bad)?);
-    own::refuse_another_mode(&fetched.manifest, PlaceKind::Schema)?;
-    let dumped_as = dumped_as(&row, &fetched.manifest, wanted)?;
+    let Image { manifest, dump, .. } = match image {
+        Some(image) => image,
+        None => own::fetch(context, request, wanted, Some(database), report).await?,
+    };
+    own::refuse_another_mode(&manifest, PlaceKind::Schema)?;
+    let dumped_as = dumped_as(&manifest, wanted)?;
     let becomes = wanted.anew.as_ref().map(|(_, name)| name).or(wanted.name.as_ref());
     let becomes = becomes.unwrap_or(&dumped_as).clone();
     let load = LoadPlan {
@@ -64,31 +69,42 @@ pub(super) async fn restore(
         no_owner: request.no_owner,
         no_privileges: request.no_privileges,
     };
-    let manifest = Arc::new(fetched.manifest);
-    let schema = Schema { context, request, wanted, database, manifest, load, dumped_as, becomes };
+    let manifest = Arc::new(manifest);
+    let schema = Schema { context, request, wanted, database, manifest, dump, load, dumped_as, becomes };
     // A connection of its own: the dump's statements change the session.
     let server = Server::connect(&schema.load.connection, Some(database), &context.stop).await?;
+    // Where there is none, there is nothing to merge with.
+    let take = match request.mode {
+        Mode::Merge { take } if places::schema_oid(&server, &schema.becomes).await?.is_some() => Some(take),
+        _ => None,
+    };
     if request.dry_run {
-        let plan = context.stop.or(schema.plan(&server)).await?;
+        let plan = match take {
+            None => context.stop.or(schema.plan(&server)).await?,
+            Some(take) => merging::dry_run(&schema, &server, take, report).await?,
+        };
         server.close().await;
         return Ok(own::restored(plan, None, None));
     }
     let what = format!("restore schema \"{}\" of database \"{database}\"", schema.becomes);
     let _turn = context.turn(&turn_of(&format!("{database}/{}", schema.becomes)), &what)?;
     let entry = schema.begin()?;
-    let result = schema.carry_out(&server, entry, confirm, report).await;
+    let result = match take {
+        None => schema.carry_out(&server, entry, confirm, report).await,
+        Some(take) => merging::carry_out(&schema, &server, take, confirm, report).await,
+    };
     server.close().await;
     write_down(context, entry, result)
 }
 
 /// The name of the tenant's schema in the backup.
-fn dumped_as(row: &BackupRow, manifest: &Manifest, wanted: &Wanted) -> anyhow::Result<String> {
+fn dumped_as(manifest: &Manifest, wanted: &Wanted) -> anyhow::Result<String> {
     let own = manifest.tenant.as_ref().and_then(|tenant| tenant.schema.clone());
-    match own.or_else(|| wanted.name.clone().filter(|_| row.kind == BackupKind::Database)) {
+    match own.or_else(|| wanted.name.clone().filter(|_| manifest.kind == BackupKind::Database)) {
         Some(name) => Ok(name),
         None => {
             let message =
-                format!("which schema of {} is that of tenant \"{}\" is not known", row.id, wanted.id);
+                format!("which schema of {} is that of tenant \"{}\" is not known", manifest.id, wanted.id);
             Fault::new(Kind::NotThere, message)
                 .hint("TENANT_QUERY does not name the tenant any more: let it name the schema as it was called then.")
                 .err()
@@ -106,8 +122,12 @@ impl Schema<'_> {
             store: None,
             initiated_by: self.context.caller.user.clone(),
             tenant_ids: Some(vec![self.wanted.becomes().to_owned()]),
-            mode: RestoreMode::Full,
-            target_timestamp: None,
+            mode: match (self.request.pitr, self.request.mode) {
+                (_, Mode::Merge { .. }) => RestoreMode::Merge,
+                (Some(_), Mode::Full) => RestoreMode::Pitr,
+                (None, Mode::Full) => RestoreMode::Full,
+            },
+            target_timestamp: self.request.pitr.flatten(),
             source_database: self.manifest.database_name(),
             target_database: Some(self.database.to_owned()),
             target_directory: None,
@@ -198,15 +218,7 @@ impl Schema<'_> {
         let (dump, list) = context.stop.or(self.unpacked(server, report)).await?;
         step::reached(Step::SchemaUnpacked)?;
         lap(report, "unpack", &mut clock);
-        let schema_plan = SchemaPlan {
-            dumped_as: self.dumped_as.clone(),
-            becomes: self.becomes.clone(),
-            keep_as: keep_as.clone(),
-            aside: swap::derived_name(&self.dumped_as, &format!("_aside_{}", context.run)),
-            list,
-            tables: self.tables(),
-            not_valid: self.manifest.database.as_ref().map(|it| it.not_valid.clone()).unwrap_or_default(),
-        };
+        let schema_plan = self.schema_plan(list, keep_as.clone());
         let loaded = self.replace(server, entry, &dump, &schema_plan).await?;
         lap(report, "load", &mut clock);
         self.warn(&loaded, report);
@@ -219,6 +231,20 @@ impl Schema<'_> {
             ..Applied::default()
         };
         Ok(own::restored(plan, kept_as, Some(applied)))
+    }
+
+    fn schema_plan(&self, list: Option<PathBuf>, keep_as: Option<String>) -> SchemaPlan {
+        let run = &self.context.run;
+        SchemaPlan {
+            dumped_as: self.dumped_as.clone(),
+            becomes: self.becomes.clone(),
+            keep_as,
+            aside: swap::derived_name(&self.dumped_as, &format!("_aside_{run}")),
+            beside: swap::derived_name(&self.becomes, &format!("_restore_{run}")),
+            list,
+            tables: self.tables(),
+            not_valid: self.manifest.database.as_ref().map(|it| it.not_valid.clone()).unwrap_or_default(),
+        }
     }
 
     /// Everything that happens in the transaction, and its commit.
@@ -311,6 +337,9 @@ impl Schema<'_> {
         server: &Server,
         report: &mut RestoreTenantReport,
     ) -> anyhow::Result<(Dump, Option<PathBuf>)> {
+        if let Some(dump) = &self.dump {
+            return Ok((Dump::new(server, dump.clone(), &self.load)?, None));
+        }
         let scratch = self.context.scratch()?;
         let is_own = self.manifest.kind == BackupKind::Tenant;
         let directory = scratch.join(format!("then-{}", self.manifest.id));

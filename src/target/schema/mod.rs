@@ -6,6 +6,7 @@
 //! its tables. (A foreign key to a table of another schema is checked at the end, and lets nobody write that table until the
 //! commit.)
 
+mod merge;
 mod script;
 mod selection;
 
@@ -28,6 +29,7 @@ use crate::system::process::{Piped, Running};
 use super::database::{LoadPlan, restorer};
 use script::{Piece, Script, is_for_others, not_utf8, statements};
 
+pub use merge::Merged;
 pub use selection::{Selection, select};
 
 /// The first of the two numbers of the lock that a restore of a schema holds: `pgke`.
@@ -63,6 +65,8 @@ pub struct SchemaPlan {
     pub keep_as: Option<String>,
     /// A name that nobody has, for what is in the way for the time of the restore.
     pub aside: String,
+    /// Another, for a schema whose rows are merged into that of now.
+    pub beside: String,
     /// Of the dump, what is the schema's, if it holds more.
     pub list: Option<PathBuf>,
     /// The tables and how many rows each has.
