@@ -238,12 +238,13 @@ impl<'a> Wal<'a> {
         })
     }
 
-    /// Writes down what was found out about a copy; the note replaces an older one.
+    /// Writes down what was found out about a copy; the note replaces an older one. Of one that is being deleted, or was
+    /// meanwhile, nothing more is to be found out.
     pub fn set_state(self, file: &WalRow, state: CopyState, note: Option<&str>) -> anyhow::Result<()> {
-        let changed = self.catalog.write("write down the state of a WAL file", |transaction| {
+        self.catalog.write("write down the state of a WAL file", |transaction| {
             transaction.execute(
-                "UPDATE wal_segments SET state = :state, note = :note \
-                 WHERE segment = :segment AND content_sha256 = :content_sha256 AND store = :store",
+                "UPDATE wal_segments SET state = :state, note = :note WHERE segment = :segment \
+                 AND content_sha256 = :content_sha256 AND store = :store AND state <> 'deleting'",
                 named_params! {
                     ":state": state.as_str(),
                     ":note": note,
@@ -253,7 +254,7 @@ impl<'a> Wal<'a> {
                 },
             )
         })?;
-        failure::require_one(changed, || format!("no WAL file {} in store {}", file.file, file.store))
+        Ok(())
     }
 
     /// Writes down that these files were replayed as this store has them, and that the result was checked.
