@@ -84,6 +84,20 @@ pub struct BackupRow {
     pub before_restore: bool,
     /// Where a cluster's backup lies in the stream of WAL.
     pub wal: Option<WalPlace>,
+    /// That somebody wants it kept whatever its age.
+    pub pin: Option<Pin>,
+}
+
+/// That somebody wants a backup kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Pin {
+    /// Since when.
+    #[serde(serialize_with = "super::values::time_as_text")]
+    pub at: Timestamp,
+    /// Who.
+    pub by: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// Where a cluster's backup lies in the stream of WAL.
@@ -185,6 +199,25 @@ impl<'a> Backups<'a> {
             }
             Ok(())
         })
+    }
+
+    /// Writes down that somebody wants a complete backup kept, or no longer does. `false` when it is not complete any
+    /// more.
+    pub fn set_pin(self, id: &BackupId, pin: Option<&Pin>, at: Timestamp) -> anyhow::Result<bool> {
+        let changed = self.catalog.write("write down what is to be kept", |transaction| {
+            transaction.execute(
+                "UPDATE backups SET kept_at = :kept_at, kept_by = :by, kept_reason = :reason, \
+                 unkept_at = iif(:kept_at IS NULL, :at, unkept_at) WHERE id = :id AND status = 'complete'",
+                named_params! {
+                    ":id": id.as_str(),
+                    ":kept_at": pin.map(|pin| timestamp_text(pin.at)),
+                    ":by": pin.map(|pin| &pin.by),
+                    ":reason": pin.map(|pin| &pin.reason),
+                    ":at": timestamp_text(at),
+                },
+            )
+        })?;
+        Ok(changed > 0)
     }
 
     /// Changes what the row says of the backup.
@@ -291,7 +324,14 @@ fn backup(row: &Row<'_>) -> rusqlite::Result<BackupRow> {
         consistent_at: time_or_null(row, "consistent_at")?,
         before_restore: row.get("before_restore")?,
         wal: wal_place(row)?,
+        pin: pin(row)?,
     })
+}
+
+fn pin(row: &Row<'_>) -> rusqlite::Result<Option<Pin>> {
+    let Some(at) = time_or_null(row, "kept_at")? else { return Ok(None) };
+    let text = |column| row.get::<_, Option<String>>(column).map(Option::unwrap_or_default);
+    Ok(Some(Pin { at, by: text("kept_by")?, reason: text("kept_reason")? }))
 }
 
 fn wal_place(row: &Row<'_>) -> rusqlite::Result<Option<WalPlace>> {

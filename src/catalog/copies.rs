@@ -150,7 +150,11 @@ impl<'a> Copies<'a> {
         let missing = self.catalog.write("write down the states of copies", |transaction| {
             let mut statement = transaction.prepare(
                 "UPDATE copies SET state = :state, note = :note \
-                 WHERE backup_id = :backup_id AND object = :object AND store = :store",
+                 WHERE backup_id = :backup_id AND object = :object AND store = :store AND state <> 'deleting'",
+            )?;
+            // Of a backup that is deleted meanwhile nothing more is to be found out.
+            let mut leaving = transaction.prepare(
+                "SELECT 1 FROM backups WHERE id = :id AND status IN ('deleting', 'deleted')",
             )?;
             let mut missing = None;
             for (key, state, note) in found {
@@ -161,7 +165,9 @@ impl<'a> Copies<'a> {
                     ":state": state.as_str(),
                     ":note": note,
                 })?;
-                missing = missing.or((changed == 0).then_some(key));
+                if changed == 0 && !leaving.exists(named_params! { ":id": key.backup_id.as_str() })? {
+                    missing = missing.or(Some(key));
+                }
             }
             Ok(missing)
         })?;

@@ -118,6 +118,45 @@ fn missing(transaction: &Transaction<'_>) -> rusqlite::Result<Vec<BackupId>> {
     ids.collect()
 }
 
+/// Takes over what somebody wants kept; the last word counts.
+fn pins(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    transaction.execute_batch(
+        "UPDATE backups SET unkept_at = other.unkept_at FROM saved.backups AS other \
+         WHERE backups.id = other.id AND other.unkept_at > coalesce(backups.unkept_at, '');
+         UPDATE backups SET kept_at = NULL, kept_by = NULL, kept_reason = NULL WHERE kept_at < unkept_at;
+         UPDATE backups SET kept_at = other.kept_at, kept_by = other.kept_by, kept_reason = other.kept_reason \
+         FROM saved.backups AS other WHERE backups.id = other.id AND backups.kept_at IS NULL \
+         AND other.kept_at > coalesce(backups.unkept_at, '')",
+    )
+}
+
+/// Takes over which backups were deleted. One of which a store that was away still has objects is not brought back: its
+/// deletion is to be finished.
+fn deleted(transaction: &Transaction<'_>) -> rusqlite::Result<u64> {
+    let mut changed = transaction.execute(
+        "INSERT INTO backups SELECT * FROM saved.backups WHERE status IN ('deleting', 'deleted') \
+         ON CONFLICT (id) DO NOTHING",
+        [],
+    )?;
+    changed += transaction.execute(
+        "UPDATE backups SET status = 'deleting', deleted_reason = other.deleted_reason \
+         FROM saved.backups AS other WHERE backups.id = other.id AND backups.status = 'complete' \
+         AND backups.kept_at IS NULL AND other.status IN ('deleting', 'deleted')",
+        [],
+    )?;
+    transaction.execute_batch(
+        "INSERT INTO copies SELECT other.* FROM saved.copies AS other \
+         JOIN backups ON backups.id = other.backup_id AND backups.status = 'deleting' WHERE true \
+         ON CONFLICT (backup_id, object, store) DO NOTHING;
+         UPDATE copies SET state = 'deleting' WHERE state <> 'deleting' \
+         AND backup_id IN (SELECT id FROM backups WHERE status = 'deleting');
+         INSERT INTO wal_deleted SELECT * FROM saved.wal_deleted WHERE true \
+         ON CONFLICT (timeline, first) DO UPDATE SET last = max(last, excluded.last), \
+         deleted_at = max(deleted_at, excluded.deleted_at)",
+    )?;
+    Ok(changed as u64)
+}
+
 /// `None` when it is another cluster's.
 fn take(transaction: &Transaction<'_>) -> rusqlite::Result<Option<Taken>> {
     let same = "SELECT EXISTS (SELECT 1 FROM cluster JOIN saved.cluster AS other USING (name)) \
@@ -159,9 +198,10 @@ fn take(transaction: &Transaction<'_>) -> rusqlite::Result<Option<Taken>> {
              WHERE NOT EXISTS (SELECT 1 FROM main.alerts AS own WHERE own.created_at = other.created_at \
                                AND own.alert_type = other.alert_type AND own.message = other.message) ORDER BY id",
         )?,
-        deleted: changed(
-            "INSERT INTO backups SELECT * FROM saved.backups WHERE status = 'deleted' ON CONFLICT (id) DO NOTHING",
-        )?,
+        deleted: {
+            pins(transaction)?;
+            deleted(transaction)?
+        },
         proofs: {
             changed(
                 "UPDATE backups SET run_id = other.run_id FROM saved.backups AS other \

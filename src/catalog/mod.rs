@@ -9,6 +9,7 @@
 
 mod alerts;
 mod backups;
+mod cleanup;
 mod cluster;
 mod copies;
 mod failure;
@@ -28,7 +29,7 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
@@ -37,7 +38,8 @@ use crate::model::{Fault, FaultContext, Kind};
 use crate::system::durable;
 
 pub use alerts::{Alerts, Severity};
-pub use backups::{BackupFilter, BackupRow, BackupStatus, Backups, WalPlace};
+pub use backups::{BackupFilter, BackupRow, BackupStatus, Backups, Pin, WalPlace};
+pub use cleanup::{Cleanup, DoomedWal, Instant, Leaving, LeavingWal, Marked, Standing, WalEnds, WalStretch};
 pub use copies::{Copies, CopyKey, CopyRow, CopyState, Proof};
 pub use history::Taken;
 pub use overview::{
@@ -51,7 +53,7 @@ pub use runs::{NewRun, Run, RunOutcome, Runs};
 pub use usage::{StoreUsage, Usage};
 pub use wal::{ListedWal, Wal, WalCopy, WalRow};
 
-use migrations::Standing;
+use migrations::Standing as FileStanding;
 
 /// How a catalog is used.
 #[derive(Debug, Clone, Copy)]
@@ -99,9 +101,9 @@ impl Catalog {
             migrations::migrate(connection)
         };
         match catalog.standing(doing)? {
-            Standing::Newer(version) => return migrations::newer(path, version).err(),
-            Standing::Foreign => return migrations::foreign(path).err(),
-            Standing::Fresh | Standing::Known { .. } => catalog.read(doing, prepare)?,
+            FileStanding::Newer(version) => return migrations::newer(path, version).err(),
+            FileStanding::Foreign => return migrations::foreign(path).err(),
+            FileStanding::Fresh | FileStanding::Known { .. } => catalog.read(doing, prepare)?,
         }
         durable::make_private(path).or_fault(|| cannot_make(path))?;
         durable::sync_parent(path).or_fault(|| cannot_make(path))?;
@@ -124,13 +126,13 @@ impl Catalog {
         }
         let catalog = Self::connect(path, options, doing)?;
         match catalog.standing(doing)? {
-            Standing::Fresh => return missing(path).err(),
-            Standing::Newer(version) => return migrations::newer(path, version).err(),
-            Standing::Foreign => return migrations::foreign(path).err(),
-            Standing::Known { outdated: true } => {
+            FileStanding::Fresh => return missing(path).err(),
+            FileStanding::Newer(version) => return migrations::newer(path, version).err(),
+            FileStanding::Foreign => return migrations::foreign(path).err(),
+            FileStanding::Known { outdated: true } => {
                 catalog.read("bring the catalog to this version's schema", migrations::migrate)?;
             }
-            Standing::Known { outdated: false } => {}
+            FileStanding::Known { outdated: false } => {}
         }
         Ok(catalog)
     }
@@ -163,6 +165,11 @@ impl Catalog {
     /// The table of alerts.
     pub fn alerts(&self) -> Alerts<'_> {
         Alerts::new(self)
+    }
+
+    /// What is kept and what goes, over all tables.
+    pub fn cleanup(&self) -> Cleanup<'_> {
+        Cleanup::new(self)
     }
 
     /// The table of archived WAL files.
@@ -228,7 +235,7 @@ impl Catalog {
         Ok(Self { path: path.to_owned(), connection: Mutex::new(connection) })
     }
 
-    fn standing(&self, doing: &str) -> anyhow::Result<Standing> {
+    fn standing(&self, doing: &str) -> anyhow::Result<FileStanding> {
         self.read(doing, migrations::standing)
     }
 
@@ -266,14 +273,14 @@ impl Catalog {
 
 /// Switches to the write-ahead log, so that readers and the writer do not wait for each other.
 fn log_ahead(connection: &Connection, patience: Duration) -> rusqlite::Result<()> {
-    let deadline = Instant::now() + patience;
+    let deadline = std::time::Instant::now() + patience;
     loop {
         let switched = connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()));
         match switched {
             // SQLite does not wait by itself here when two processes do this to one new file.
             Err(error)
                 if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
-                    && Instant::now() < deadline =>
+                    && std::time::Instant::now() < deadline =>
             {
                 std::thread::sleep(Duration::from_millis(10));
             }

@@ -100,6 +100,7 @@ fn backup(number: u32, database: &str) -> BackupRow {
         seconds: 5.0,
         consistent_at: None,
         before_restore: false,
+        pin: None,
         wal: None,
     }
 }

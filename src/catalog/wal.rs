@@ -292,17 +292,20 @@ impl<'a> Wal<'a> {
         })
     }
 
-    /// Takes in what the stores list, all at once, and returns how many were not known.
+    /// Takes in what the stores list, all at once, and returns how many were not known. A list that was begun a moment
+    /// before files were deleted may still hold them: that is no news.
     pub fn record_listed(self, files: &[ListedWal], at: Timestamp) -> anyhow::Result<u64> {
         if files.is_empty() {
             return Ok(0);
         }
-        let at = timestamp_text(at);
+        let (lately, at) = (timestamp_text(at - chrono::TimeDelta::days(1)), timestamp_text(at));
         self.catalog.write("take in WAL files", |transaction| {
             let mut statement = transaction.prepare(
                 "INSERT INTO wal_segments (timeline, segment, content_sha256, store, size_bytes, state, stored_at, \
-                 proven_at, proven_how) VALUES (:timeline, :segment, :content_sha256, :store, :size_bytes, 'good', \
-                 :stored_at, :at, 'listed') ON CONFLICT (segment, content_sha256, store) DO NOTHING",
+                 proven_at, proven_how) SELECT :timeline, :segment, :content_sha256, :store, :size_bytes, 'good', \
+                 :stored_at, :at, 'listed' WHERE NOT EXISTS (SELECT 1 FROM wal_deleted WHERE timeline = :timeline \
+                 AND :segment BETWEEN first AND last || '~' AND deleted_at > :lately) \
+                 ON CONFLICT (segment, content_sha256, store) DO NOTHING",
             )?;
             let mut added = 0;
             for file in files {
@@ -314,6 +317,7 @@ impl<'a> Wal<'a> {
                     ":size_bytes": integer(file.size_bytes),
                     ":stored_at": file.stored_at.map(timestamp_text),
                     ":at": at,
+                    ":lately": lately,
                 })? as u64;
             }
             Ok(added)

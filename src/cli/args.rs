@@ -63,6 +63,21 @@ pub enum Command {
     TestRestore(test_restore::TestRestore),
     /// Make the copies that a store missed, lost or damaged
     Sync(Sync),
+    /// Delete what is older than `BACKUP_RETENTION_DAYS` and needed by nothing; never the best proven backup
+    Cleanup(Cleanup),
+    /// Keep a backup whatever its age
+    Keep {
+        /// The backup: `latest`, an identifier, or the beginning of one
+        backup: String,
+        /// Why
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+    /// Leave a kept backup to the rules again
+    Unkeep {
+        /// The backup: an identifier, or the beginning of one
+        backup: String,
+    },
     /// Archive a WAL file: `archive_command = 'pgkeep wal-push %p'`
     WalPush {
         /// The file as the server names it (%p)
@@ -326,6 +341,17 @@ pub struct Sync {
     pub dry_run: bool,
 }
 
+/// Cleaning up.
+#[derive(Debug, Args)]
+pub struct Cleanup {
+    /// Show what becomes of every backup and of the WAL, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Go on although more than half of everything goes, or although by the catalog this machine's clock may be wrong
+    #[arg(long)]
+    pub yes: bool,
+}
+
 /// Listing.
 #[derive(Debug, Args)]
 pub struct List {
@@ -403,6 +429,9 @@ impl Command {
             Self::Verify(_) => "verify",
             Self::TestRestore(_) => "test-restore",
             Self::Sync(_) => "sync",
+            Self::Cleanup(_) => "cleanup",
+            Self::Keep { .. } => "keep",
+            Self::Unkeep { .. } => "unkeep",
             Self::WalPush { .. } => "wal-push",
             Self::WalFetch { .. } => "wal-fetch",
             Self::WalPrefetch { .. } => "wal-prefetch",

@@ -8,7 +8,7 @@ use clap::CommandFactory;
 
 use super::args::{Arguments, Backup, Catalog, Command, Key, Verify};
 use super::progress::Console;
-use super::{restoring, text};
+use super::{keeping, restoring, text};
 use crate::command::backup::cluster::BackupCluster;
 use crate::command::backup::database::BackupDatabase;
 use crate::command::backup::tenant::{BackupTenants, Wanted};
@@ -98,6 +98,9 @@ pub(super) async fn run(
             progress.announce(words);
             let result = command::sync::run(&context, SyncRequest { dry_run: sync.dry_run }).await;
             done(&context.conclude(result).await?, text::sync)
+        }
+        Command::Cleanup(_) | Command::Keep { .. } | Command::Unkeep { .. } => {
+            keeping::run(environment, words, &arguments.command, progress).await
         }
         Command::WalPush { path } => {
             let request = WalPushRequest { path: path.clone() };

@@ -3,6 +3,7 @@
 pub mod args;
 mod confirm;
 mod dispatch;
+mod keeping;
 mod progress;
 mod restoring;
 mod text;

@@ -23,6 +23,7 @@ macro_rules! line {
     };
 }
 
+mod cleanup;
 mod screen;
 mod show;
 mod status;
@@ -30,6 +31,7 @@ mod tenants;
 mod test_restore;
 mod verify;
 
+pub(super) use cleanup::{cleanup, keep};
 pub(super) use show::show;
 pub(super) use status::status;
 pub(super) use tenants::{backup_tenants, restore_tenant, tenant_plan, tenants};
@@ -376,6 +378,9 @@ fn list_row(backup: &ListedBackup) -> Vec<String> {
     let mut stores = backup.stores.join(" ");
     if backup.copies_not_good > 0 {
         let _ = write!(stores, " ({} copies not good)", backup.copies_not_good);
+    }
+    if let Some(kept) = &backup.kept {
+        let _ = write!(stores, " (kept: {})", kept.reason);
     }
     vec![
         backup.id.to_string(),

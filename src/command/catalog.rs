@@ -16,7 +16,7 @@ use super::listing::{self, Listings};
 use super::manifests::{self, Fetched, Held, Stored};
 use super::saved::History;
 use super::{Context, Environment, Report, Shelf, saved, stores};
-use crate::catalog::{Catalog, ListedWal, Taken};
+use crate::catalog::{BackupStatus, Catalog, ListedWal, Taken};
 use crate::config::Settings;
 use crate::format::keyring::Keyring;
 use crate::format::names;
@@ -226,6 +226,13 @@ async fn take_in(context: &Context) -> anyhow::Result<RebuildReport> {
     take_in_wal(context, &mut report).await?;
     let History { taken, missing, warnings } = saved::take_history(context, &keyring).await?;
     report.history = taken;
+    // What another catalog says was deleted is not taken in: `cleanup` deletes what a store that was away still has.
+    let known = context.catalog.backups();
+    for id in std::mem::take(&mut report.added) {
+        if known.get(&id)?.is_some_and(|row| row.status == BackupStatus::Complete) {
+            report.added.push(id);
+        }
+    }
     report.warnings.extend(warnings);
     let unread: BTreeSet<BackupId> = report.unreadable.iter().map(|(id, _)| id.clone()).collect();
     for id in missing.difference(&unread).cloned() {

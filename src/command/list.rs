@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{Report, Shelf};
-use crate::catalog::{BackupFilter, BackupRow, CopyState};
+use crate::catalog::{BackupFilter, BackupRow, CopyState, Pin};
 use crate::model::{BackupId, BackupKind, Kind, ratio, timestamp_text};
 
 /// Which backups to list.
@@ -43,6 +43,9 @@ pub struct ListedBackup {
     pub stores: Vec<String>,
     /// Copies that are missing, damaged or owed.
     pub copies_not_good: u64,
+    /// That somebody wants it kept whatever its age.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Pin>,
 }
 
 /// The list, newest first.
@@ -88,6 +91,7 @@ pub(super) fn listed(shelf: &Shelf, row: &BackupRow) -> anyhow::Result<ListedBac
         bytes_per_second: if row.seconds > 0.0 { row.original_size_bytes as f64 / row.seconds } else { 0.0 },
         rows: row.rows,
         stores,
+        kept: row.pin.clone(),
         copies_not_good: copies.iter().filter(|copy| copy.state != CopyState::Good).count() as u64,
     })
 }

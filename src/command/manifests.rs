@@ -223,6 +223,7 @@ pub(super) fn record(context: &Context, stored: &Stored<'_>, run: Option<&RunId>
         seconds: (finished_at - started_at).as_seconds_f64().max(0.0),
         consistent_at: Some(time(&manifest.consistent_at)?),
         before_restore: manifest.tenant.as_ref().is_some_and(|tenant| tenant.before_restore),
+        pin: None,
         wal: manifest.physical.as_ref().map(|cluster| WalPlace {
             timeline: cluster.timeline,
             start_lsn: cluster.start_lsn,

@@ -96,12 +96,18 @@ pub(super) fn ledger(shelf: &Shelf) -> anyhow::Result<Ledger> {
     let blocks = shelf.catalog.overview().wal_blocks()?;
     let histories = Archive { histories: shelf.catalog.wal().histories()?, ..Archive::default() };
     let mut windows = Vec::new();
+    // Where WAL was deleted because nothing needed it any more, nothing is missing.
+    let deleted = shelf.catalog.cleanup().wal_deleted()?;
+    let is_deleted = |missing: &WalName| {
+        deleted.iter().any(|(first, last)| (first.as_str()..=last.as_str()).contains(&missing.as_str()))
+    };
     // One as a rule: it changes only when a server is made anew.
     let sizes: BTreeSet<u32> = bases.iter().map(|base| base.segment_size).collect();
     for size in sizes {
         let of_size: Vec<Base> = bases.iter().filter(|base| base.segment_size == size).cloned().collect();
         let holdings = holdings(&shelf.catalog, &blocks, size, shelf.settings.stores())?;
-        for window in ledger::windows(&of_size, &holdings, &histories) {
+        for mut window in ledger::windows(&of_size, &holdings, &histories) {
+            window.hole.take_if(|(missing, _)| is_deleted(missing));
             let archived_at = match &window.last {
                 Some(last) => archived_at(&shelf.catalog, last)?,
                 None => None,

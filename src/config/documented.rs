@@ -84,6 +84,24 @@ const TABLE: &[Documented] = &[
         "30d",
         "how old the proof of a copy may become before verify warns: s, m, h, d",
     ),
+    setting(
+        "BACKUP_RETENTION_DAYS",
+        "90",
+        "how many days everything is kept, and every second of them can be reached",
+    ),
+    setting(
+        "BACKUP_KEEP_MIN",
+        "2",
+        "newest backups of each kind, database and tenant that stay whatever their age",
+    ),
+    setting(
+        "BACKUP_KEEP_DAILY",
+        "0",
+        "of how many of the last days the newest backup stays, if they are older",
+    ),
+    setting("BACKUP_KEEP_WEEKLY", "0", "the same for weeks, from Monday on"),
+    setting("BACKUP_KEEP_MONTHLY", "0", "the same for months"),
+    setting("BACKUP_KEEP_YEARLY", "0", "the same for years"),
     setting("TENANT_MODE", "row", "how tenants are told apart: row, schema (each has its own) or database"),
     setting(
         "TENANT_PATTERN",

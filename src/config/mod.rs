@@ -16,6 +16,7 @@ mod postgres;
 mod private_file;
 mod questions;
 mod read;
+mod retention;
 mod size;
 mod tenants;
 #[cfg(test)]
@@ -35,6 +36,7 @@ pub use clouds::Cloud;
 pub use documented::{Documented, documented};
 pub use duration::parse_duration;
 pub use inputs::Inputs;
+pub use retention::Retention;
 pub use size::parse_size;
 pub use values::{Source, Variable};
 
@@ -88,6 +90,8 @@ pub struct Settings {
     pub verify_budget: Option<u64>,
     /// `BACKUP_PROOF_MAX_AGE`: how old the proof of a copy may become.
     pub proof_max_age: Duration,
+    /// `BACKUP_RETENTION_DAYS` and `BACKUP_KEEP_*`.
+    pub retention: Retention,
     /// `TENANT_COLUMN`, `TENANT_TABLE` and `TENANT_TABLES`.
     pub tenants: TenantRules,
     /// `TENANT_MODE`, `TENANT_PATTERN` and `TENANT_QUERY`.

@@ -10,7 +10,7 @@ use super::size::parse_size;
 use super::values::{Value, Values};
 use super::{
     Cloud, DEFAULT_COMPRESSION, DEFAULT_WAL_COMPRESSION, Settings, clouds, env_file, keys, paths, postgres,
-    questions, tenants,
+    questions, retention, tenants,
 };
 use crate::model::{ClusterName, Fault, Kind, StoreName};
 
@@ -86,6 +86,7 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
     let proof_max_age = duration(&values, "BACKUP_PROOF_MAX_AGE", &mut faults);
     let tenancy = tenants::tenancy(&values, &mut faults);
     let rto_target = duration(&values, "RTO_TARGET", &mut faults);
+    let retention = retention::read(&values, &mut faults);
     let tenants = tenants::read(&values, &mut faults);
     let questions = questions::read(&values, &mut faults);
     let postgres = postgres::read(&values, &inputs.current_dir, &mut faults);
@@ -112,6 +113,7 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
         archive_timeout: archive_timeout.unwrap_or(DEFAULT_ARCHIVE_TIMEOUT),
         verify_budget,
         proof_max_age: proof_max_age.unwrap_or(DEFAULT_PROOF_MAX_AGE),
+        retention,
         tenants,
         tenancy,
         questions,

@@ -9,5 +9,6 @@ pub mod proof;
 pub mod proofs;
 pub mod quote;
 pub mod recovery;
+pub mod retention;
 pub mod stretches;
 pub mod tenants;

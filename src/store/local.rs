@@ -1,20 +1,25 @@
 //! The local store: a directory. Files are 0600, directories 0700.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use tokio::sync::RwLock;
 use tokio::task::spawn_blocking;
 
 use super::{Body, ObjectInfo, ReadStore, Store, StoreError, StoreErrorKind};
-use crate::model::StoreName;
+use crate::model::{StoreName, Timestamp};
 use crate::system::durable;
 
 /// Where volumes are written until they get their names; on the same file system, so that it takes a rename.
 const STAGING: &str = ".staging";
+
+/// `<cluster>/backups` and the like stay, empty or not.
+const SHARED_LEVELS: usize = 2;
 
 /// A directory of this machine as a store.
 #[derive(Debug, Clone)]
@@ -163,6 +168,89 @@ impl Store for LocalStore {
         })
         .await
     }
+
+    async fn delete_many(&self, keys: &[String]) -> Result<(), StoreError> {
+        let Some(first) = keys.first() else { return Ok(()) };
+        self.settled().await;
+        let (root, paths) = (self.root.clone(), keys.iter().map(|key| self.path(key)).collect::<Vec<_>>());
+        self.blocking("delete", first, move |_| delete_many(&root, &paths)).await
+    }
+
+    async fn remove_empty(&self, prefix: &str, unchanged_since: Timestamp) -> Result<(), StoreError> {
+        self.settled().await;
+        self.blocking("look for empty directories in", prefix, move |path| {
+            remove_empty(path, unchanged_since.into())
+        })
+        .await
+    }
+
+    /// That of the file system: of one on another machine it is that machine's clock.
+    async fn clock(&self) -> Result<Option<Timestamp>, StoreError> {
+        let staging = self.staging();
+        let name = format!("clock-{}", std::process::id());
+        self.blocking("look at the clock of", "", move |root| {
+            if !root.is_dir() {
+                return Ok(None);
+            }
+            durable::create_private_dir(&staging)?;
+            let path = staging.join(name);
+            durable::remove_file_if_there(&path)?;
+            let mut file = durable::create_private_file(&path)?;
+            // Its name is gone before anything else can happen.
+            durable::remove_file_if_there(&path)?;
+            io::Write::write_all(&mut file, b"pgkeep")?;
+            Ok(Some(file.metadata()?.modified()?.into()))
+        })
+        .await
+    }
+}
+
+/// Removes files, then flushes each directory once, and removes those that are empty with the empty ones above them.
+fn delete_many(root: &Path, paths: &[PathBuf]) -> anyhow::Result<()> {
+    let mut directories = BTreeSet::new();
+    for path in paths {
+        durable::remove_file_if_there(path)?;
+        durable::remove_unfinished(path)?;
+        directories.extend(path.parent().map(Path::to_owned));
+    }
+    for directory in directories {
+        match durable::sync_dir(&directory) {
+            Err(error) if kind_of(&error) == Some(io::ErrorKind::NotFound) => continue,
+            flushed => flushed?,
+        }
+        let mut empty = Some(directory.as_path());
+        // Down to, and without, the directories that every cluster has.
+        while let Some(path) = empty.filter(|path| {
+            path.strip_prefix(root).is_ok_and(|inside| inside.components().count() > SHARED_LEVELS)
+        }) {
+            if fs::remove_dir(path).is_err() {
+                break;
+            }
+            empty = path.parent();
+        }
+    }
+    Ok(())
+}
+
+/// Removes what is empty below a directory. Somebody may be about to write into one that is new.
+fn remove_empty(directory: &Path, unchanged_since: SystemTime) -> anyhow::Result<()> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        if !metadata.is_dir() {
+            continue;
+        }
+        remove_empty(&entry.path(), unchanged_since)?;
+        if metadata.modified()? < unchanged_since {
+            // One that is not empty stays.
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+    Ok(())
 }
 
 /// Makes the directories below the root one by one and flushes each one's parent, so that the way to an object

@@ -133,6 +133,26 @@ pub trait Store: ReadStore {
     /// Removes the object; that it is not there is fine.
     async fn delete(&self, key: &str) -> Result<(), StoreError>;
 
+    /// Removes many objects, with as few requests as the store allows, in no order; that one is not there is fine. After
+    /// an error some may be gone.
+    async fn delete_many(&self, keys: &[String]) -> Result<(), StoreError> {
+        for key in keys {
+            self.delete(key).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes empty directories under the prefix that have not changed since that time, where there are directories.
+    async fn remove_empty(&self, prefix: &str, unchanged_since: Timestamp) -> Result<(), StoreError> {
+        let (_, _) = (prefix, unchanged_since);
+        Ok(())
+    }
+
+    /// What time it is by the store's clock; `None`: it does not tell.
+    async fn clock(&self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(None)
+    }
+
     /// How large objects are written to this store part by part, if that is how it takes them.
     fn parts(&self) -> Option<&dyn PartStore> {
         None

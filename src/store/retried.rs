@@ -13,6 +13,9 @@ use super::{
 use crate::model::{StoreName, Timestamp};
 use crate::system::random_u32;
 
+/// Objects that are deleted by one request: as many as S3 takes.
+const DELETES_AT_ONCE: usize = 1000;
+
 /// How long one request is repeated: exponential backoff with full jitter, so that many who were refused at once do
 /// not come back at once.
 #[derive(Debug, Clone, Copy)]
@@ -165,6 +168,18 @@ impl<S: Store> Store for Retried<S> {
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
         self.repeat(|| self.inner.delete(key)).await
+    }
+
+    async fn delete_many(&self, keys: &[String]) -> Result<(), StoreError> {
+        // Each request on its own: a fault late in a long list costs one of them.
+        for some in keys.chunks(DELETES_AT_ONCE) {
+            self.repeat(|| self.inner.delete_many(some)).await?;
+        }
+        Ok(())
+    }
+
+    async fn clock(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.repeat(|| self.inner.clock()).await
     }
 
     fn parts(&self) -> Option<&dyn PartStore> {

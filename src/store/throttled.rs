@@ -110,6 +110,14 @@ impl<S: Store> Store for Throttled<S> {
         self.inner.delete(key).await
     }
 
+    async fn delete_many(&self, keys: &[String]) -> Result<(), StoreError> {
+        self.inner.delete_many(keys).await
+    }
+
+    async fn clock(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.inner.clock().await
+    }
+
     fn parts(&self) -> Option<&dyn PartStore> {
         self.inner.parts().map(|_| self as &dyn PartStore)
     }

@@ -84,6 +84,14 @@ impl<S: Store> Store for Verified<S> {
         self.0.delete(key).await
     }
 
+    async fn delete_many(&self, keys: &[String]) -> Result<(), StoreError> {
+        self.0.delete_many(keys).await
+    }
+
+    async fn clock(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.0.clock().await
+    }
+
     fn parts(&self) -> Option<&dyn PartStore> {
         self.0.parts().map(|_| self as &dyn PartStore)
     }

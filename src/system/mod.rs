@@ -3,6 +3,7 @@
 //! The one place where the operating system is spoken to directly; it knows nothing of backups.
 
 pub mod boot;
+pub mod calendar;
 pub mod caller;
 pub mod durable;
 pub mod gentle;

@@ -101,6 +101,18 @@ pub enum Step {
     RepairMade,
     /// `sync`: copies are made, the catalog does not know.
     SyncCopied,
+    /// `cleanup`: it is decided what goes, and nothing is written down.
+    CleanupPlanned,
+    /// `cleanup`: what goes is marked in the catalog, and all of it is still there.
+    CleanupMarked,
+    /// `cleanup`: a store has no manifest any more of what goes, its volumes are still there.
+    CleanupManifestsGone,
+    /// `cleanup`: a store has no objects any more of the backups that go, the catalog does not know.
+    CleanupObjectsGone,
+    /// `cleanup`: a store does not have WAL files any more, the catalog does not know.
+    CleanupWalGone,
+    /// `cleanup`: no store that could be reached has anything of it, the backups' rows do not say so.
+    CleanupCleared,
     /// `wal-push`: the file is sealed and flushed, no store has it.
     WalSealed,
     /// `wal-push`: the local store has it or has failed, the clouds have not been asked.
@@ -171,6 +183,12 @@ impl Step {
         Self::VerifyProven,
         Self::RepairMade,
         Self::SyncCopied,
+        Self::CleanupPlanned,
+        Self::CleanupMarked,
+        Self::CleanupManifestsGone,
+        Self::CleanupObjectsGone,
+        Self::CleanupWalGone,
+        Self::CleanupCleared,
         Self::WalSealed,
         Self::WalStoredHere,
         Self::WalPushed,

@@ -2,7 +2,8 @@
 //!
 //! Sections: `codecs` (the table of levels), `pipeline` (memory to file, against zstd), `database` (whole backup and
 //! restore, against `pg_dump` and `pg_restore`), `memory`, `verify` (against `openssl dgst -sha256` and a restore to
-//! nowhere), `start`, `tenants`, `catalog` (`status` and `list` over 500,000 WAL segments), and `clouds`, of which `places`
+//! nowhere), `start`, `tenants`, `catalog` (`status` and `list` over 500,000 WAL segments),
+//! `cleanup` (`--dry-run` over the same), and `clouds`, of which `places`
 //! (a backup to three places), `upload` (over a line of 20 ms), `quick` (`verify` over 100,000 objects) and `rebuild` (of
 //! the catalog) can
 //! be asked for alone; and, only when asked for, `peers`: `cluster` and `wal` against pgBackRest, `replay` against `cp`.
@@ -14,6 +15,7 @@
 #![allow(missing_docs, dead_code)]
 
 mod big_catalog;
+mod cleanup;
 mod clouds;
 mod codecs;
 mod database;
@@ -67,7 +69,7 @@ fn main() {
     if asked("tenants") {
         tenants::tenants();
     }
-    for (section, measure) in big_catalog::SECTIONS {
+    for (section, measure) in big_catalog::SECTIONS.into_iter().chain(cleanup::SECTIONS) {
         if asked(section) {
             measure();
         }

@@ -246,7 +246,8 @@ fn the_crontabs_commands_are_understood_and_backed_up_is_what_the_readme_says() 
         }
     }
     assert_eq!(calls.get("pgkeep --quiet backup database").map(String::as_str), Some("0 2 * * *"));
-    assert!(calls.len() >= 3, "{calls:?}");
+    assert!(calls.len() >= 4, "{calls:?}");
+    assert_eq!(calls.get("pgkeep --quiet cleanup").map(String::as_str), Some("0 4 * * *"));
 }
 
 #[test]

@@ -6,6 +6,8 @@ mod backup;
 mod catalog_faults;
 mod check;
 mod children;
+mod cleanup;
+mod cleanup_wal;
 mod cloud_faults;
 mod clouds;
 mod concurrency;

@@ -123,6 +123,15 @@ fn every_command_writes_what_its_schema_says() {
     let beside = assert_writes(&place, "restore", &["restore", "latest", "--to-database", &beside], 0);
     assert_eq!(beside["plan"]["replaces"], false);
 
+    let kept = assert_writes(&place, "keep", &["keep", "latest", "--reason", "a test"], 0);
+    assert_eq!((&kept["kept"]["reason"], &kept["before"]), (&"a test".into(), &Value::Null));
+    assert_eq!(assert_writes(&place, "list", &["list"], 0)["backups"][0]["kept"], kept["kept"]);
+    assert_eq!(assert_writes(&place, "show", &["show", "latest"], 0)["kept"], kept["kept"]);
+    let shown = assert_writes(&place, "cleanup", &["cleanup", "--dry-run"], 0);
+    assert_eq!(shown["backups"][0]["goes"], false);
+    assert_eq!(assert_writes(&place, "keep", &["unkeep", "latest"], 0)["before"], kept["kept"]);
+    assert_writes(&place, "cleanup", &["cleanup"], 0);
+
     assert_writes(&place, "catalog_check", &["catalog", "check"], 0);
     let rebuilt = assert_writes(&place, "catalog_rebuild", &["catalog", "rebuild"], 0);
     assert_eq!(rebuilt["known"], 1);

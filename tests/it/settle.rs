@@ -274,7 +274,8 @@ fn a_catalog_of_the_first_schema_is_settled_as_before() {
              DROP INDEX wal_segments_not_good;
              DROP INDEX backups_kept; ALTER TABLE backups DROP COLUMN kept_at; ALTER TABLE backups DROP COLUMN kept_by;
              ALTER TABLE backups DROP COLUMN kept_reason; ALTER TABLE backups DROP COLUMN deleted_at;
-             ALTER TABLE backups DROP COLUMN deleted_reason;
+             ALTER TABLE backups DROP COLUMN deleted_reason; ALTER TABLE backups DROP COLUMN unkept_at;
+             DROP TABLE wal_deleted;
              DROP INDEX restore_log_tests; ALTER TABLE restore_log DROP COLUMN purpose;
              ALTER TABLE restore_log DROP COLUMN store; ALTER TABLE restore_log DROP COLUMN phases;
              ALTER TABLE restore_log DROP COLUMN bytes_fetched; ALTER TABLE restore_log DROP COLUMN wal_segments;

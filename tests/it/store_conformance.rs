@@ -202,6 +202,35 @@ async fn what_was_deleted_is_gone_and_may_be_deleted_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn many_are_deleted_at_once_and_their_neighbours_stay() {
+    let all = All::new();
+    for (name, store) in all.each() {
+        let keys: Vec<String> = (0..30).map(|n| format!("main/many/{}/a & <b> {n}", n % 3)).collect();
+        for content in ["first", "second"] {
+            for key in &keys[..20] {
+                store.put(key, Body::Bytes(content.into())).await.unwrap();
+            }
+        }
+        store.put("main/many/0/a & <b>", Body::Bytes(b"neighbour".into())).await.unwrap();
+        // Ten of them were never there.
+        for _ in 0..2 {
+            store.delete_many(&keys).await.unwrap();
+            let left = store.list("main/").await.unwrap();
+            assert_eq!(
+                left.iter().map(|it| it.key.as_str()).collect::<Vec<_>>(),
+                ["main/many/0/a & <b>"],
+                "{name}"
+            );
+        }
+        store.delete_many(&["main/many/0/a & <b>".to_owned()]).await.unwrap();
+        store.delete_many(&[]).await.unwrap();
+        assert_eq!(store.list("main/").await.unwrap(), [], "{name}");
+        let told = store.clock().await.unwrap().unwrap();
+        assert!((chrono::Utc::now() - told).num_seconds().abs() < 60, "{name}: {told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_large_object_arrives_whole_from_a_file_and_from_memory() {
     let all = All::new();
     let content = bytes(LARGE);
@@ -254,6 +283,18 @@ async fn a_store_that_keeps_versions_keeps_nothing_of_what_was_deleted() {
     store.delete("main/a").await.unwrap();
     assert_eq!(bucket.versions("main/a"), 0, "no version and no mark of a deletion is left");
     assert_eq!(bucket.stored_bytes(), 13, "its neighbour is all there is");
+    for content in ["one", "two"] {
+        store.put("main/a", Body::Bytes(content.into())).await.unwrap();
+    }
+    b2.change(|options| options.page_size = 2);
+    b2.forget_requests();
+    store.delete_many(&["main/a".to_owned(), "main/none".to_owned()]).await.unwrap();
+    assert_eq!((bucket.versions("main/a"), bucket.stored_bytes()), (0, 13));
+    assert_eq!(
+        (b2.requests_of("DeleteObjects"), b2.requests_of("DeleteObject")),
+        (2, 0),
+        "old versions, then the newest"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,19 @@ ALTER TABLE backups ADD COLUMN kept_by TEXT;
 ALTER TABLE backups ADD COLUMN kept_reason TEXT;
 ALTER TABLE backups ADD COLUMN deleted_at TEXT CHECK (deleted_at GLOB '????-??-??T??:??:??.???Z');
 ALTER TABLE backups ADD COLUMN deleted_reason TEXT;
+-- When somebody last took such a wish back: an older one in a saved catalog does not come back.
+ALTER TABLE backups ADD COLUMN unkept_at TEXT CHECK (unkept_at GLOB '????-??-??T??:??:??.???Z');
 CREATE INDEX backups_kept ON backups (kept_at) WHERE kept_at IS NOT NULL;
+
+-- Stretches of WAL that were deleted because nothing needed them any more: no holes.
+CREATE TABLE wal_deleted (
+    timeline   INTEGER NOT NULL CHECK (timeline > 0),
+    first      TEXT NOT NULL,                        -- names of segments, both included
+    last       TEXT NOT NULL,
+    deleted_at TEXT NOT NULL CHECK (deleted_at GLOB '????-??-??T??:??:??.???Z'),
+    PRIMARY KEY (timeline, first),
+    CHECK (first <= last)
+) STRICT, WITHOUT ROWID;
 
 -- A test restore is a restore that is dropped again. How long each phase took is what the next one will take.
 ALTER TABLE restore_log ADD COLUMN purpose TEXT NOT NULL DEFAULT 'restore' CHECK (purpose IN ('restore', 'test'));

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::{columns, seconds};
 use crate::command::show::{ShowReport, ShownPhysical, ShownTable};
-use crate::model::{Bytes, Thousands};
+use crate::model::{Bytes, Thousands, timestamp_text};
 
 pub(in crate::cli) fn show(report: &ShowReport) -> String {
     let backup = &report.backup;
@@ -35,6 +35,9 @@ pub(in crate::cli) fn show(report: &ShowReport) -> String {
             line!(text, "recoverable  {until}");
         }
         (None, None) => {}
+    }
+    if let Some(kept) = &backup.kept {
+        line!(text, "kept         since {} by {}: {}", timestamp_text(kept.at), kept.by, kept.reason);
     }
     line!(text, "begun        {}", backup.started_at);
     line!(text, "done         {} ({})", report.finished_at, seconds(backup.seconds));

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::instance::{self, Instance};
+use super::instance::{self, Then};
 use super::own::{Image, Wanted};
 use super::{RestoreTenantReport, RestoreTenantRequest};
 use crate::command::{Context, manifests};
@@ -29,9 +29,9 @@ pub(super) async fn images(
     server.close().await;
     let there: Vec<String> = there.iter().map(|(_, path)| path.display().to_string()).collect();
     instance::refuse_tablespaces(there.iter().map(String::as_str))?;
-    let instance = instance::start(context, request, report).await?;
-    let dumped = dump(context, request, kind, database, wanted, &instance).await;
-    instance.end(context).await?;
+    let then = instance::start(context, request, report).await?;
+    let dumped = dump(context, request, kind, database, wanted, &then).await;
+    then.instance.end(context).await?;
     dumped
 }
 
@@ -41,10 +41,10 @@ async fn dump(
     kind: PlaceKind,
     database: Option<&str>,
     wanted: &[Wanted],
-    instance: &Instance,
+    then: &Then,
 ) -> anyhow::Result<Vec<Image>> {
     let keyring = context.keyring()?;
-    let fetched = manifests::fetch(&context.settings, context.reading(), &instance.backup, &keyring).await?;
+    let fetched = manifests::fetch(&context.settings, context.reading(), &then.backup, &keyring).await?;
     let cluster = fetched.manifest;
     let mut images = Vec::with_capacity(wanted.len());
     for (number, wanted) in wanted.iter().enumerate() {
@@ -59,7 +59,7 @@ async fn dump(
             _ => (name.as_str(), None),
         };
         let plan = DumpPlan {
-            connection: instance.connection.clone(),
+            connection: then.instance.connection.clone(),
             jobs: request.jobs.unwrap_or(context.settings.jobs),
             scratch: context.scratch()?,
             scratch_limit: context.settings.scratch_limit,
@@ -68,7 +68,7 @@ async fn dump(
         let directory = context.scratch()?.join(format!("then-{number}"));
         let (properties, tables) = one(context, plan, database, schema, &directory).await?;
         let tenant = Tenant::with_own(kind, &wanted.id, database, schema);
-        let manifest = manifest_of(&cluster, &instance.reached, tenant, properties, tables);
+        let manifest = manifest_of(&cluster, &then.reached, tenant, properties, tables);
         images.push(Image { manifest, sealed: 0, dump: Some(directory) });
     }
     Ok(images)

@@ -54,6 +54,13 @@ pub(super) fn look(context: &Context) -> anyhow::Result<(Vec<WalHole>, Vec<WalCo
         first: gap.first,
         last: gap.last,
     };
-    let gaps = gaps::gaps(&archive, &bases).into_iter().filter(is_old);
+    // Where WAL was deleted because nothing needed it any more, nothing is missing.
+    let deleted = context.catalog.cleanup().wal_deleted()?;
+    let is_missing = |gap: &Gap| {
+        !deleted
+            .iter()
+            .any(|(first, last)| first.as_str() <= gap.first.as_str() && gap.last.as_str() <= last.as_str())
+    };
+    let gaps = gaps::gaps(&archive, &bases).into_iter().filter(is_missing).filter(is_old);
     Ok((gaps.map(hole).collect(), conflicts))
 }

@@ -106,9 +106,25 @@ pub(super) fn judge(answer: Answer) -> Result<Answer, Trouble> {
     Err(Trouble { kind, cause, code, status: Some(answer.status) })
 }
 
+/// What a code means that stands in an answer that is no refusal as a whole.
+pub(super) fn of_code(code: &str, message: &str) -> Trouble {
+    let status = match code {
+        "AccessDenied" => 403,
+        "InternalError" => 500,
+        "SlowDown" | "ServiceUnavailable" => 503,
+        _ => 400,
+    };
+    let kind = kind(status, code, message, None, &HeaderMap::new());
+    let cause = format!("{}, {}", shortened(code), shortened(message));
+    Trouble { kind, cause, code: code.to_owned(), status: None }
+}
+
 /// Whether the document's root is `<Error>`, however much of it has come.
 fn looks_like_error(body: &[u8]) -> bool {
-    String::from_utf8_lossy(&body[..body.len().min(256)]).contains("<Error>")
+    let beginning = String::from_utf8_lossy(&body[..body.len().min(256)]);
+    // Behind `<?xml ...?>`, which is no element. Deeper down there may be errors that are not the answer's own.
+    let mut elements = beginning.split('<').skip(1).filter(|rest| rest.starts_with(char::is_alphabetic));
+    elements.next().is_some_and(|root| root.starts_with("Error>"))
 }
 
 fn kind(

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use futures_util::stream;
 use reqwest::header::{
     AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, RANGE, USER_AGENT,
@@ -50,6 +52,8 @@ pub(super) struct Request<'a> {
     pub(super) body: Option<&'a Part>,
     /// Some answers take the store minutes of work, before which it says nothing.
     pub(super) is_slow: bool,
+    /// Whether the body's MD5 is sent with it: some requests are refused without.
+    pub(super) has_md5: bool,
 }
 
 /// Whoever talks to one bucket.
@@ -150,6 +154,10 @@ impl Client {
         let mut headers = HeaderMap::new();
         if let Some((first, last)) = request.range {
             headers.insert(RANGE, header(&format!("bytes={first}-{last}"))?);
+        }
+        if let Some(body) = request.body.filter(|_| request.has_md5) {
+            let sum = hex::decode(body.md5()).map_err(|error| Trouble::bug(error.to_string()))?;
+            headers.insert(HeaderName::from_static("content-md5"), header(&STANDARD.encode(sum))?);
         }
         self.sign(&request.method, &url, &mut headers, sha256)?;
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("pgkeep/", env!("CARGO_PKG_VERSION"))));

@@ -6,6 +6,7 @@
 
 mod answer;
 mod client;
+mod deleting;
 mod objects;
 mod parts;
 mod versions;

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use chrono::DateTime;
 use reqwest::Method;
-use reqwest::header::{CONTENT_LENGTH, LAST_MODIFIED};
+use reqwest::header::{CONTENT_LENGTH, DATE, LAST_MODIFIED};
 
 use super::S3Store;
 use super::answer::{Answer, Trouble};
@@ -76,6 +76,19 @@ impl Store for S3Store {
             self.delete_one(key, None).await
         };
         result.map_err(|trouble| self.error("delete", key, trouble))
+    }
+
+    async fn delete_many(&self, keys: &[String]) -> Result<(), StoreError> {
+        let place = keys.first().map_or("", String::as_str);
+        self.delete_all_of(keys).await.map_err(|trouble| self.error("delete", place, trouble))
+    }
+
+    async fn clock(&self) -> Result<Option<Timestamp>, StoreError> {
+        let query = [("list-type", "2"), ("max-keys", "1")];
+        let answer = self.client.send(Request { query: &query, ..Request::default() }).await;
+        let answer = answer.map_err(|trouble| self.error("look at the clock of", "", trouble))?;
+        let told = answer.header(DATE).and_then(|text| DateTime::parse_from_rfc2822(text).ok());
+        Ok(told.map(|time| time.to_utc()))
     }
 
     fn parts(&self) -> Option<&dyn PartStore> {

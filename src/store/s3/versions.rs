@@ -14,7 +14,7 @@ impl S3Store {
     /// The newest goes last: after a fault in the middle the object is still what it was, and the next attempt
     /// goes on.
     pub(super) async fn delete_versions(&self, key: &str, with_newest: bool) -> Result<(), Trouble> {
-        let mut versions = self.versions(key).await?;
+        let mut versions = self.versions(key, |other| other == key).await?;
         // Newest first, says the API; gone is gone, so the order is turned.
         versions.reverse();
         let (newest, old): (Vec<_>, Vec<_>) = versions.into_iter().partition(|version| version.is_newest);
@@ -24,11 +24,16 @@ impl S3Store {
         Ok(())
     }
 
-    async fn versions(&self, key: &str) -> Result<Vec<Version>, Trouble> {
+    /// The versions of the wanted keys among those that begin so, the newest of each key first.
+    pub(super) async fn versions(
+        &self,
+        prefix: &str,
+        wanted: impl Fn(&str) -> bool + Send + Sync,
+    ) -> Result<Vec<Version>, Trouble> {
         let mut found = Vec::new();
         let mut from: Option<(String, String)> = None;
         for _ in 0..PAGES {
-            let mut query = vec![("versions", ""), ("prefix", key), ("max-keys", "1000")];
+            let mut query = vec![("versions", ""), ("prefix", prefix), ("max-keys", "1000")];
             if let Some((key, version)) = &from {
                 query.push(("key-marker", key));
                 if !version.is_empty() {
@@ -40,12 +45,9 @@ impl S3Store {
             for entry in
                 list.children().iter().filter(|child| ["Version", "DeleteMarker"].contains(&child.name()))
             {
-                let other = entry.need("Key").map_err(Trouble::broken)?;
-                if other == key {
-                    found.push(Version::read(entry).map_err(Trouble::broken)?);
-                } else if other > key {
-                    // Sorted by key: nothing of ours follows.
-                    return Ok(found);
+                let version = Version::read(entry).map_err(Trouble::broken)?;
+                if wanted(&version.key) {
+                    found.push(version);
                 }
             }
             if !list.need_bool("IsTruncated").map_err(Trouble::broken)? {
@@ -64,13 +66,19 @@ impl S3Store {
     }
 }
 
-struct Version {
-    id: String,
-    is_newest: bool,
+/// A version of an object, or the mark of its deletion.
+pub(super) struct Version {
+    pub(super) key: String,
+    pub(super) id: String,
+    pub(super) is_newest: bool,
 }
 
 impl Version {
     fn read(entry: &Element) -> Result<Self, String> {
-        Ok(Self { id: entry.need("VersionId")?.to_owned(), is_newest: entry.need_bool("IsLatest")? })
+        Ok(Self {
+            key: entry.need("Key")?.to_owned(),
+            id: entry.need("VersionId")?.to_owned(),
+            is_newest: entry.need_bool("IsLatest")?,
+        })
     }
 }

@@ -17,6 +17,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use s3s::config::{HotReloadConfigProvider, S3Config};
 use s3s::service::S3ServiceBuilder;
@@ -48,6 +49,8 @@ pub(crate) struct Options {
     pub(crate) clock_is_off: bool,
     /// The region that requests must be signed for; none: any.
     pub(crate) region: Option<String>,
+    /// By how much the clock in the answers' heads is ahead.
+    pub(crate) clock_ahead: Duration,
 }
 
 impl Default for Options {
@@ -62,6 +65,7 @@ impl Default for Options {
             deny_writes: false,
             clock_is_off: false,
             region: None,
+            clock_ahead: Duration::ZERO,
         }
     }
 }
@@ -136,11 +140,12 @@ impl S3 {
         listener.set_nonblocking(true).expect("set a listener");
         let address = listener.local_addr().expect("ask for the port");
         let ended = stop.clone();
+        let shared = Arc::clone(&state);
         // A runtime and a thread of its own: a test may block in waiting for a child while the child talks to it.
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
             let runtime = runtime.expect("start a runtime");
-            runtime.block_on(serve(listener, service, ended));
+            runtime.block_on(serve(listener, service, shared, ended));
             runtime.shutdown_timeout(Duration::from_secs(1));
         });
         let mut s3 = Self { state, config, address, access_key: String::new(), stop, thread: Some(thread) };
@@ -246,7 +251,12 @@ impl Drop for S3 {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, service: s3s::service::S3Service, stop: CancellationToken) {
+async fn serve(
+    listener: std::net::TcpListener,
+    service: s3s::service::S3Service,
+    state: Shared,
+    stop: CancellationToken,
+) {
     let listener = tokio::net::TcpListener::from_std(listener).expect("listen");
     loop {
         let accepted = tokio::select! {
@@ -258,7 +268,21 @@ async fn serve(listener: std::net::TcpListener, service: s3s::service::S3Service
         let mut http = http1::Builder::new();
         // An idle connection stays: what is between must not lose a request to one that was just closed.
         http.header_read_timeout(None);
-        let connection = http.serve_connection(TokioIo::new(stream), service.clone());
+        let (service, state) = (service.clone(), Arc::clone(&state));
+        let told = move |request: hyper::Request<hyper::body::Incoming>| {
+            let (answer, ahead) = (Service::call(&service, request), lock(&state).options.clock_ahead);
+            async move {
+                let mut answer = answer.await?;
+                if !ahead.is_zero() {
+                    let date = (chrono::Utc::now() + ahead).format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+                    answer.headers_mut().insert("date", date.parse().expect("a date"));
+                }
+                Ok::<_, <s3s::service::S3Service as Service<hyper::Request<hyper::body::Incoming>>>::Error>(
+                    answer,
+                )
+            }
+        };
+        let connection = http.serve_connection(TokioIo::new(stream), service_fn(told));
         // How a connection ends is the client's affair.
         tokio::spawn(async move { drop(connection.await) });
     }
