@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use clap::CommandFactory;
 
 use super::args::{Arguments, Backup, Catalog, Command, Key, Verify};
+use super::confirm::Ask;
 use super::progress::Console;
 use super::{restoring, text};
 use crate::command::backup::cluster::BackupCluster;
@@ -78,7 +79,15 @@ pub(super) async fn run(
             let result = command::backup::cluster::run(&context, &request).await;
             done(&context.conclude(result).await?, text::backup)
         }
-        Command::Restore(restore) => restoring::run(environment, words, restore, progress).await,
+        Command::Backup(Backup::Config) => {
+            let context = Context::open(environment, words).await?;
+            progress.announce(words);
+            let result = command::backup::config::run(&context).await;
+            done(&context.conclude(result).await?, text::backup)
+        }
+        Command::Restore(restore) => {
+            restoring::run(environment, words, restore, &Ask::unless(restore.yes), progress).await
+        }
         Command::Verify(verify) => {
             let context = Context::open(environment, words).await?;
             progress.announce(words);
@@ -135,6 +144,12 @@ pub(super) async fn run(
             done(&command::catalog::check(&Shelf::open(environment)?)?, text::catalog_check)
         }
         Command::Key(Key::New) => done(&command::key::new(), |report| format!("{}\n", report.key)),
+        Command::Key(Key::Rotate) => {
+            let context = Context::open(environment, words).await?;
+            progress.announce(words);
+            let result = command::key_rotate::run(&context).await;
+            done(&context.conclude(result).await?, text::key_rotate)
+        }
         Command::Completions { shell } => {
             let mut bytes = Vec::new();
             clap_complete::generate(*shell, &mut Arguments::command(), "pgkeep", &mut bytes);

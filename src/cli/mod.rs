@@ -6,6 +6,7 @@ mod dispatch;
 mod progress;
 mod restoring;
 mod text;
+mod wizard;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -31,9 +32,10 @@ pub fn main() -> ExitCode {
         }
     }
     crate::command::leave_no_core_file();
-    let arguments =
+    let (arguments, is_wizard) =
         match Arguments::command().try_get_matches().and_then(|found| Arguments::from_arg_matches(&found)) {
-            Ok(arguments) => arguments,
+            Ok(arguments) => (arguments, false),
+            Err(error) if let Some(arguments) = wizard::is_wanted(&error) => (arguments, true),
             Err(error) => {
                 let _ = error.print();
                 let is_fetch = std::env::args_os().any(|word| word == "wal-fetch");
@@ -43,7 +45,7 @@ pub fn main() -> ExitCode {
             }
         };
     // A panic is a bug like any other: said in one line, with its own exit code.
-    let outcome = std::panic::catch_unwind(|| run(&arguments));
+    let outcome = std::panic::catch_unwind(|| run(&arguments, is_wizard));
     ExitCode::from(outcome.unwrap_or_else(|_| heard(&arguments.command, Kind::Bug.exit_code())))
 }
 
@@ -56,7 +58,7 @@ fn heard(command: &Command, code: u8) -> u8 {
     }
 }
 
-fn run(arguments: &Arguments) -> u8 {
+fn run(arguments: &Arguments, is_wizard: bool) -> u8 {
     let output = arguments.output;
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -76,7 +78,11 @@ fn run(arguments: &Arguments) -> u8 {
                 .collect::<Vec<_>>()
                 .join(" "),
         };
-        let result = Box::pin(dispatch::run(&environment, arguments, &progress)).await;
+        let result = if is_wizard {
+            Box::pin(wizard::run(&environment, arguments, &progress)).await
+        } else {
+            Box::pin(dispatch::run(&environment, arguments, &progress)).await
+        };
         progress.finish();
         result
     });

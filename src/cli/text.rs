@@ -23,6 +23,8 @@ macro_rules! line {
     };
 }
 
+mod config;
+mod keys;
 mod screen;
 mod show;
 mod status;
@@ -30,6 +32,8 @@ mod tenants;
 mod test_restore;
 mod verify;
 
+pub(super) use config::restore_config;
+pub(super) use keys::key_rotate;
 pub(super) use show::show;
 pub(super) use status::status;
 pub(super) use tenants::{backup_tenants, restore_tenant, tenant_plan, tenants};
@@ -127,6 +131,10 @@ pub(super) fn backup(report: &BackupReport) -> String {
     if let (Some(wal), Some(files)) = (&report.wal, report.files) {
         line!(text, "the cluster, consistent from {} on ({})", report.consistent_at, wal.stop_lsn);
         line!(text, "{} files, WAL from {} to {}", Thousands(files), wal.first_segment, wal.last_segment);
+    }
+    if let (None, None, Some(files)) = (&report.database, &report.wal, report.files) {
+        line!(text, "the configuration, as it was at {}", report.consistent_at);
+        line!(text, "{}, with roles and tablespaces", counted(files, "file"));
     }
     line!(
         text,

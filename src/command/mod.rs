@@ -1,13 +1,16 @@
 //! One file per subcommand, each a short chain; and [`Context`], all that a command may touch.
 
+mod access;
 mod archive;
 pub mod backup;
 pub mod catalog;
 pub mod check;
+pub mod choices;
 mod context;
 pub mod init;
 mod instance;
 pub mod key;
+pub mod key_rotate;
 pub mod list;
 mod listing;
 mod manifests;
@@ -16,6 +19,7 @@ mod quoting;
 pub mod recoverable;
 pub mod restore;
 pub mod restore_cluster;
+pub mod restore_config;
 pub mod restore_tenant;
 mod saved;
 mod settle;

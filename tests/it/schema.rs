@@ -127,6 +127,15 @@ fn every_command_writes_what_its_schema_says() {
     let rebuilt = assert_writes(&place, "catalog_rebuild", &["catalog", "rebuild"], 0);
     assert_eq!(rebuilt["known"], 1);
     assert_writes(&place, "key_new", &["key", "new"], 0);
+    assert_writes(&place, "key_rotate", &["key", "rotate"], 0);
+    let config = assert_writes(&place, "backup_config", &["backup", "config"], 0);
+    let id = config["id"].as_str().unwrap();
+    let shown = assert_writes(&place, "show", &["show", id], 0);
+    assert_eq!(shown["config"].as_array().map(|files| files.len() as u64), config["files"].as_u64());
+    let directory = place.path("config");
+    let to = ["restore", id, "--to-dir", directory.to_str().unwrap()];
+    assert_writes(&place, "restore_config", &[&to[..], &["--dry-run"]].concat(), 0);
+    assert_writes(&place, "restore_config", &to, 0);
     assert_writes(&place, "text", &["man"], 0);
     assert_writes(&place, "text", &["completions", "bash"], 0);
 }
