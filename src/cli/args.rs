@@ -141,8 +141,8 @@ pub enum Backup {
         #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=64))]
         jobs: Option<u16>,
     },
-    /// The server's configuration: postgresql.conf and what it includes, pg_hba.conf, pg_ident.conf, roles with their
-    /// passwords, tablespaces, and `BACKUP_CONFIG_PATHS`
+    /// The server's configuration: `postgresql.conf` and what it includes, `pg_hba.conf`, `pg_ident.conf`, roles with
+    /// their passwords, tablespaces, and `BACKUP_CONFIG_PATHS`
     Config,
     /// One database: `pg_dump` under one snapshot, compressed, encrypted, stored
     Database {

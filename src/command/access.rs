@@ -4,7 +4,7 @@
 use chrono::Utc;
 
 use super::context::Context;
-use crate::catalog::{NewRestore, RestoreEnd, RestoreMode, RestoreState};
+use crate::catalog::{NewRestore, Purpose, RestoreEnd, RestoreMode, RestoreState};
 use crate::config::Settings;
 use crate::model::{BackupId, BackupKind, Fault, Kind};
 use crate::system::caller::Caller;
@@ -50,6 +50,8 @@ fn log_restore(context: &Context, who: &str) -> anyhow::Result<()> {
     };
     let entry = context.catalog.restores().begin(&NewRestore {
         run_id: Some(context.run.clone()),
+        purpose: Purpose::Restore,
+        store: None,
         backup_id,
         initiated_by: context.caller.user.clone(),
         tenant_ids: None,

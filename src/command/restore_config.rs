@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::volumes::Volumes;
 use super::{Context, Report, judge, manifests};
-use crate::catalog::{NewRestore, RestoreEnd, RestoreMode, RestoreState};
+use crate::catalog::{NewRestore, Purpose, RestoreEnd, RestoreMode, RestoreState};
 use crate::format::manifest::Manifest;
 use crate::model::{BackupId, BackupKind, Fault, Kind};
 use crate::pipeline::{RangeReader, Unpack, unpack};
@@ -105,6 +105,8 @@ pub async fn run(context: &Context, request: &RestoreConfigRequest) -> anyhow::R
     let _turn = context.turn("restore-config", "restore a configuration")?;
     let entry = context.catalog.restores().begin(&NewRestore {
         run_id: Some(context.run.clone()),
+        purpose: Purpose::Restore,
+        store: None,
         backup_id: row.id.clone(),
         initiated_by: context.caller.user.clone(),
         tenant_ids: None,

@@ -228,9 +228,9 @@ impl<'a> Finding<'a> {
         places: &config_files::ConfigFiles,
     ) -> anyhow::Result<(Vec<(PathBuf, PathBuf)>, Vec<String>)> {
         for path in &places.files {
-            self.from_here(path, true)?;
+            self.follow(path, true)?;
         }
-        self.from_here(&self.server_top.join("postgresql.auto.conf"), false)?;
+        self.follow(&self.server_top.join("postgresql.auto.conf"), false)?;
         for path in &self.plan.extra {
             self.extra(path);
         }
@@ -246,7 +246,7 @@ impl<'a> Finding<'a> {
     }
 
     /// One of the server's files and all that it names.
-    fn from_here(&mut self, path: &Path, must: bool) -> anyhow::Result<()> {
+    fn follow(&mut self, path: &Path, must: bool) -> anyhow::Result<()> {
         let mut waiting = VecDeque::from([(path.to_owned(), must, 0)]);
         while let Some((path, must, depth)) = waiting.pop_front() {
             let here = self.here(&path);
