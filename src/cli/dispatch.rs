@@ -46,6 +46,7 @@ fn verify_request(verify: &Verify) -> VerifyRequest {
 }
 
 /// Carries out what was typed.
+#[expect(clippy::too_many_lines, reason = "an arm for each command, none of them long")]
 pub(super) async fn run(
     environment: &Environment,
     arguments: &Arguments,

@@ -41,7 +41,7 @@ pub(super) fn refuse_others(context: &Context, command: &str) -> anyhow::Result<
 /// A restore that was refused stands in the log of restores, with the backup that was named if it is one.
 fn log_restore(context: &Context, who: &str) -> anyhow::Result<()> {
     let words = &context.words;
-    let named = words.split(' ').filter_map(|word| word.parse::<BackupId>().ok()).next();
+    let named = words.split(' ').find_map(|word| word.parse::<BackupId>().ok());
     let newest = || context.catalog.backups().newest_complete(None::<BackupKind>, None);
     let Some(backup_id) =
         named.map_or_else(|| newest().map(|row| row.map(|row| row.id)), |id| Ok(Some(id)))?

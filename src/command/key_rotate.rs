@@ -189,7 +189,7 @@ impl Rotating<'_> {
             if row.is_none_or(|row| row.status != BackupStatus::Complete) {
                 return Ok(());
             }
-            match copy.store.put(&key, Body::Bytes(resealed.clone().into())).await {
+            match copy.store.put(&key, Body::Bytes(resealed.clone())).await {
                 Ok(()) => {
                     step::reached(Step::KeySealed)?;
                     self.report.manifests += 1;

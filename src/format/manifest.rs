@@ -286,7 +286,7 @@ impl Manifest {
             sealed.push('\n');
         }
         let sum = sha256(sealed.as_bytes());
-        sealed.push_str(&format!("sha256 {sum}\n"));
+        sealed.extend(["sha256 ", &sum.to_string(), "\n"]);
         Ok(sealed.into_bytes())
     }
 

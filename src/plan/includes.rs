@@ -2,7 +2,7 @@
 //!
 //! `postgresql.conf`: `include`, `include_if_exists`, `include_dir` (manual, "Managing Configuration File Contents").
 //! `pg_hba.conf` and `pg_ident.conf`: the same words since version 16, and `@file` for lists of names (manual, "The
-//! pg_hba.conf File"). Relative paths are relative to the directory of the file that names them.
+//! `pg_hba.conf` File"). Relative paths are relative to the directory of the file that names them.
 
 use std::path::{Path, PathBuf};
 
@@ -43,7 +43,7 @@ pub fn includes(path: &Path, text: &str) -> Vec<Include> {
 
 /// Whether a file of an included directory counts: as PostgreSQL has it, those that end in `.conf` and are not hidden.
 pub fn is_in_directory(name: &str) -> bool {
-    name.ends_with(".conf") && !name.starts_with('.') && name.len() > ".conf".len()
+    name.strip_suffix(".conf").is_some_and(|stem| !stem.is_empty() && !stem.starts_with('.'))
 }
 
 /// The words of a line up to its comment, without their quotes.
@@ -60,14 +60,13 @@ fn words(line: &str) -> Vec<String> {
                     quote = None;
                 }
             }
-            Some(_) => word.get_or_insert_default().push(letter),
             None if letter == '#' => break,
             None if letter == '\'' || letter == '"' => {
                 quote = Some(letter);
                 word.get_or_insert_default();
             }
             None if letter.is_whitespace() || letter == '=' => words.extend(word.take()),
-            None => word.get_or_insert_default().push(letter),
+            _ => word.get_or_insert_default().push(letter),
         }
     }
     words.extend(word);

@@ -40,14 +40,16 @@ pub struct ConfigPlan {
     pub bindir: Option<PathBuf>,
 }
 
+/// Paths as the server or the operator has them, and as they are seen from here.
+type Places = Vec<(PathBuf, PathBuf)>;
+
 /// A server's configuration, found and not read yet.
 #[derive(Debug)]
 pub struct ConfigSource {
     plan: ConfigPlan,
     server: Server,
     pg_dumpall: Tool,
-    /// Paths as the server or the operator has them, and as they are seen from here.
-    files: Vec<(PathBuf, PathBuf)>,
+    files: Places,
     warnings: Vec<String>,
     has_passwords: bool,
     /// The server's system identifier.
@@ -213,7 +215,7 @@ struct Finding<'a> {
     plan: &'a ConfigPlan,
     /// The data directory as the server has it.
     server_top: &'a Path,
-    found: Vec<(PathBuf, PathBuf)>,
+    found: Places,
     seen: BTreeSet<PathBuf>,
     warnings: Vec<String>,
 }
@@ -223,10 +225,7 @@ impl<'a> Finding<'a> {
         Self { plan, server_top, found: Vec::new(), seen: BTreeSet::new(), warnings: Vec::new() }
     }
 
-    fn all(
-        mut self,
-        places: &config_files::ConfigFiles,
-    ) -> anyhow::Result<(Vec<(PathBuf, PathBuf)>, Vec<String>)> {
+    fn all(mut self, places: &config_files::ConfigFiles) -> anyhow::Result<(Places, Vec<String>)> {
         for path in &places.files {
             self.follow(path, true)?;
         }

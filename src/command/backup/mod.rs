@@ -250,7 +250,7 @@ async fn one<S: Source, F: Future<Output = anyhow::Result<S>>>(
         consistent_at: manifest.consistent_at.clone(),
         tables: database.as_ref().map(|_| manifest.tables().count() as u64),
         rows: database.as_ref().map(|_| manifest.rows()),
-        files: (cluster.is_some() || kind == BackupKind::Config).then(|| manifest.entries.len() as u64),
+        files: (cluster.is_some() || kind == BackupKind::Config).then_some(manifest.entries.len() as u64),
         wal: cluster.map(|cluster| WalRange {
             timeline: cluster.timeline,
             start_lsn: cluster.start_lsn,
