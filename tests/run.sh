@@ -72,6 +72,9 @@ need bzip2 command -v bzip2
 [[ ! -e .git ]] || need git command -v git
 need curl command -v curl
 need strace command -v strace
+need systemd command -v systemd-analyze
+need zsh command -v zsh
+need fish command -v fish
 need cron command -v cron
 need python3-venv /usr/bin/python3 -c 'import ensurepip'
 if ((${#missing[@]})); then

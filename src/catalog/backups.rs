@@ -220,6 +220,19 @@ impl<'a> Backups<'a> {
         Ok(changed > 0)
     }
 
+    /// Writes down that the manifest was sealed anew: what is stored is larger or smaller by so much, and has another
+    /// SHA-256.
+    pub fn resealed(self, id: &BackupId, grown: i64, checksum: Digest) -> anyhow::Result<()> {
+        self.catalog.write("write down the manifest's new seal", |transaction| {
+            transaction.execute(
+                "UPDATE backups SET size_bytes = size_bytes + :grown, checksum = :checksum \
+                 WHERE id = :id AND checksum <> :checksum",
+                named_params! { ":id": id.as_str(), ":grown": grown, ":checksum": checksum.to_string() },
+            )?;
+            Ok(())
+        })
+    }
+
     /// Changes what the row says of the backup.
     pub fn set_status(self, id: &BackupId, status: BackupStatus) -> anyhow::Result<()> {
         let changed = self.catalog.write("write down what becomes of the backup", |transaction| {

@@ -176,6 +176,29 @@ impl<'a> Copies<'a> {
         failure::require_one(usize::from(missing.is_none()), || missing.map_or_else(String::new, name))
     }
 
+    /// Writes down that copies hold other bytes now: their size and SHA-256. To be followed by a proof.
+    pub fn became(self, copies: &[(CopyKey, u64, Digest)]) -> anyhow::Result<()> {
+        if copies.is_empty() {
+            return Ok(());
+        }
+        self.catalog.write("write down what copies hold now", |transaction| {
+            let mut statement = transaction.prepare(
+                "UPDATE copies SET size_bytes = :size_bytes, sha256 = :sha256 WHERE backup_id = :backup_id \
+                 AND object = :object AND store = :store AND (size_bytes <> :size_bytes OR sha256 <> :sha256)",
+            )?;
+            for (key, size_bytes, sha256) in copies {
+                statement.execute(named_params! {
+                    ":backup_id": key.backup_id.as_str(),
+                    ":object": key.object,
+                    ":store": key.store.as_str(),
+                    ":size_bytes": integer(*size_bytes),
+                    ":sha256": sha256.to_string(),
+                })?;
+            }
+            Ok(())
+        })
+    }
+
     /// Writes down that these copies were found to be what they should be, all at once. Keys that the catalog does
     /// not have are passed over: their backup's row is made up later.
     ///

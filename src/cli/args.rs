@@ -55,7 +55,7 @@ pub enum Command {
     #[command(subcommand)]
     Backup(Backup),
     /// Restore a database beside the one in use and swap it in by renaming; or, with --to-dir, a cluster to any point in
-    /// time
+    /// time. Without any argument, at a terminal, it asks what has happened
     Restore(Box<Restore>),
     /// Compare what is stored with what should be, and read the copies whose proof is oldest
     Verify(Verify),
@@ -156,6 +156,9 @@ pub enum Backup {
         #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=64))]
         jobs: Option<u16>,
     },
+    /// The server's configuration: `postgresql.conf` and what it includes, `pg_hba.conf`, `pg_ident.conf`, roles with
+    /// their passwords, tablespaces, and `BACKUP_CONFIG_PATHS`
+    Config,
     /// One database: `pg_dump` under one snapshot, compressed, encrypted, stored
     Database {
         /// The database [default: PGDATABASE]
@@ -247,7 +250,7 @@ pub enum OnConflict {
 #[command(next_help_heading = "Restoring a cluster (--to-dir)")]
 #[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct RestoreCluster {
-    /// Restore a cluster backup into this directory, which is empty or is made
+    /// Restore a cluster backup, or the files of a configuration, into this directory, which is empty or is made
     #[arg(long, value_name = "DIR", group = "place", conflicts_with_all = ["to_database", "database", "terminate", "drop_old"])]
     pub to_dir: Option<PathBuf>,
     /// Up to this time, RFC 3339 (2026-11-22T14:02:00Z) [default: the end of the archive]
@@ -409,12 +412,18 @@ pub enum Catalog {
 pub enum Key {
     /// Print a new Fernet key for `BACKUP_ENCRYPTION_KEY`
     New,
+    /// Seal every manifest in every store with the first key of `BACKUP_ENCRYPTION_KEY`, and say which keys are still
+    /// needed; may be run again
+    Rotate,
 }
 
 impl Command {
     /// Whether its result is all that it is for, so that there would be no sense in keeping quiet about it.
     pub fn only_answers(&self) -> bool {
-        matches!(self, Self::List(_) | Self::Show(_) | Self::Key(_) | Self::Completions { .. } | Self::Man)
+        matches!(
+            self,
+            Self::List(_) | Self::Show(_) | Self::Key(Key::New) | Self::Completions { .. } | Self::Man
+        )
     }
 
     /// The subcommand as it is typed, for the audit and for start and end lines.
@@ -423,6 +432,7 @@ impl Command {
             Self::Init => "init",
             Self::Check => "check",
             Self::Backup(Backup::Cluster { .. }) => "backup cluster",
+            Self::Backup(Backup::Config) => "backup config",
             Self::Backup(Backup::Database { .. }) => "backup database",
             Self::Backup(Backup::Tenant { .. }) => "backup tenant",
             Self::Restore(_) => "restore",
@@ -441,6 +451,7 @@ impl Command {
             Self::Catalog(Catalog::Rebuild) => "catalog rebuild",
             Self::Catalog(Catalog::Check) => "catalog check",
             Self::Key(Key::New) => "key new",
+            Self::Key(Key::Rotate) => "key rotate",
             Self::Completions { .. } => "completions",
             Self::Man => "man",
         }

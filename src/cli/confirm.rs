@@ -9,11 +9,31 @@ use crate::command::restore_cluster::ClusterPlan;
 use crate::command::restore_tenant::TenantPlan;
 use crate::model::{Fault, Kind};
 
+/// Who is asked before something is replaced.
+pub(super) enum Ask<'a> {
+    /// Nobody: `--yes`, or the answer is known.
+    Nobody,
+    /// Whoever sits at the terminal, in one plain line.
+    Plainly,
+    /// The same, by somebody who shows the plan and asks for what is so called to be typed.
+    With(&'a AskAtPlan<'a>),
+}
+
+/// Shows a plan and asks for a name to be typed: the plan, how the name is called, the name.
+pub(super) type AskAtPlan<'a> = dyn Fn(&str, &str, &str) -> anyhow::Result<()> + Send + Sync + 'a;
+
+impl Ask<'_> {
+    /// By the flag `--yes`.
+    pub(super) fn unless(yes: bool) -> Self {
+        if yes { Self::Nobody } else { Self::Plainly }
+    }
+}
+
 /// Shows the plan and asks for the database's name to be typed; without a terminal and without `--yes` it refuses.
-pub(super) fn restore(plan: &RestorePlan, yes: bool, progress: &Console) -> anyhow::Result<()> {
+pub(super) fn restore(plan: &RestorePlan, ask: &Ask<'_>, progress: &Console) -> anyhow::Result<()> {
     let name = &plan.target_database;
     let what = format!("restoring over database \"{name}\"");
-    typed(&what, &text::plan(plan), "the name of the database", name, yes, progress)
+    typed(&what, &text::plan(plan), "the name of the database", name, ask, progress)
 }
 
 fn typed(
@@ -21,11 +41,13 @@ fn typed(
     plan: &str,
     which: &str,
     name: &str,
-    yes: bool,
+    ask: &Ask<'_>,
     progress: &Console,
 ) -> anyhow::Result<()> {
-    if yes {
-        return Ok(());
+    match ask {
+        Ask::Nobody => return Ok(()),
+        Ask::With(asked) => return progress.pause(|| asked(plan, which, name)),
+        Ask::Plainly => {}
     }
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         return Fault::new(Kind::Refused, format!("{what} was not confirmed"))
@@ -47,21 +69,21 @@ fn typed(
 }
 
 /// Shows the plan and asks for the tenant's key to be typed, whose rows are going to be replaced.
-pub(super) fn tenant(plan: &TenantPlan, yes: bool, progress: &Console) -> anyhow::Result<()> {
+pub(super) fn tenant(plan: &TenantPlan, ask: &Ask<'_>, progress: &Console) -> anyhow::Result<()> {
     let what = format!("restoring tenant \"{}\" of database \"{}\"", plan.tenant, plan.database);
-    typed(&what, &text::tenant_plan(plan), "the tenant", &plan.tenant, yes, progress)
+    typed(&what, &text::tenant_plan(plan), "the tenant", &plan.tenant, ask, progress)
 }
 
 /// Shows the plan and asks for the directory to be typed, which is going to be replaced.
-pub(super) fn replace(plan: &ClusterPlan, yes: bool, progress: &Console) -> anyhow::Result<()> {
+pub(super) fn replace(plan: &ClusterPlan, ask: &Ask<'_>, progress: &Console) -> anyhow::Result<()> {
     let name = &plan.to_dir;
     let what = format!("replacing the data directory {name}");
-    typed(&what, &text::cluster_plan(plan), "the directory", name, yes, progress)
+    typed(&what, &text::cluster_plan(plan), "the directory", name, ask, progress)
 }
 
 /// Offers to make the catalog out of the stores; without a terminal and without `--yes` it refuses.
-pub(super) fn rebuild(what: &str, yes: bool, progress: &Console) -> anyhow::Result<()> {
-    if yes {
+pub(super) fn rebuild(what: &str, ask: &Ask<'_>, progress: &Console) -> anyhow::Result<()> {
+    if matches!(ask, Ask::Nobody) {
         return Ok(());
     }
     let no = || {

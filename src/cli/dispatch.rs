@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use clap::CommandFactory;
 
 use super::args::{Arguments, Backup, Catalog, Command, Key, Verify};
+use super::confirm::Ask;
 use super::progress::Console;
 use super::{keeping, restoring, text};
 use crate::command::backup::cluster::BackupCluster;
@@ -45,6 +46,7 @@ fn verify_request(verify: &Verify) -> VerifyRequest {
 }
 
 /// Carries out what was typed.
+#[expect(clippy::too_many_lines, reason = "an arm for each command, none of them long")]
 pub(super) async fn run(
     environment: &Environment,
     arguments: &Arguments,
@@ -78,7 +80,15 @@ pub(super) async fn run(
             let result = command::backup::cluster::run(&context, &request).await;
             done(&context.conclude(result).await?, text::backup)
         }
-        Command::Restore(restore) => restoring::run(environment, words, restore, progress).await,
+        Command::Backup(Backup::Config) => {
+            let context = Context::open(environment, words).await?;
+            progress.announce(words);
+            let result = command::backup::config::run(&context).await;
+            done(&context.conclude(result).await?, text::backup)
+        }
+        Command::Restore(restore) => {
+            restoring::run(environment, words, restore, &Ask::unless(restore.yes), progress).await
+        }
         Command::Verify(verify) => {
             let context = Context::open(environment, words).await?;
             progress.announce(words);
@@ -138,6 +148,12 @@ pub(super) async fn run(
             done(&command::catalog::check(&Shelf::open(environment)?)?, text::catalog_check)
         }
         Command::Key(Key::New) => done(&command::key::new(), |report| format!("{}\n", report.key)),
+        Command::Key(Key::Rotate) => {
+            let context = Context::open(environment, words).await?;
+            progress.announce(words);
+            let result = command::key_rotate::run(&context).await;
+            done(&context.conclude(result).await?, text::key_rotate)
+        }
         Command::Completions { shell } => {
             let mut bytes = Vec::new();
             clap_complete::generate(*shell, &mut Arguments::command(), "pgkeep", &mut bytes);

@@ -7,6 +7,7 @@ mod keeping;
 mod progress;
 mod restoring;
 mod text;
+mod wizard;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -32,9 +33,10 @@ pub fn main() -> ExitCode {
         }
     }
     crate::command::leave_no_core_file();
-    let arguments =
+    let (arguments, is_wizard) =
         match Arguments::command().try_get_matches().and_then(|found| Arguments::from_arg_matches(&found)) {
-            Ok(arguments) => arguments,
+            Ok(arguments) => (arguments, false),
+            Err(error) if let Some(arguments) = wizard::is_wanted(&error) => (arguments, true),
             Err(error) => {
                 let _ = error.print();
                 let is_fetch = std::env::args_os().any(|word| word == "wal-fetch");
@@ -44,7 +46,7 @@ pub fn main() -> ExitCode {
             }
         };
     // A panic is a bug like any other: said in one line, with its own exit code.
-    let outcome = std::panic::catch_unwind(|| run(&arguments));
+    let outcome = std::panic::catch_unwind(|| run(&arguments, is_wizard));
     ExitCode::from(outcome.unwrap_or_else(|_| heard(&arguments.command, Kind::Bug.exit_code())))
 }
 
@@ -57,7 +59,7 @@ fn heard(command: &Command, code: u8) -> u8 {
     }
 }
 
-fn run(arguments: &Arguments) -> u8 {
+fn run(arguments: &Arguments, is_wizard: bool) -> u8 {
     let output = arguments.output;
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -77,7 +79,11 @@ fn run(arguments: &Arguments) -> u8 {
                 .collect::<Vec<_>>()
                 .join(" "),
         };
-        let result = Box::pin(dispatch::run(&environment, arguments, &progress)).await;
+        let result = if is_wizard {
+            Box::pin(wizard::run(&environment, arguments, &progress)).await
+        } else {
+            Box::pin(dispatch::run(&environment, arguments, &progress)).await
+        };
         progress.finish();
         result
     });

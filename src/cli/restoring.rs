@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use super::args::{Action, Mode, OnConflict, Restore};
+use super::confirm::Ask;
 use super::dispatch::{Done, done};
 use super::progress::Console;
 use super::{confirm, text};
 use crate::command::catalog::Wanted;
 use crate::command::restore::RestoreRequest;
 use crate::command::restore_cluster::{RestoreClusterRequest, TargetAction, TimelineWish};
+use crate::command::restore_config::RestoreConfigRequest;
 use crate::command::restore_tenant::{RestoreTenantRequest, tenant};
 use crate::command::{self, Context, Environment, Target};
 use crate::model::{BackupKind, Fault, Kind};
@@ -18,27 +20,28 @@ pub(super) async fn run(
     environment: &Environment,
     words: &str,
     restore: &Restore,
+    ask: &Ask<'_>,
     progress: &Arc<Console>,
 ) -> anyhow::Result<Done> {
     if !restore.tenants.tenant.is_empty() {
-        return tenants(environment, words, restore, progress).await;
+        return tenants(environment, words, restore, ask, progress).await;
     }
     if restore.mode == Some(Mode::Merge) {
         return Fault::new(Kind::Usage, "--mode merge is for tenants").hint("Name them: --tenant ID.").err();
     }
     if restore.cluster.to_dir.is_some() {
-        return cluster(environment, words, restore, progress).await;
+        return cluster(environment, words, restore, ask, progress).await;
     }
     if restore.mode == Some(Mode::Pitr) {
         return Fault::new(Kind::Usage, "--mode pitr needs --to-dir: the directory for the restored cluster")
             .hint("A point in time is reached by replaying WAL onto a cluster backup; see the README.")
             .err();
     }
-    let agree = |what: &str| confirm::rebuild(what, restore.yes, progress);
+    let agree = |what: &str| confirm::rebuild(what, ask, progress);
     let wanted = Wanted { backup: &restore.backup, kind: BackupKind::Database };
     let context = command::catalog::context_for_restore(environment, words, wanted, agree).await?;
     progress.announce(&format!("{words} {}", restore.backup));
-    let confirm = |plan: &_| confirm::restore(plan, restore.yes, progress);
+    let confirm = |plan: &_| confirm::restore(plan, ask, progress);
     let result = command::restore::run(&context, &request(restore), &confirm).await;
     done(&context.conclude(result).await?, text::restore)
 }
@@ -47,6 +50,7 @@ async fn tenants(
     environment: &Environment,
     words: &str,
     restore: &Restore,
+    ask: &Ask<'_>,
     progress: &Arc<Console>,
 ) -> anyhow::Result<Done> {
     let wanted = &restore.tenants;
@@ -89,7 +93,7 @@ async fn tenants(
     };
     let context = Context::open(environment, words).await?.unlimited()?;
     progress.announce(&format!("{words} of tenant {}", wanted.tenant.join(", ")));
-    let confirm = |plan: &_| confirm::tenant(plan, restore.yes, progress);
+    let confirm = |plan: &_| confirm::tenant(plan, ask, progress);
     let result = command::restore_tenant::run(&context, &request, &confirm).await;
     done(&context.conclude(result).await?, text::restore_tenant)
 }
@@ -98,16 +102,48 @@ async fn cluster(
     environment: &Environment,
     words: &str,
     restore: &Restore,
+    ask: &Ask<'_>,
     progress: &Arc<Console>,
 ) -> anyhow::Result<Done> {
-    let agree = |what: &str| confirm::rebuild(what, restore.yes, progress);
+    let agree = |what: &str| confirm::rebuild(what, ask, progress);
     let wanted = Wanted { backup: &restore.backup, kind: BackupKind::Cluster };
     let context = command::catalog::context_for_restore(environment, words, wanted, agree).await?;
     progress.announce(&format!("{words} {}", restore.backup));
-    let confirm = |plan: &_| confirm::replace(plan, restore.yes, progress);
+    match command::restore_config::is_meant(&context, &restore.backup) {
+        Ok(false) => {}
+        meant => return config(context, restore, meant.map(|_| ())).await,
+    }
+    let confirm = |plan: &_| confirm::replace(plan, ask, progress);
     let request = cluster_request(restore)?;
     let result = command::restore_cluster::run(&context, &request, &confirm).await;
     done(&context.conclude(result).await?, text::restore_cluster)
+}
+
+/// The files of a configuration.
+async fn config(context: Context, restore: &Restore, meant: anyhow::Result<()>) -> anyhow::Result<Done> {
+    let wanted = &restore.cluster;
+    let request = RestoreConfigRequest {
+        backup: restore.backup.clone(),
+        to_dir: wanted.to_dir.clone().unwrap_or_default(),
+        dry_run: restore.dry_run,
+    };
+    let has_target = wanted.target_time.is_some()
+        || wanted.target_lsn.is_some()
+        || wanted.target_xid.is_some()
+        || wanted.target_name.is_some();
+    let is_of_cluster =
+        has_target || wanted.force || wanted.standby || wanted.start || !wanted.tablespace.is_empty();
+    let result = match meant {
+        Err(error) => Err(error),
+        Ok(()) if is_of_cluster => Fault::new(
+            Kind::Usage,
+            format!("{} holds files of a configuration, and no server", request.backup),
+        )
+        .hint("Give --to-dir alone.")
+        .err(),
+        Ok(()) => command::restore_config::run(&context, &request).await,
+    };
+    done(&context.conclude(result).await?, text::restore_config)
 }
 
 fn cluster_request(restore: &Restore) -> anyhow::Result<RestoreClusterRequest> {

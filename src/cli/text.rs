@@ -24,6 +24,8 @@ macro_rules! line {
 }
 
 mod cleanup;
+mod config;
+mod keys;
 mod screen;
 mod show;
 mod status;
@@ -32,6 +34,8 @@ mod test_restore;
 mod verify;
 
 pub(super) use cleanup::{cleanup, keep};
+pub(super) use config::restore_config;
+pub(super) use keys::key_rotate;
 pub(super) use show::show;
 pub(super) use status::status;
 pub(super) use tenants::{backup_tenants, restore_tenant, tenant_plan, tenants};
@@ -129,6 +133,10 @@ pub(super) fn backup(report: &BackupReport) -> String {
     if let (Some(wal), Some(files)) = (&report.wal, report.files) {
         line!(text, "the cluster, consistent from {} on ({})", report.consistent_at, wal.stop_lsn);
         line!(text, "{} files, WAL from {} to {}", Thousands(files), wal.first_segment, wal.last_segment);
+    }
+    if let (None, None, Some(files)) = (&report.database, &report.wal, report.files) {
+        line!(text, "the configuration, as it was at {}", report.consistent_at);
+        line!(text, "{}, with roles and tablespaces", counted(files, "file"));
     }
     line!(
         text,

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use chrono::Utc;
 
-use super::outcome::{Report, judge};
-use super::{saved, settle, stores};
+use super::outcome::{Report, Verdict, judge};
+use super::{access, saved, settle, stores};
 use crate::catalog::{Catalog, NewRun, RunOutcome};
 use crate::config::{Inputs, Settings};
 use crate::format::keyring::Keyring;
@@ -66,6 +66,8 @@ pub struct Context {
     pub run: RunId,
     /// Who runs it.
     pub caller: Caller,
+    /// The rest of the command line, as it stands in the run's row.
+    pub(super) words: String,
     lock: FileLock,
 }
 
@@ -115,7 +117,18 @@ impl Context {
             return Err(error);
         }
         let (progress, stop) = (Arc::clone(&environment.progress), environment.stop.clone());
-        Ok(Self { settings, catalog, replicas, reading, progress, stop, run, caller, lock })
+        let words = environment.arguments.clone();
+        let context = Self { settings, catalog, replicas, reading, progress, stop, run, caller, words, lock };
+        match access::refuse_others(&context, command) {
+            Ok(()) => Ok(context),
+            Err(error) => {
+                let Verdict { exit_code, message, .. } = judge(&error);
+                let (runs, now) = (context.catalog.runs(), Utc::now());
+                runs.end(&context.run, RunOutcome::Failed, exit_code, Some(&message), now)?;
+                durable::remove_file_if_there(&run_lock(&context.settings, &context.run))?;
+                Err(error)
+            }
+        }
     }
 
     /// The same with stores that are not held to the rate limit: for a recovery, which somebody waits for.

@@ -1,15 +1,18 @@
 //! One file per subcommand, each a short chain; and [`Context`], all that a command may touch.
 
+mod access;
 mod archive;
 pub mod backup;
 pub mod catalog;
 pub mod check;
+pub mod choices;
 pub mod cleanup;
 mod context;
 pub mod init;
 mod instance;
 pub mod keep;
 pub mod key;
+pub mod key_rotate;
 pub mod list;
 mod listing;
 mod manifests;
@@ -18,6 +21,7 @@ mod quoting;
 pub mod recoverable;
 pub mod restore;
 pub mod restore_cluster;
+pub mod restore_config;
 pub mod restore_tenant;
 mod saved;
 mod settle;

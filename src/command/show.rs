@@ -6,12 +6,13 @@ use super::backup::WalRange;
 use super::context::keyring;
 use super::list::{ListedBackup, listed};
 use super::recoverable::{self, RecoverableWindow};
+use super::restore_config::{self, ConfigFile};
 use super::stores::replicas;
 use super::{Report, Shelf, manifests};
 use crate::catalog::{Proof, WalPlace};
 use crate::format::cluster::{DamagedPages, Tablespace};
 use crate::format::manifest::Manifest;
-use crate::model::{Kind, Lsn, WalName, timestamp_text};
+use crate::model::{BackupKind, Kind, Lsn, WalName, timestamp_text};
 
 /// One copy of one object.
 #[derive(Debug, Clone, Serialize)]
@@ -104,6 +105,9 @@ pub struct ShowReport {
     pub tables: Option<Vec<ShownTable>>,
     /// What is in a cluster's backup; nothing without a key.
     pub physical: Option<ShownPhysical>,
+    /// The files of a configuration; nothing without a key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<Vec<ConfigFile>>,
 }
 
 impl Report for ShowReport {
@@ -151,6 +155,10 @@ pub async fn run(shelf: &Shelf, backup: &str) -> anyhow::Result<ShowReport> {
         wal: row.wal.map(range),
         tables: manifest.as_ref().filter(|manifest| manifest.database_name().is_some()).map(tables),
         physical: manifest.as_ref().and_then(physical),
+        config: manifest
+            .as_ref()
+            .filter(|manifest| manifest.kind == BackupKind::Config)
+            .map(restore_config::files),
     })
 }
 

@@ -197,7 +197,15 @@ fn decide(context: &Context, presence: &Presence, rows: Vec<CopyRow>) -> CopyPla
             lacking: Vec::new(),
         });
         match row.state {
-            CopyState::Good => object.good.push(row.store),
+            CopyState::Good => {
+                // Manifests that were sealed anew while a store was away differ there: one of the two is copied.
+                if object.good.is_empty() {
+                    (object.size, object.sha256) = (row.size_bytes, row.sha256);
+                }
+                if object.sha256 == row.sha256 {
+                    object.good.push(row.store);
+                }
+            }
             CopyState::Owed | CopyState::Missing | CopyState::Damaged if order.contains(&row.store) => {
                 object.lacking.push(row.store);
             }
@@ -428,7 +436,7 @@ impl Syncing<'_> {
                 (names::object(&context.settings.cluster, &object.backup, &object.name), object)
             })
             .collect();
-        let mut made = Vec::new();
+        let (mut made, mut became) = (Vec::new(), Vec::new());
         for Placed { store, keys: done, error } in placed {
             for object in done.iter().filter_map(|key| keys.get(key)) {
                 made.push(CopyKey {
@@ -436,6 +444,7 @@ impl Syncing<'_> {
                     object: object.name.clone(),
                     store: *store,
                 });
+                became.extend(made.last().cloned().map(|key| (key, object.size, object.sha256)));
                 listings.made(*store, object.backup.clone(), object.name.clone(), object.size);
                 report.copies.push(SyncedCopy {
                     backup: object.backup.clone(),
@@ -446,6 +455,7 @@ impl Syncing<'_> {
             }
             report.warnings.extend(error.as_ref().map(StoreError::to_string));
         }
+        context.catalog.copies().became(&became)?;
         context.catalog.copies().prove(&made, Proof::Written, Utc::now())?;
         Ok(())
     }

@@ -68,6 +68,11 @@ const TABLE: &[Documented] = &[
         "1G",
         "how much of a dump may wait there: bytes, or with K, M, G, T; 16M for each job and 16M more at least",
     ),
+    setting(
+        "BACKUP_CONFIG_PATHS",
+        "",
+        "files and directories that `backup config` reads besides the server's own, comma separated",
+    ),
     setting("BACKUP_PG_BINDIR", "found by the server's version", "directory with pg_dump and pg_restore"),
     setting(
         "BACKUP_ARCHIVE_TIMEOUT",
@@ -115,6 +120,11 @@ const TABLE: &[Documented] = &[
         "TENANT_TABLES",
         "",
         "decisions for single tables: orders=column:NAME, notes=via:KEY+KEY, plans=shared; comma separated",
+    ),
+    setting(
+        "PGKEEP_ADMINS",
+        "everybody who may read the env file",
+        "users and %groups, comma separated, who may restore, clean up, keep, and rotate keys; root always may",
     ),
     setting(
         "TEST_RESTORE_TABLES",

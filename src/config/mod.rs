@@ -102,6 +102,10 @@ pub struct Settings {
     pub rpo_target: Duration,
     /// `RTO_TARGET`: how long a restore may take at most.
     pub rto_target: Duration,
+    /// `PGKEEP_ADMINS`: who may restore and remove, users and `%groups`; empty: everybody who can read the settings.
+    pub admins: Vec<String>,
+    /// `BACKUP_CONFIG_PATHS`: what is backed up with the server's configuration. Absolute.
+    pub config_paths: Vec<PathBuf>,
     /// `BACKUP_PG_BINDIR`: the directory with `pg_dump` and `pg_restore`. Absolute.
     pub pg_bindir: Option<PathBuf>,
     /// `PGHOST` and its like.

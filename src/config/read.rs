@@ -89,6 +89,7 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
     let retention = retention::read(&values, &mut faults);
     let tenants = tenants::read(&values, &mut faults);
     let questions = questions::read(&values, &mut faults);
+    let config_paths = paths::absolute_list(&values, "BACKUP_CONFIG_PATHS", home, &mut faults);
     let postgres = postgres::read(&values, &inputs.current_dir, &mut faults);
 
     faults.into_result()?;
@@ -117,6 +118,8 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
         tenants,
         tenancy,
         questions,
+        config_paths,
+        admins: values.get("PGKEEP_ADMINS").map(admins).unwrap_or_default(),
         rpo_target: rpo_target.unwrap_or(DEFAULT_RPO_TARGET),
         rto_target: rto_target.unwrap_or(DEFAULT_RTO_TARGET),
         postgres,
@@ -125,6 +128,11 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
         variables: values.variables(),
         env_file,
     })
+}
+
+/// Names with commas between them. A value without any name admits nobody, and not everybody.
+fn admins(value: &Value) -> Vec<String> {
+    value.text.split(',').map(|name| name.trim().to_owned()).collect()
 }
 
 /// The configured stores in the order of the setting; those that it does not name come last.

@@ -98,6 +98,8 @@ impl Values {
                 // `pg_ctl -D data` hands it on to the server, and that to archive_command: of the directory in which
                 // pg_ctl was called.
                 Some(value) if name == "PGDATA" && !value.starts_with('/') => {}
+                // Whoever is not named in the file must not get in by naming oneself.
+                Some(_) if name == "PGKEEP_ADMINS" && values.set.contains_key(name) => {}
                 Some(value) => {
                     values.put(name, Zeroizing::new(value.to_owned()), Source::Environment, faults);
                 }

@@ -74,6 +74,11 @@ impl Keyring {
         Ok(format!("{}:{}", self.fingerprint(), self.seal(bytes, now)?))
     }
 
+    /// The fingerprint of the key that sealed what [`Keyring::seal_named`] made.
+    pub fn named(sealed: &[u8]) -> Option<&str> {
+        std::str::from_utf8(sealed).ok()?.split_once(':').map(|(fingerprint, _)| fingerprint)
+    }
+
     /// Opens what [`Keyring::seal_named`] made; errors as [`Keyring::open`].
     pub fn open_named(&self, sealed: &[u8]) -> Result<Vec<u8>, Fault> {
         let parts = std::str::from_utf8(sealed).ok().and_then(|text| text.split_once(':'));

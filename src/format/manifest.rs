@@ -269,6 +269,27 @@ impl Manifest {
         Ok(text.into_bytes())
     }
 
+    /// The same object under the first key of the ring: the sealed body is what it was to the byte, also what a later
+    /// version has added to it and to the head.
+    pub fn reseal(bytes: &[u8], id: &BackupId, keyring: &Keyring, now: u64) -> Result<Vec<u8>, Fault> {
+        let (head, token) = ManifestHead::split(bytes, id)?;
+        let token = keyring.seal(&keyring.open(token, &head.fingerprint)?, now)?;
+        // `split` has looked: it is text, and its last line is the sum.
+        let text = String::from_utf8_lossy(bytes);
+        let mut sealed = String::with_capacity(bytes.len());
+        for line in text.lines().take_while(|line| !line.starts_with("sha256 ")) {
+            match line.split_once(' ') {
+                Some(("key", _)) => sealed.extend(["key ", keyring.fingerprint()]),
+                Some(("sealed", _)) => sealed.extend(["sealed ", &token]),
+                _ => sealed.push_str(line),
+            }
+            sealed.push('\n');
+        }
+        let sum = sha256(sealed.as_bytes());
+        sealed.extend(["sha256 ", &sum.to_string(), "\n"]);
+        Ok(sealed.into_bytes())
+    }
+
     /// Opens what [`Manifest::seal`] wrote. `id` is the backup that the caller asked for.
     pub fn open(bytes: &[u8], id: &BackupId, keyring: &Keyring) -> Result<Self, Fault> {
         let damaged = |what: &str| Fault::new(Kind::Damaged, format!("manifest of {id}: {what}"));

@@ -6,6 +6,7 @@
 pub mod backup_manifest;
 pub mod block;
 pub mod cluster;
+pub mod config;
 pub mod database;
 pub mod identity;
 pub mod keyring;

@@ -4,6 +4,7 @@ pub mod copies;
 pub mod data_directory;
 pub mod gaps;
 pub mod health;
+pub mod includes;
 pub mod ledger;
 pub mod proof;
 pub mod proofs;

@@ -5,6 +5,7 @@
 //! What the server answered stands in the error's chain as a [`ServerError`] below the fault.
 
 pub mod base_backup;
+pub mod config_files;
 mod connection;
 pub mod database;
 mod endpoint;

@@ -29,6 +29,51 @@ impl Caller {
     }
 }
 
+impl Caller {
+    /// Whether this person is one of those named: users, and groups with `%` in front. root is always one, except when
+    /// it is somebody else's sudo. Anybody can set `SUDO_USER`: it takes a right away and never gives one.
+    pub fn is_among(&self, named: &[String]) -> bool {
+        let is_root = rustix::process::getuid().is_root();
+        let is_real = is_root || is_named(&self.user, named, &own_groups());
+        is_real && self.sudo_user.as_ref().is_none_or(|user| user == "root" || is_named(user, named, &[]))
+    }
+}
+
+/// Whether a user is named, or is a member of a group that is: by `/etc/group`, or by one of these numbers.
+fn is_named(user: &str, named: &[String], groups: &[u32]) -> bool {
+    named.iter().any(|name| match name.strip_prefix('%') {
+        Some(group) => is_member(user, group, groups),
+        None => name == user,
+    })
+}
+
+fn is_member(user: &str, group: &str, groups: &[u32]) -> bool {
+    let Ok(text) = std::fs::read_to_string("/etc/group") else { return false };
+    let Some((number, members)) = text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next()? == group).then_some(())?;
+        Some((fields.nth(1)?.parse::<u32>().ok()?, fields.next().unwrap_or_default()))
+    }) else {
+        return false;
+    };
+    groups.contains(&number)
+        || members.split(',').any(|member| member == user)
+        || primary(user) == Some(number)
+}
+
+/// The number of a user's own group.
+fn primary(user: &str) -> Option<u32> {
+    let text = std::fs::read_to_string("/etc/passwd").ok()?;
+    let line = text.lines().find(|line| line.split(':').next() == Some(user))?;
+    line.split(':').nth(3)?.parse().ok()
+}
+
+/// The groups that this process has.
+fn own_groups() -> Vec<u32> {
+    let more = rustix::process::getgroups().unwrap_or_default();
+    more.into_iter().chain([rustix::process::getgid()]).map(rustix::process::Gid::as_raw).collect()
+}
+
 /// The name of a user in `/etc/passwd`; users known elsewhere only (LDAP) are shown by their number.
 pub fn user_name(uid: u32) -> Option<String> {
     named("/etc/passwd", |_, number| number == uid).map(|(name, _)| name)

@@ -25,6 +25,8 @@ pub enum Step {
     ClusterFilesRead,
     /// `backup cluster`: the WAL that it needs is archived, there is no manifest.
     ClusterArchived,
+    /// `backup config`: roles and tablespaces are in the scratch directory, no file is read.
+    ConfigGlobals,
     /// `backup`: frames are being written into an unfinished volume.
     BackupFrames,
     /// `backup`: a volume is closed and flushed, but not under its name.
@@ -65,6 +67,8 @@ pub enum Step {
     DirectoryFilled,
     /// `restore --to-dir`: the control file is in its place, the marker is still there.
     DirectoryWhole,
+    /// `restore --to-dir` of a configuration: all files are there, the directory has not its name yet.
+    ConfigFilled,
     /// `restore --tenant`: what goes is removed, in a transaction that is not committed.
     TenantRemoved,
     /// `restore --tenant`: everything is written and checked, not committed.
@@ -113,6 +117,12 @@ pub enum Step {
     CleanupWalGone,
     /// `cleanup`: no store that could be reached has anything of it, the backups' rows do not say so.
     CleanupCleared,
+    /// `key rotate`: the first manifest is about to be sealed anew.
+    KeyBegun,
+    /// `key rotate`: a store has a manifest under the new key, the catalog does not know.
+    KeySealed,
+    /// `key rotate`: the catalog knows of one that is sealed anew, others are waiting.
+    KeyRecorded,
     /// `wal-push`: the file is sealed and flushed, no store has it.
     WalSealed,
     /// `wal-push`: the local store has it or has failed, the clouds have not been asked.
@@ -145,6 +155,7 @@ impl Step {
         Self::ClusterModeBegun,
         Self::ClusterFilesRead,
         Self::ClusterArchived,
+        Self::ConfigGlobals,
         Self::BackupFrames,
         Self::BackupVolumeClosed,
         Self::BackupVolumeStored,
@@ -165,6 +176,7 @@ impl Step {
         Self::DirectoryBegun,
         Self::DirectoryFilled,
         Self::DirectoryWhole,
+        Self::ConfigFilled,
         Self::TenantRemoved,
         Self::TenantWritten,
         Self::TenantCommitted,
@@ -189,6 +201,9 @@ impl Step {
         Self::CleanupObjectsGone,
         Self::CleanupWalGone,
         Self::CleanupCleared,
+        Self::KeyBegun,
+        Self::KeySealed,
+        Self::KeyRecorded,
         Self::WalSealed,
         Self::WalStoredHere,
         Self::WalPushed,

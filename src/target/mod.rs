@@ -1,6 +1,7 @@
 //! What is written: a directory, and a database through `pg_restore`.
 
 pub mod cluster;
+pub mod config;
 pub mod database;
 pub mod directory;
 pub mod kept_wal;

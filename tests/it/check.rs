@@ -38,7 +38,7 @@ fn everything_is_looked_at_and_well() {
         assert_eq!(standing, "ok", "{subject}: {message}");
     }
     let subjects: Vec<String> = lines(&run).into_iter().map(|(subject, ..)| subject).collect();
-    insta::assert_snapshot!(subjects.join(", "), @r"settings, key, state directory, catalog, scratch directory, store local, local store, PostgreSQL, rights, pg_dump, pg_restore, archive_mode");
+    insta::assert_snapshot!(subjects.join(", "), @r"settings, key, state directory, catalog, scratch directory, permissions, store local, local store, PostgreSQL, rights, pg_dump, pg_restore, archive_mode");
     // 3 when this machine has little room, and then for no other reason.
     let little = lines(&run).iter().any(|(_, standing, _)| standing == "warning");
     assert_eq!(run.code, if little { 3 } else { 0 }, "{}", run.stdout);

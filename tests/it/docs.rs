@@ -320,6 +320,18 @@ fn completions_and_the_manual_page_know_every_command() {
     }
 }
 
+/// Each shell reads its completions without running them.
+#[test]
+fn completions_are_valid_by_the_shells_themselves() {
+    let directory = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = directory.path().join(shell);
+        fs::write(&script, run(ordinary(pgkeep_binary()).args(["completions", shell])).ok().stdout).unwrap();
+        let read = run(std::process::Command::new(shell).arg("-n").arg(&script)).ok();
+        assert_eq!(read.stderr, "", "{shell}");
+    }
+}
+
 /// Every file and directory that pgkeep makes has its row in the README.
 #[test]
 fn every_path_that_there_is_is_explained() {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
 
+mod access;
 mod backup;
 mod catalog_faults;
 mod check;
@@ -11,6 +12,7 @@ mod cleanup_wal;
 mod cloud_faults;
 mod clouds;
 mod concurrency;
+mod config_backup;
 mod cron;
 mod damage;
 mod docs;
@@ -20,6 +22,7 @@ mod hosts;
 mod house;
 mod init;
 mod key;
+mod key_rotate;
 mod kill;
 mod list;
 mod objects;
@@ -49,6 +52,7 @@ mod store_faults;
 mod store_layers;
 mod store_line;
 mod support;
+mod systemd;
 mod tenants;
 mod tenants_as;
 mod tenants_many;
@@ -62,3 +66,4 @@ mod wal;
 mod wal_copies;
 mod wal_faults;
 mod wal_kills;
+mod wizard;

@@ -141,6 +141,32 @@ fn every_command_writes_what_its_schema_says() {
 }
 
 #[test]
+fn configurations_and_keys_are_written_as_the_schemas_say() {
+    let place = Place::ready();
+    let config = assert_writes(&place, "backup_config", &["backup", "config"], 0);
+    let id = config["id"].as_str().unwrap();
+    let shown = assert_writes(&place, "show", &["show", id], 0);
+    assert_eq!(shown["config"].as_array().map(|files| files.len() as u64), config["files"].as_u64());
+    let directory = place.path("config");
+    let to = ["restore", id, "--to-dir", directory.to_str().unwrap()];
+    assert_writes(&place, "restore_config", &[&to[..], &["--dry-run"]].concat(), 0);
+    assert_writes(&place, "restore_config", &to, 0);
+    let key = place.setting("BACKUP_ENCRYPTION_KEY");
+    let new = json(&place, &["key", "new"]).ok().json()["key"].as_str().unwrap().to_owned();
+    place.set("BACKUP_ENCRYPTION_KEY", &format!("{new},{key}"));
+    let rotated = assert_writes(&place, "key_rotate", &["key", "rotate"], 0);
+    assert_eq!(rotated["resealed"], 1);
+    assert_eq!(rotated["needed"].as_array().map(Vec::len), Some(1));
+    place.set("BACKUP_ENCRYPTION_KEY", &new);
+    place.set("R2_BUCKET", "keep");
+    place.set("R2_ENDPOINT", "http://127.0.0.1:1");
+    place.set("R2_ACCESS_KEY", "nobody");
+    place.set("R2_SECRET_KEY", "nothing");
+    let away = assert_writes(&place, "key_rotate", &["key", "rotate"], 3);
+    assert_eq!(away["away"][0]["store"], "r2");
+}
+
+#[test]
 fn the_commands_of_the_archive_write_what_their_schemas_say() {
     let archiving = Archiving::ready();
     let place = &archiving.place;

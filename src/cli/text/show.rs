@@ -34,7 +34,9 @@ pub(in crate::cli) fn show(report: &ShowReport) -> String {
             };
             line!(text, "recoverable  {until}");
         }
-        (None, None) => {}
+        (None, None) => {
+            line!(text, "holds        a {}", backup.kind);
+        }
     }
     if let Some(kept) = &backup.kept {
         line!(text, "kept         since {} by {}: {}", timestamp_text(kept.at), kept.by, kept.reason);
@@ -85,6 +87,9 @@ pub(in crate::cli) fn show(report: &ShowReport) -> String {
     match (&report.tables, &report.physical) {
         (Some(tables), _) => text.push_str(&tables_of(tables)),
         (None, Some(physical)) => text.push_str(&parts_of(physical)),
+        (None, None) if report.config.is_some() => {
+            text.push_str(&super::config::files(report.config.as_deref().unwrap_or_default()));
+        }
         (None, None) => {
             line!(text, "what is in it stands in the sealed manifest: no key is set");
         }

@@ -2,6 +2,7 @@
 //! The chain is the same for every kind; `Source` is what a kind adds.
 
 pub mod cluster;
+pub mod config;
 pub mod database;
 pub(super) mod own;
 mod storing;
@@ -81,7 +82,7 @@ pub struct BackupReport {
     /// Rows of all tables.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rows: Option<u64>,
-    /// Files of a cluster.
+    /// Files of a cluster or of a configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<u64>,
     /// Where a cluster's backup lies in the stream of WAL.
@@ -249,7 +250,7 @@ async fn one<S: Source, F: Future<Output = anyhow::Result<S>>>(
         consistent_at: manifest.consistent_at.clone(),
         tables: database.as_ref().map(|_| manifest.tables().count() as u64),
         rows: database.as_ref().map(|_| manifest.rows()),
-        files: cluster.map(|_| manifest.entries.len() as u64),
+        files: (cluster.is_some() || kind == BackupKind::Config).then_some(manifest.entries.len() as u64),
         wal: cluster.map(|cluster| WalRange {
             timeline: cluster.timeline,
             start_lsn: cluster.start_lsn,

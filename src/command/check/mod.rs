@@ -1,6 +1,7 @@
 //! `pgkeep check`: whether a backup would work, before cron finds out. Each line is ok, a warning or a fault.
 
 mod archive;
+mod permissions;
 mod tenants;
 
 use std::path::Path;
@@ -122,6 +123,7 @@ pub async fn run(environment: &Environment) -> CheckReport {
     }
     state(&settings, &mut report);
     scratch(&settings, &mut report);
+    permissions::check(&settings, &mut report);
     let identities = stores(&settings, &mut report).await;
     server(environment, &settings, &identities, &mut report).await;
     report

@@ -8,6 +8,7 @@
 
 pub(crate) mod archiving;
 pub(crate) mod cluster;
+pub(crate) mod dialog;
 pub(crate) mod faults;
 pub(crate) mod life;
 pub(crate) mod many;
