@@ -13,6 +13,7 @@ mod cluster;
 mod copies;
 mod failure;
 mod history;
+mod jobs;
 mod migrations;
 mod overview;
 mod restores;
@@ -22,6 +23,7 @@ mod tests;
 mod usage;
 mod values;
 mod wal;
+mod watching;
 mod words;
 
 use std::fs::OpenOptions;
@@ -36,10 +38,11 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 use crate::model::{Fault, FaultContext, Kind};
 use crate::system::durable;
 
-pub use alerts::{Alerts, Severity};
+pub use alerts::{Alert, Alerts, Deliveries, Delivery, Event, Severity};
 pub use backups::{BackupFilter, BackupRow, BackupStatus, Backups, WalPlace};
 pub use copies::{Copies, CopyKey, CopyRow, CopyState, Proof};
 pub use history::Taken;
+pub use jobs::{Job, JobState, Jobs, NewJob};
 pub use overview::{
     EndedRun, Held, HourOfWal, OpenAlert, Overview, StoredSegment, TestRun, WaitingJob, WalBlock,
 };
@@ -163,6 +166,11 @@ impl Catalog {
     /// The table of alerts.
     pub fn alerts(&self) -> Alerts<'_> {
         Alerts::new(self)
+    }
+
+    /// The table of jobs.
+    pub fn jobs(&self) -> Jobs<'_> {
+        Jobs::new(self)
     }
 
     /// The table of archived WAL files.

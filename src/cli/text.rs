@@ -24,12 +24,14 @@ macro_rules! line {
 }
 
 mod screen;
+mod alerts;
 mod show;
 mod status;
 mod tenants;
 mod test_restore;
 mod verify;
 
+pub(super) use alerts::{acknowledged, alerts, cancelled, jobs, put_off, run_due, tested, watch};
 pub(super) use show::show;
 pub(super) use status::status;
 pub(super) use tenants::{backup_tenants, restore_tenant, tenant_plan, tenants};

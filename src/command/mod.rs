@@ -1,5 +1,6 @@
 //! One file per subcommand, each a short chain; and [`Context`], all that a command may touch.
 
+pub mod alerts;
 mod archive;
 pub mod backup;
 pub mod catalog;
@@ -7,6 +8,7 @@ pub mod check;
 mod context;
 pub mod init;
 mod instance;
+pub mod jobs;
 pub mod key;
 pub mod list;
 mod listing;
@@ -17,6 +19,7 @@ pub mod recoverable;
 pub mod restore;
 pub mod restore_cluster;
 pub mod restore_tenant;
+pub mod run_due;
 mod saved;
 mod settle;
 pub mod show;
@@ -26,10 +29,12 @@ mod stores;
 pub mod sync;
 pub mod tenants;
 pub mod test_restore;
+mod turn;
 pub mod verify;
 mod volumes;
 pub mod wal_fetch;
 pub mod wal_push;
+pub mod watch;
 
 pub use context::{Context, Environment, Shelf};
 pub use outcome::{Report, Verdict, judge};

@@ -9,7 +9,7 @@ use super::inputs::Inputs;
 use super::size::parse_size;
 use super::values::{Value, Values};
 use super::{
-    Cloud, DEFAULT_COMPRESSION, DEFAULT_WAL_COMPRESSION, Settings, clouds, env_file, keys, paths, postgres,
+    Cloud, DEFAULT_COMPRESSION, DEFAULT_WAL_COMPRESSION, Settings, alerts, clouds, env_file, keys, paths, postgres,
     questions, tenants,
 };
 use crate::model::{ClusterName, Fault, Kind, StoreName};
@@ -86,6 +86,7 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
     let proof_max_age = duration(&values, "BACKUP_PROOF_MAX_AGE", &mut faults);
     let tenancy = tenants::tenancy(&values, &mut faults);
     let rto_target = duration(&values, "RTO_TARGET", &mut faults);
+    let alerts = alerts::read(&values, &mut faults);
     let tenants = tenants::read(&values, &mut faults);
     let questions = questions::read(&values, &mut faults);
     let postgres = postgres::read(&values, &inputs.current_dir, &mut faults);
@@ -115,6 +116,7 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
         tenants,
         tenancy,
         questions,
+        alerts,
         rpo_target: rpo_target.unwrap_or(DEFAULT_RPO_TARGET),
         rto_target: rto_target.unwrap_or(DEFAULT_RTO_TARGET),
         postgres,
@@ -176,7 +178,7 @@ fn min_copies(values: &Values, stores: usize, faults: &mut Faults) -> usize {
 }
 
 /// Reads a duration.
-fn duration(values: &Values, name: &'static str, faults: &mut Faults) -> Option<Duration> {
+pub(super) fn duration(values: &Values, name: &'static str, faults: &mut Faults) -> Option<Duration> {
     let value = values.get(name)?;
     let duration = parse_duration(&value.text);
     if duration.is_none() {

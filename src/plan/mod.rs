@@ -1,5 +1,6 @@
 //! Pure decisions: from facts to a plan that can be shown, tested and carried out. Nothing here reads or writes.
 
+pub mod conditions;
 pub mod copies;
 pub mod data_directory;
 pub mod gaps;
@@ -11,3 +12,4 @@ pub mod quote;
 pub mod recovery;
 pub mod stretches;
 pub mod tenants;
+pub mod turns;

@@ -6,6 +6,7 @@ pub mod boot;
 pub mod caller;
 pub mod durable;
 pub mod gentle;
+pub mod https;
 pub mod lock;
 pub mod process;
 pub mod secret;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
 
+mod alerts;
 mod backup;
 mod catalog_faults;
 mod check;
@@ -17,9 +18,11 @@ mod golden;
 mod hosts;
 mod house;
 mod init;
+mod jobs;
 mod key;
 mod kill;
 mod list;
+mod notify;
 mod objects;
 mod pipeline;
 mod pitr;

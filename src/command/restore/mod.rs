@@ -121,7 +121,7 @@ pub(super) async fn of_row(
         return Ok(restore.report(plan));
     }
     let _turn =
-        context.turn(&turn_of(&restore.target), &format!("restore database \"{}\"", restore.target))?;
+        context.turn(&turn_of(&restore.target), &format!("restore database \"{}\"", restore.target)).await?;
     let entry = begin(context, &restore, tenants)?;
     let result = restore.carry_out(entry, confirm).await.map(|mut report| {
         report.warnings.extend(bad);
