@@ -71,6 +71,7 @@ need build-essential command -v cc
 need bzip2 command -v bzip2
 [[ ! -e .git ]] || need git command -v git
 need curl command -v curl
+need openssl command -v openssl
 need strace command -v strace
 need cron command -v cron
 need python3-venv /usr/bin/python3 -c 'import ensurepip'

@@ -60,8 +60,7 @@ fn place_of(context: &Context) -> Place {
 
 async fn take(context: &Context, wanted: &Wanted<'_>) -> anyhow::Result<FileLock> {
     let begun = Instant::now();
-    let place =
-        Place::new(context.priority.unwrap_or(LOWEST), Utc::now().timestamp_millis(), context.run.as_str());
+    let place = place_of(context);
     let mut holder = match attempt(context, wanted, &place)? {
         Attempt::Taken(lock) => return Ok(lock),
         Attempt::HeldBy(other) => other,

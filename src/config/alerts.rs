@@ -20,7 +20,7 @@ pub struct AlertSettings {
     pub webhook: Option<Webhook>,
     /// `ALERT_CRITICAL`: the channels of what is to be looked at now.
     pub critical: Vec<Channel>,
-    /// `ALERT_WARNING`: the channels of everything else.
+    /// `ALERT_WARNING`: the channels of what can wait.
     pub warning: Vec<Channel>,
     /// `ALERT_QUIET_HOURS`: when warnings wait.
     pub quiet: Option<QuietHours>,
@@ -55,7 +55,9 @@ impl AlertSettings {
     pub fn channels_of(&self, severity: Severity) -> &[Channel] {
         match severity {
             Severity::Critical => &self.critical,
-            Severity::Warning | Severity::Info => &self.warning,
+            Severity::Warning => &self.warning,
+            // Good to know for whoever looks; nobody is told.
+            Severity::Info => &[],
         }
     }
 }

@@ -37,7 +37,7 @@ class Handler:
                     "type": mail.get_content_type(),
                     "text": mail.get_content(),
                     "tls": session.ssl is not None or mode == "tls",
-                    "login": session.authenticated,
+                    "login": bool(session.authenticated),
                 }
             ),
             flush=True,

@@ -125,12 +125,12 @@ fn usage(settings: &Settings, listed: &[Usage]) -> Vec<Usage> {
     for (path, what) in local.into_iter().chain([(&settings.state_dir, "the disk of the state directory")]) {
         // A disk that can't be asked is no full one; who writes to it says what is wrong.
         let Ok(space) = space::of(path) else { continue };
-        if space.total == 0 || seen.contains(&(space.free, space.total)) {
+        let (used, of) = (space.used, space.used.saturating_add(space.free));
+        if of == 0 || seen.contains(&(used, of)) {
             continue;
         }
-        seen.push((space.free, space.total));
-        let used = space.total.saturating_sub(space.free);
-        found.push(Usage { place: format!("{what} ({})", path.display()), used, of: space.total });
+        seen.push((used, of));
+        found.push(Usage { place: format!("{what} ({})", path.display()), used, of });
     }
     found
 }
