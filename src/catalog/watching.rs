@@ -116,16 +116,15 @@ fn short(connection: &Connection) -> rusqlite::Result<Vec<Short>> {
 fn damaged(connection: &Connection) -> rusqlite::Result<Vec<Damaged>> {
     rows(
         connection,
-        "SELECT backup_id AS of, store, count(*) AS objects, max(note) AS note FROM copies \
+        "SELECT backup_id AS of, store, count(*) AS objects FROM copies \
          WHERE state = 'damaged' GROUP BY backup_id, store UNION ALL \
-         SELECT segment, store, count(*), max(note) FROM wal_segments WHERE state = 'damaged' \
+         SELECT segment, store, count(*) FROM wal_segments WHERE state = 'damaged' \
          GROUP BY segment, store ORDER BY 1, 2",
         |row| {
             Ok(Damaged {
                 of: row.get("of")?,
                 store: parsed(row, "store")?,
                 objects: count(row, "objects")?,
-                note: row.get("note")?,
             })
         },
     )

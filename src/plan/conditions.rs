@@ -182,8 +182,6 @@ pub struct Damaged {
     pub store: StoreName,
     /// How many objects.
     pub objects: u64,
-    /// What was found.
-    pub note: Option<String>,
 }
 
 /// What a store lacks.
@@ -288,9 +286,8 @@ fn age(from: Timestamp, now: Timestamp) -> Duration {
 
 /// What is in the stores.
 fn stored(facts: &Facts, limits: &Limits, found: &mut Vec<Condition>) {
-    for Damaged { of, store, objects, note } in &facts.damaged {
-        let why = note.as_ref().map_or_else(String::new, |note| format!(": {note}"));
-        let message = format!("{} of {of} in store {store} is damaged{why}", count(*objects, "object"));
+    for Damaged { of, store, objects } in &facts.damaged {
+        let message = format!("{} of {of} damaged in store {store}", count(*objects, "object"));
         found.push(critical("damage", format!("{of} in {store}"), message));
     }
     for Short { id, good } in facts.short.iter().filter(|short| short.good < limits.min_copies) {

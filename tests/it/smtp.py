@@ -46,7 +46,7 @@ class Handler:
 
 
 def authenticate(server, session, envelope, mechanism, data):
-    return AuthResult(success=(data.login, data.password) == (b"pgkeep", b"sesame"))
+    return AuthResult(success=(data.login, data.password) == (b"pgkeep", b"sesame"), handled=False)
 
 
 async def main():

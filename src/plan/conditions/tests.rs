@@ -162,7 +162,7 @@ fn req_6_22_no_backup_for_too_long_is_critical() {
 
 #[test]
 fn req_6_22_damage_holes_and_too_few_copies_are_critical() {
-    let damaged = || Damaged { of: id(1).to_string(), store: StoreName::R2, objects: 1, note: None };
+    let damaged = || Damaged { of: id(1).to_string(), store: StoreName::R2, objects: 1 };
     expect(|it| it.damaged = vec![damaged()], &[&*format!("C damage {} in r2", id(1))]);
     expect(|it| it.short = vec![Short { id: id(1), good: 1 }], &[&*format!("C too-few-copies {}", id(1))]);
     expect(|it| it.short = vec![Short { id: id(1), good: 2 }], &[]);
