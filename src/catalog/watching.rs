@@ -121,11 +121,7 @@ fn damaged(connection: &Connection) -> rusqlite::Result<Vec<Damaged>> {
          SELECT segment, store, count(*) FROM wal_segments WHERE state = 'damaged' \
          GROUP BY segment, store ORDER BY 1, 2",
         |row| {
-            Ok(Damaged {
-                of: row.get("of")?,
-                store: parsed(row, "store")?,
-                objects: count(row, "objects")?,
-            })
+            Ok(Damaged { of: row.get("of")?, store: parsed(row, "store")?, objects: count(row, "objects")? })
         },
     )
 }

@@ -23,8 +23,8 @@ macro_rules! line {
     };
 }
 
-mod screen;
 mod alerts;
+mod screen;
 mod show;
 mod status;
 mod tenants;

@@ -9,8 +9,8 @@ use super::inputs::Inputs;
 use super::size::parse_size;
 use super::values::{Value, Values};
 use super::{
-    Cloud, DEFAULT_COMPRESSION, DEFAULT_WAL_COMPRESSION, Settings, alerts, clouds, env_file, keys, paths, postgres,
-    questions, tenants,
+    Cloud, DEFAULT_COMPRESSION, DEFAULT_WAL_COMPRESSION, Settings, alerts, clouds, env_file, keys, paths,
+    postgres, questions, tenants,
 };
 use crate::model::{ClusterName, Fault, Kind, StoreName};
 

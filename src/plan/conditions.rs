@@ -412,5 +412,4 @@ fn count(number: u64, what: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "conditions/tests.rs"]
 mod tests;

@@ -14,8 +14,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "command",
         &[
-            "source", "target", "store", "catalog", "postgres", "pipeline", "notify", "report", "config", "format",
-            "plan", "model", "system",
+            "source", "target", "store", "catalog", "postgres", "pipeline", "notify", "report", "config",
+            "format", "plan", "model", "system",
         ],
     ),
     ("source", &["pipeline", "postgres", "format", "plan", "model", "system"]),

@@ -140,9 +140,14 @@ fn what_a_person_was_told_at_once_is_no_alert() {
 
 #[test]
 fn req_6_22_no_backup_for_too_long_is_critical() {
-    let message = ["C no-good-backup", "C no-good-backup database shop"];
-    expect(|it| it.now = at(NOW + 26), &message);
-    expect(|it| it.now = at(NOW + 24), &[]);
+    let later = |it: &mut Facts, hours| {
+        it.now = at(NOW + hours);
+        it.archived_at = Some(it.now);
+    };
+    expect(|it| later(it, 24), &[]);
+    expect(|it| later(it, 26), &["C no-good-backup"]);
+    // Twice the usual distance: this one is overdue by itself.
+    expect(|it| later(it, 48), &["C no-good-backup", "C no-good-backup database shop"]);
     expect(|it| it.backups = Vec::new(), &["C no-good-backup"]);
     expect(
         |it| {
