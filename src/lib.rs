@@ -7,6 +7,7 @@
 //! - [`source`] and [`target`]: what is read, and what is written.
 //! - [`store`], [`catalog`], [`postgres`], [`pipeline`]: where objects live, the index, the server, bytes in motion.
 //! - [`report`]: the dashboard and the metrics.
+//! - [`notify`]: telling people.
 //! - [`plan`]: pure decisions.
 //! - [`config`]: typed settings.
 //! - [`mod@format`]: what lies in a store, to the last byte.
@@ -18,6 +19,7 @@ pub mod command;
 pub mod config;
 pub mod format;
 pub mod model;
+pub mod notify;
 pub mod pipeline;
 pub mod plan;
 pub mod postgres;

@@ -71,6 +71,7 @@ need build-essential command -v cc
 need bzip2 command -v bzip2
 [[ ! -e .git ]] || need git command -v git
 need curl command -v curl
+need openssl command -v openssl
 need strace command -v strace
 need systemd command -v systemd-analyze
 need zsh command -v zsh
@@ -86,11 +87,12 @@ if ((EUID == 0)); then
     leave_private_directory
 fi
 
-# For examples/restore_without_pgkeep.py, and to hold pgkeep's ciphers against somebody else's.
+# For examples/restore_without_pgkeep.py, to hold pgkeep's ciphers against somebody else's, and as a mail server.
 export PGKEEP_TEST_PYTHON=$PWD/target/test-python/bin/python
-if ! "$PGKEEP_TEST_PYTHON" -c 'import cryptography, zstandard' &>/dev/null; then
+if ! "$PGKEEP_TEST_PYTHON" -c 'import aiosmtpd, cryptography, zstandard' &>/dev/null; then
     /usr/bin/python3 -m venv --clear target/test-python
-    "$PGKEEP_TEST_PYTHON" -m pip install --quiet --disable-pip-version-check --only-binary :all: cryptography zstandard
+    "$PGKEEP_TEST_PYTHON" -m pip install --quiet --disable-pip-version-check --only-binary :all: \
+        aiosmtpd cryptography zstandard
 fi
 
 bash tests/regression_source.sh

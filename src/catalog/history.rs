@@ -192,8 +192,11 @@ fn take(transaction: &Transaction<'_>) -> rusqlite::Result<Option<Taken>> {
              ORDER BY id",
         )?,
         alerts: changed(
-            "INSERT INTO alerts (alert_type, severity, message, notification_channels, created_at, acknowledged_at) \
-             SELECT alert_type, severity, message, notification_channels, created_at, acknowledged_at \
+            // Nobody is told again of what the other catalog had to tell.
+            "INSERT INTO alerts (alert_type, severity, message, notification_channels, created_at, acknowledged_at, \
+             subject, last_seen_at, times, closed_at, closed_message, acknowledged_by, note, run_id) \
+             SELECT alert_type, severity, message, coalesce(notification_channels, '[]'), created_at, acknowledged_at, \
+             subject, last_seen_at, times, closed_at, closed_message, acknowledged_by, note, run_id \
              FROM saved.alerts AS other \
              WHERE NOT EXISTS (SELECT 1 FROM main.alerts AS own WHERE own.created_at = other.created_at \
                                AND own.alert_type = other.alert_type AND own.message = other.message) ORDER BY id",

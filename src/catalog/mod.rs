@@ -14,6 +14,7 @@ mod cluster;
 mod copies;
 mod failure;
 mod history;
+mod jobs;
 mod migrations;
 mod overview;
 mod restores;
@@ -23,6 +24,7 @@ mod tests;
 mod usage;
 mod values;
 mod wal;
+mod watching;
 mod words;
 
 use std::fs::OpenOptions;
@@ -37,11 +39,12 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 use crate::model::{Fault, FaultContext, Kind};
 use crate::system::durable;
 
-pub use alerts::{Alerts, Severity};
+pub use alerts::{Alert, Alerts, Deliveries, Delivery, Event, Severity};
 pub use backups::{BackupFilter, BackupRow, BackupStatus, Backups, Pin, WalPlace};
 pub use cleanup::{Cleanup, DoomedWal, Instant, Leaving, LeavingWal, Marked, Standing, WalEnds, WalStretch};
 pub use copies::{Copies, CopyKey, CopyRow, CopyState, Proof};
 pub use history::Taken;
+pub use jobs::{Job, JobState, Jobs, NewJob};
 pub use overview::{
     EndedRun, Held, HourOfWal, OpenAlert, Overview, StoredSegment, TestRun, WaitingJob, WalBlock,
 };
@@ -170,6 +173,11 @@ impl Catalog {
     /// What is kept and what goes, over all tables.
     pub fn cleanup(&self) -> Cleanup<'_> {
         Cleanup::new(self)
+    }
+
+    /// The table of jobs.
+    pub fn jobs(&self) -> Jobs<'_> {
+        Jobs::new(self)
     }
 
     /// The table of archived WAL files.

@@ -44,6 +44,10 @@ pub struct NewRun {
     pub scratch_directory: Option<String>,
     /// The directory in which it makes its directory of volumes that no store has taken yet; `None` as before.
     pub staging_directory: Option<String>,
+    /// Its right to a turn; `None` for what never waits.
+    pub priority: Option<u8>,
+    /// The job that it is.
+    pub job_id: Option<i64>,
     /// When it began.
     pub started_at: Timestamp,
 }
@@ -90,6 +94,12 @@ pub struct Run {
     pub exit_code: Option<u8>,
     /// The error, or a word on the result.
     pub message: Option<String>,
+    /// Its right to a turn.
+    pub priority: Option<u8>,
+    /// How long it waited for others to end.
+    pub waited_seconds: Option<f64>,
+    /// The job that it was.
+    pub job_id: Option<i64>,
 }
 
 impl Run {
@@ -115,9 +125,9 @@ impl<'a> Runs<'a> {
         self.catalog.write("write down that the run has begun", |transaction| {
             transaction.execute(
                 "INSERT INTO runs (id, command, arguments, user, sudo_user, host, terminal, pid, \
-                 scratch_directory, staging_directory, pgkeep_version, started_at) VALUES (:id, :command, \
-                 :arguments, :user, :sudo_user, :host, :terminal, :pid, :scratch_directory, :staging_directory, \
-                 :pgkeep_version, :started_at)",
+                 scratch_directory, staging_directory, pgkeep_version, started_at, priority, job_id) VALUES (:id, \
+                 :command, :arguments, :user, :sudo_user, :host, :terminal, :pid, :scratch_directory, \
+                 :staging_directory, :pgkeep_version, :started_at, :priority, :job_id)",
                 named_params! {
                     ":id": run.id.as_str(),
                     ":command": run.command,
@@ -131,6 +141,8 @@ impl<'a> Runs<'a> {
                     ":staging_directory": run.staging_directory,
                     ":pgkeep_version": env!("CARGO_PKG_VERSION"),
                     ":started_at": timestamp_text(run.started_at),
+                    ":priority": run.priority,
+                    ":job_id": run.job_id,
                 },
             )?;
             Ok(())
@@ -149,6 +161,26 @@ impl<'a> Runs<'a> {
             )
         })?;
         failure::require_one(changed, || format!("no run {id}"))
+    }
+
+    /// Writes down that the run has waited so long for its turn; several waits add up.
+    pub fn add_wait(self, id: &RunId, waited: std::time::Duration) -> anyhow::Result<()> {
+        let changed = self.catalog.write("write down how long the run waited", |transaction| {
+            transaction.execute(
+                "UPDATE runs SET waited_seconds = round(coalesce(waited_seconds, 0.0) + :waited, 3) WHERE id = :id",
+                named_params! { ":id": id.as_str(), ":waited": waited.as_secs_f64() },
+            )
+        })?;
+        failure::require_one(changed, || format!("no run {id}"))
+    }
+
+    /// The run that this job became, the newest if there are several.
+    pub fn of_job(self, job: i64) -> anyhow::Result<Option<Run>> {
+        self.catalog.read("look for the run of a job", |connection| {
+            let mut statement = connection
+                .prepare("SELECT * FROM runs WHERE job_id = :job ORDER BY started_at DESC LIMIT 1")?;
+            statement.query_map(named_params! { ":job": job }, run)?.next().transpose()
+        })
     }
 
     /// Writes down how the run ended. [`RunOutcome::Running`] and [`RunOutcome::Died`] are no ends of this sort.
@@ -269,5 +301,8 @@ fn run(row: &Row<'_>) -> rusqlite::Result<Run> {
         outcome: parsed(row, "outcome")?,
         exit_code: row.get("exit_code")?,
         message: row.get("message")?,
+        priority: row.get("priority")?,
+        waited_seconds: row.get("waited_seconds")?,
+        job_id: row.get("job_id")?,
     })
 }

@@ -62,6 +62,8 @@ fn begin_run(catalog: &Catalog, number: u32) -> anyhow::Result<RunId> {
         pid: 4711,
         scratch_directory: Some("/scratch".to_owned()),
         staging_directory: Some("/store/.staging".to_owned()),
+        priority: None,
+        job_id: None,
         started_at: at(i64::from(number)),
     })?;
     Ok(id)

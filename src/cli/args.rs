@@ -14,6 +14,10 @@ use crate::command::status::StatusRequest;
 use crate::config::{parse_duration, parse_size};
 use crate::model::{Fault, Kind, Lsn, StoreName, Timestamp, parse_timestamp};
 
+mod alerts;
+
+pub use alerts::{AlertAction, Alerts, Jobs};
+
 /// Backs up a PostgreSQL server, proves the backups, and brings back what was lost.
 #[derive(Debug, Parser)]
 #[command(name = "pgkeep", version, propagate_version = true, after_help = exit_codes(), max_term_width = 110)]
@@ -30,6 +34,13 @@ pub struct Arguments {
     /// Say each step, and which programs and places are used
     #[arg(short, long, global = true, conflicts_with = "quiet")]
     pub verbose: bool,
+    /// How long to wait for runs that must not go on at the same time; 0: not at all
+    #[arg(long, global = true, value_name = "DURATION", value_parser = duration, default_value = "1h")]
+    pub wait: Duration,
+    /// Do it at this time, RFC 3339 (2026-11-22T02:00:00Z), through `run-due`: backup, restore --yes, verify and their
+    /// like
+    #[arg(long, global = true, value_name = "TIME", value_parser = time)]
+    pub at: Option<Timestamp>,
     /// What to do
     #[command(subcommand)]
     pub command: Command,
@@ -108,6 +119,15 @@ pub enum Command {
         #[arg(long, value_parser = store_name)]
         store: Option<StoreName>,
     },
+    /// What somebody should look at, until it is over
+    Alerts(Alerts),
+    /// Look for what no other command comes upon: nothing has run, the archiver has stopped (for cron)
+    Watch,
+    /// Run the jobs whose time has come (for cron)
+    RunDue,
+    /// What was put off with --at; `list --jobs` shows it
+    #[command(subcommand)]
+    Jobs(Jobs),
     /// List the backups
     List(List),
     /// Show everything about one backup
@@ -367,6 +387,9 @@ pub struct List {
     /// Which points in time can be reached by restoring a cluster, and where the holes are
     #[arg(long, conflicts_with = "database")]
     pub recoverable: bool,
+    /// The jobs that wait or run, and the last ones that have ended
+    #[arg(long, conflicts_with_all = ["database", "tenants", "recoverable"])]
+    pub jobs: bool,
 }
 
 /// Showing.
@@ -422,8 +445,18 @@ impl Command {
     pub fn only_answers(&self) -> bool {
         matches!(
             self,
-            Self::List(_) | Self::Show(_) | Self::Key(Key::New) | Self::Completions { .. } | Self::Man
+            Self::Alerts(_)
+                | Self::List(_)
+                | Self::Show(_)
+                | Self::Key(Key::New)
+                | Self::Completions { .. }
+                | Self::Man
         )
+    }
+
+    /// Whether it asks for confirmation.
+    pub fn asks(&self) -> bool {
+        matches!(self, Self::Restore(restore) if !restore.yes && !restore.dry_run)
     }
 
     /// The subcommand as it is typed, for the audit and for start and end lines.
@@ -445,6 +478,12 @@ impl Command {
             Self::WalPush { .. } => "wal-push",
             Self::WalFetch { .. } => "wal-fetch",
             Self::WalPrefetch { .. } => "wal-prefetch",
+            Self::Alerts(Alerts { action: None, .. }) => "alerts",
+            Self::Alerts(Alerts { action: Some(AlertAction::Ack { .. }), .. }) => "alerts ack",
+            Self::Alerts(Alerts { action: Some(AlertAction::Test), .. }) => "alerts test",
+            Self::Watch => "watch",
+            Self::RunDue => "run-due",
+            Self::Jobs(Jobs::Cancel { .. }) => "jobs cancel",
             Self::List(_) => "list",
             Self::Show(_) => "show",
             Self::Status(_) => "status",
@@ -475,7 +514,8 @@ fn size(text: &str) -> Result<u64, String> {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text).ok_or_else(|| "write a whole number with s, m, h or d, such as 20m".to_owned())
+    let found = if text == "0" { Some(Duration::ZERO) } else { parse_duration(text) };
+    found.ok_or_else(|| "write a whole number with s, m, h or d, such as 30m; or 0".to_owned())
 }
 
 fn lsn(text: &str) -> Result<Lsn, String> {

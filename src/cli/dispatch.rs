@@ -6,13 +6,14 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::CommandFactory;
 
-use super::args::{Arguments, Backup, Catalog, Command, Key, Verify};
+use super::args::{AlertAction, Arguments, Backup, Catalog, Command, Jobs, Key, Verify};
 use super::confirm::Ask;
 use super::progress::Console;
 use super::{keeping, restoring, text};
 use crate::command::backup::cluster::BackupCluster;
 use crate::command::backup::database::BackupDatabase;
 use crate::command::backup::tenant::{BackupTenants, Wanted};
+use crate::command::jobs::Later;
 use crate::command::list::ListRequest;
 use crate::command::sync::SyncRequest;
 use crate::command::verify::VerifyRequest;
@@ -53,6 +54,13 @@ pub(super) async fn run(
     progress: &Arc<Console>,
 ) -> anyhow::Result<Done> {
     let words = arguments.command.words();
+    if let Some(at) = arguments.at {
+        let asks = arguments.command.asks();
+        let line: Vec<String> =
+            std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+        let later = Later { words, line: &line, at, asks };
+        return done(&command::jobs::put_off(environment, &later)?, text::put_off);
+    }
     match &arguments.command {
         Command::Init => done(&command::init::run(environment).await?, text::init),
         Command::Check => done(&command::check::run(environment).await, text::check),
@@ -124,6 +132,24 @@ pub(super) async fn run(
         Command::WalPrefetch { first, segment_size, store } => {
             command::wal_fetch::prefetch(environment, first, *segment_size, *store).await?;
             Ok(printed(""))
+        }
+        Command::Alerts(alerts) => {
+            let shelf = Shelf::open(environment)?;
+            match &alerts.action {
+                None => done(&command::alerts::list(&shelf, alerts.all)?, text::alerts),
+                Some(AlertAction::Ack { id, note }) => {
+                    done(&command::alerts::acknowledge(&shelf, *id, note.as_deref())?, text::acknowledged)
+                }
+                Some(AlertAction::Test) => done(&command::alerts::test(&shelf).await?, text::tested),
+            }
+        }
+        Command::Watch => done(&command::watch::run(environment).await?, text::watch),
+        Command::RunDue => done(&command::run_due::run(environment).await?, text::run_due),
+        Command::Jobs(Jobs::Cancel { id }) => {
+            done(&command::jobs::cancel(&Shelf::open(environment)?, *id)?, text::cancelled)
+        }
+        Command::List(list) if list.jobs => {
+            done(&command::jobs::list(&Shelf::open(environment)?)?, text::jobs)
         }
         Command::List(list) if list.recoverable => {
             done(&command::recoverable::run(&Shelf::open(environment)?)?, text::recoverable)

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use clap::{CommandFactory, FromArgMatches};
 use serde_json::json;
 
+use crate::command::run_due::JOB_VARIABLE;
 use crate::command::{Environment, Stop, Verdict, judge, wal_fetch, wal_push};
 use crate::config::Inputs;
 use crate::model::Kind;
@@ -78,6 +79,8 @@ fn run(arguments: &Arguments, is_wizard: bool) -> u8 {
                 .map(|word| word.to_string_lossy().into_owned())
                 .collect::<Vec<_>>()
                 .join(" "),
+            wait: arguments.wait,
+            job: std::env::var(JOB_VARIABLE).ok().and_then(|job| job.parse().ok()),
         };
         let result = if is_wizard {
             Box::pin(wizard::run(&environment, arguments, &progress)).await

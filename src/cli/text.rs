@@ -23,6 +23,7 @@ macro_rules! line {
     };
 }
 
+mod alerts;
 mod cleanup;
 mod config;
 mod keys;
@@ -33,6 +34,7 @@ mod tenants;
 mod test_restore;
 mod verify;
 
+pub(super) use alerts::{acknowledged, alerts, cancelled, jobs, put_off, run_due, tested, watch};
 pub(super) use cleanup::{cleanup, keep};
 pub(super) use config::restore_config;
 pub(super) use keys::key_rotate;

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use chrono::Utc;
 
+use super::alerts::{Place, attend};
 use super::outcome::{Report, Verdict, judge};
-use super::{access, saved, settle, stores};
+use super::{access, saved, settle, stores, turn};
 use crate::catalog::{Catalog, NewRun, RunOutcome};
 use crate::config::{Inputs, Settings};
 use crate::format::keyring::Keyring;
 use crate::model::{Fault, FaultContext, Kind, Progress, RunId, StoreName};
+use crate::plan::turns;
 use crate::store::{ReadReplicas, Replicas};
 use crate::system::caller::Caller;
 use crate::system::lock::{Attempt, FileLock};
@@ -28,6 +30,10 @@ pub struct Environment {
     pub stop: Stop,
     /// The arguments after the subcommand, for the audit; they never hold secrets.
     pub arguments: String,
+    /// How long to wait for one's turn.
+    pub wait: Duration,
+    /// The job that this run is, of those that were put off with `--at`.
+    pub job: Option<i64>,
 }
 
 /// For commands that only look: settings, catalog, and stores that cannot be written.
@@ -68,14 +74,25 @@ pub struct Context {
     pub caller: Caller,
     /// The rest of the command line, as it stands in the run's row.
     pub(super) words: String,
+    /// Its right to a turn.
+    pub(super) priority: Option<u8>,
+    /// How long it waits for one.
+    pub(super) wait: Duration,
     lock: FileLock,
+    /// Held until the run ends: see [`turn::enter`].
+    backups: Option<FileLock>,
 }
 
 impl Context {
     /// Opens the catalog and writes down that a run begins; then clears up after runs that died.
     pub async fn open(environment: &Environment, command: &str) -> anyhow::Result<Self> {
         let Shelf { settings, catalog } = Shelf::open(environment)?;
-        let context = Self::with(environment, command, settings, catalog)?;
+        let mut context = Self::with(environment, command, settings, catalog)?;
+        match turn::enter(&context, command).await {
+            Ok(lock) => context.backups = lock,
+            // The run has a row by now, which says how it ended.
+            Err(error) => return context.conclude(Err::<Never, _>(error)).await.map(|never| match never {}),
+        }
         settle::dead_runs(&context).await;
         Ok(context)
     }
@@ -95,7 +112,7 @@ impl Context {
         durable::create_private_dir(&locks(&settings))
             .or_fault(|| Fault::new(Kind::Store, "use the state directory").hint(STATE_HINT))?;
         // The lock before the row: a row without its lock is taken for that of a dead run.
-        let lock = take(&run_lock(&settings, &run), command, &run)?;
+        let lock = take(&run_lock(&settings, &run), command, run.as_str())?;
         let row = NewRun {
             id: run.clone(),
             command: command.to_owned(),
@@ -108,6 +125,8 @@ impl Context {
                 .first()
                 .and_then(|path| path.to_str())
                 .map(ToOwned::to_owned),
+            priority: turns::rank(command).priority,
+            job_id: environment.job,
             started_at: Utc::now(),
         };
         let begun = step::reached(Step::RunLocked).and_then(|()| catalog.runs().begin(&row));
@@ -116,9 +135,27 @@ impl Context {
             let _ = durable::remove_file_if_there(&run_lock(&settings, &run));
             return Err(error);
         }
+        if let Some(job) = environment.job {
+            catalog.jobs().set_run(job, run.as_str())?;
+        }
         let (progress, stop) = (Arc::clone(&environment.progress), environment.stop.clone());
         let words = environment.arguments.clone();
-        let context = Self { settings, catalog, replicas, reading, progress, stop, run, caller, words, lock };
+        let (priority, wait, backups) = (row.priority, environment.wait, None);
+        let context = Self {
+            settings,
+            catalog,
+            replicas,
+            reading,
+            progress,
+            stop,
+            run,
+            caller,
+            words,
+            priority,
+            wait,
+            lock,
+            backups,
+        };
         match access::refuse_others(&context, command) {
             Ok(()) => Ok(context),
             Err(error) => {
@@ -173,22 +210,14 @@ impl Context {
         Ok(path)
     }
 
-    /// Takes the turn for something that only one run may do at a time.
-    pub fn turn(&self, name: &str, what: &str) -> anyhow::Result<FileLock> {
-        let holder = format!(
-            "process {} (run {}, begun {})",
-            std::process::id(),
-            self.run,
-            Utc::now().format("%FT%TZ")
-        );
-        match FileLock::attempt(&locks(&self.settings).join(format!("{name}.lock")), &holder)? {
-            Attempt::Taken(lock) => Ok(lock),
-            Attempt::HeldBy(other) => {
-                Fault::new(Kind::Locked, format!("{what}: another run is at it: {other}"))
-                    .hint("Wait for it to end; if it hangs, end that process: the lock goes with it.")
-                    .err()
-            }
-        }
+    /// Takes the turn for something that only one run may do at a time; waits for it as long as `--wait` says.
+    pub async fn turn(&self, name: &str, what: &str) -> anyhow::Result<FileLock> {
+        turn::alone(self, name, what).await
+    }
+
+    /// The same for what is left out, and not waited for, while another run is at it.
+    pub fn turn_now(&self, name: &str, what: &str) -> anyhow::Result<FileLock> {
+        turn::now(self, name, what)
     }
 
     /// Writes down how the run ended, saves the catalog in the stores, and clears away what is only this run's. Never
@@ -211,12 +240,27 @@ impl Context {
         for error in [tidied, written].into_iter().filter_map(Result::err) {
             self.progress.note(&format!("warning: {error:#}"));
         }
+        let is_in_place = self.catalog.path() == catalog_path(&self.settings);
+        if is_in_place {
+            let is_asked_to_end = exit_code == Kind::Interrupted.exit_code();
+            let place = Place {
+                settings: &self.settings,
+                catalog: &self.catalog,
+                progress: &*self.progress,
+                run: Some(&self.run),
+                tells: !is_asked_to_end,
+            };
+            if let Err(error) = attend(place, None).await {
+                self.progress.note(&format!("warning: look for what is to be alerted: {error:#}"));
+            }
+        }
         // One that is not in its place yet, and never will be, is nobody's history.
         // And what was refused may concern a place that is another's.
         let is_refused = exit_code == Kind::Refused.exit_code();
-        if !is_refused && (result.is_ok() || self.catalog.path() == catalog_path(&self.settings)) {
+        if !is_refused && (result.is_ok() || is_in_place) {
             saved::save(&self, result.is_err()).await;
         }
+        drop(self.backups);
         drop(self.lock);
         // Nobody else ever locks this file: the run's identifier is its own.
         let _ = durable::remove_file_if_there(&run_lock(&self.settings, &self.run));
@@ -224,15 +268,25 @@ impl Context {
     }
 }
 
-/// Takes the run's lock. Another run that clears up may hold it for a moment in order to remove it.
-fn take(path: &Path, command: &str, run: &RunId) -> anyhow::Result<FileLock> {
+/// Takes a lock of the run's own. Another run that clears up may hold it for a moment in order to remove it.
+pub(super) fn take(path: &Path, holder: &str, run: &str) -> anyhow::Result<FileLock> {
     for _ in 0..LOOKS {
-        match FileLock::attempt(path, command)? {
+        match FileLock::attempt(path, holder)? {
             Attempt::Taken(lock) => return Ok(lock),
             Attempt::HeldBy(_) => std::thread::sleep(PAUSE),
         }
     }
     Fault::new(Kind::Bug, format!("two runs have the identifier {run}")).err()
+}
+
+/// What a run that had no turn has to report: there is no such thing.
+#[derive(serde::Serialize)]
+enum Never {}
+
+impl Report for Never {
+    fn shortfall(&self) -> Option<Kind> {
+        match *self {}
+    }
 }
 
 /// How often, and how long between, one looks whether a lock of one's own is free.

@@ -96,8 +96,8 @@ pub async fn run(context: &Context) -> anyhow::Result<RotateReport> {
     let keyring = context.keyring()?;
     // Neither must a manifest come back that is being removed, nor be copied while it changes.
     let _turns = (
-        context.turn("cleanup", "seal manifests anew while nothing is removed")?,
-        context.turn("sync", "seal manifests anew while no copies are made")?,
+        context.turn("cleanup", "seal manifests anew while nothing is removed").await?,
+        context.turn("sync", "seal manifests anew while no copies are made").await?,
     );
     let presence = context.stop.or(stores::presence(context)).await?;
     let away = |Absent { store, why }: Absent| AwayStore { store, message: why };

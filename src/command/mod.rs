@@ -1,6 +1,7 @@
 //! One file per subcommand, each a short chain; and [`Context`], all that a command may touch.
 
 mod access;
+pub mod alerts;
 mod archive;
 pub mod backup;
 pub mod catalog;
@@ -10,6 +11,7 @@ pub mod cleanup;
 mod context;
 pub mod init;
 mod instance;
+pub mod jobs;
 pub mod keep;
 pub mod key;
 pub mod key_rotate;
@@ -23,6 +25,7 @@ pub mod restore;
 pub mod restore_cluster;
 pub mod restore_config;
 pub mod restore_tenant;
+pub mod run_due;
 mod saved;
 mod settle;
 pub mod show;
@@ -32,10 +35,12 @@ mod stores;
 pub mod sync;
 pub mod tenants;
 pub mod test_restore;
+mod turn;
 pub mod verify;
 mod volumes;
 pub mod wal_fetch;
 pub mod wal_push;
+pub mod watch;
 
 pub use context::{Context, Environment, Shelf};
 pub use outcome::{Report, Verdict, judge};

@@ -102,7 +102,7 @@ pub async fn run(context: &Context, request: &RestoreConfigRequest) -> anyhow::R
     if request.dry_run {
         return Ok(report);
     }
-    let _turn = context.turn("restore-config", "restore a configuration")?;
+    let _turn = context.turn("restore-config", "restore a configuration").await?;
     let entry = context.catalog.restores().begin(&NewRestore {
         run_id: Some(context.run.clone()),
         purpose: Purpose::Restore,

@@ -1,5 +1,6 @@
 //! The two places in a cloud: `R2_*` and `B2_*`. Any S3-compatible service works in either through its ENDPOINT.
 
+use super::alerts::is_loopback;
 use super::faults::Faults;
 use super::values::{Value, Values};
 use crate::model::{Fault, StoreName};
@@ -138,9 +139,7 @@ fn endpoint(value: &Value) -> Result<String, Fault> {
     }
     let host = rest.strip_prefix('[').and_then(|rest| rest.split(']').next());
     let host = host.unwrap_or_else(|| rest.split(':').next().unwrap_or_default());
-    let local =
-        host == "localhost" || host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback());
-    if scheme == "http" && !local {
+    if scheme == "http" && !is_loopback(host) {
         return Err(value
             .fault("without TLS anybody on the way could read the key's use and change what is stored")
             .hint("Write https://; plain http is for services on this machine."));

@@ -4,6 +4,7 @@
 //! below this module reads the environment. The environment wins over the env file, an empty value counts as
 //! not set, all faults are reported in one error, and no secret is ever part of a message.
 
+mod alerts;
 mod clouds;
 mod documented;
 mod duration;
@@ -32,6 +33,7 @@ use crate::model::{
 };
 use crate::system::Secret;
 
+pub use alerts::{AlertSettings, Email, Sms, SmtpTls, Webhook};
 pub use clouds::Cloud;
 pub use documented::{Documented, documented};
 pub use duration::parse_duration;
@@ -98,6 +100,8 @@ pub struct Settings {
     pub tenancy: Tenancy,
     /// `TEST_RESTORE_TABLES` and `TEST_RESTORE_SQL`.
     pub questions: TestQuestions,
+    /// `ALERT_*` and the channels' settings.
+    pub alerts: AlertSettings,
     /// `RPO_TARGET`: how much of the newest data may be lost at most.
     pub rpo_target: Duration,
     /// `RTO_TARGET`: how long a restore may take at most.

@@ -9,8 +9,8 @@ use super::inputs::Inputs;
 use super::size::parse_size;
 use super::values::{Value, Values};
 use super::{
-    Cloud, DEFAULT_COMPRESSION, DEFAULT_WAL_COMPRESSION, Settings, clouds, env_file, keys, paths, postgres,
-    questions, retention, tenants,
+    Cloud, DEFAULT_COMPRESSION, DEFAULT_WAL_COMPRESSION, Settings, alerts, clouds, env_file, keys, paths,
+    postgres, questions, retention, tenants,
 };
 use crate::model::{ClusterName, Fault, Kind, StoreName};
 
@@ -87,6 +87,7 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
     let tenancy = tenants::tenancy(&values, &mut faults);
     let rto_target = duration(&values, "RTO_TARGET", &mut faults);
     let retention = retention::read(&values, &mut faults);
+    let alerts = alerts::read(&values, &mut faults);
     let tenants = tenants::read(&values, &mut faults);
     let questions = questions::read(&values, &mut faults);
     let config_paths = paths::absolute_list(&values, "BACKUP_CONFIG_PATHS", home, &mut faults);
@@ -120,6 +121,7 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
         questions,
         config_paths,
         admins: values.get("PGKEEP_ADMINS").map(admins).unwrap_or_default(),
+        alerts,
         rpo_target: rpo_target.unwrap_or(DEFAULT_RPO_TARGET),
         rto_target: rto_target.unwrap_or(DEFAULT_RTO_TARGET),
         postgres,
@@ -186,7 +188,7 @@ fn min_copies(values: &Values, stores: usize, faults: &mut Faults) -> usize {
 }
 
 /// Reads a duration.
-fn duration(values: &Values, name: &'static str, faults: &mut Faults) -> Option<Duration> {
+pub(super) fn duration(values: &Values, name: &'static str, faults: &mut Faults) -> Option<Duration> {
     let value = values.get(name)?;
     let duration = parse_duration(&value.text);
     if duration.is_none() {

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::{Inputs, Settings, Source, documented};
-use crate::model::{Codec, Fault, Kind, SslMode, StoreName};
+use super::{Inputs, Settings, SmtpTls, Source, documented};
+use crate::model::{Channel, Codec, Fault, Kind, SslMode, StoreName};
 
 const KEY: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
 const OTHER_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -110,6 +110,31 @@ const ALL_SET: &[(&str, &str)] = &[
     ("TEST_RESTORE_SQL", "SELECT true; other: SELECT true"),
     ("RPO_TARGET", "5m"),
     ("RTO_TARGET", "2h"),
+    ("ALERT_CRITICAL", "email,sms"),
+    ("ALERT_WARNING", "webhook"),
+    ("ALERT_QUIET_HOURS", "22:00-07:00"),
+    ("ALERT_REPEAT", "6h"),
+    ("ALERT_BACKUP_AGE", "2d"),
+    ("ALERT_BACKUP_DURATION", "90m"),
+    ("ALERT_SIZE_CHANGE", "30"),
+    ("ALERT_STORAGE", "90"),
+    ("ALERT_ARCHIVER_BACKLOG", "32"),
+    ("BACKUP_R2_QUOTA", "500G"),
+    ("BACKUP_B2_QUOTA", "1T"),
+    ("ALERT_EMAIL_TO", "ada@example.com, bob@example.com"),
+    ("ALERT_EMAIL_FROM", "pgkeep@example.com"),
+    ("SMTP_HOST", "mail.example.com"),
+    ("SMTP_PORT", "2525"),
+    ("SMTP_TLS", "tls"),
+    ("SMTP_USER", "pgkeep"),
+    ("SMTP_PASSWORD", "hunter2"),
+    ("ALERT_SMS_TO", "+4916"),
+    ("TWILIO_ACCOUNT_SID", "AC1"),
+    ("TWILIO_AUTH_TOKEN", "hunter2"),
+    ("TWILIO_FROM", "+4915"),
+    ("TWILIO_BASE_URL", "https://sms.example.com"),
+    ("WEBHOOK_URL", "https://example.com/hunter2"),
+    ("WEBHOOK_SECRET", "hunter2"),
     ("PGDATA", "/data"),
     ("PGHOST", "/run/postgresql"),
     ("PGPORT", "5433"),
@@ -159,6 +184,17 @@ fn every_documented_setting_is_read() {
     assert_eq!((settings.questions.queries.len(), &settings.questions.file), (2, &None));
     assert_eq!((settings.archive_timeout.as_secs(), settings.rpo_target.as_secs()), (90, 300));
     assert_eq!((settings.verify_budget, settings.proof_max_age.as_secs()), (Some(3 << 30), 14 * 86_400));
+    let alerts = &settings.alerts;
+    assert_eq!(
+        (&*alerts.critical, &*alerts.warning),
+        (&[Channel::Email, Channel::Sms][..], &[Channel::Webhook][..])
+    );
+    assert_eq!((alerts.repeat.as_secs(), alerts.backup_age.as_secs(), alerts.backlog), (21_600, 172_800, 32));
+    assert_eq!((alerts.size_percent, alerts.storage_percent), (30, 90));
+    assert_eq!(alerts.quotas, [(StoreName::R2, 500 << 30), (StoreName::B2, 1 << 40)]);
+    let email = alerts.email.as_ref().unwrap();
+    assert_eq!((email.port, email.tls, email.to.len()), (2525, SmtpTls::Tls, 2));
+    assert_eq!(alerts.sms.as_ref().unwrap().base_url, "https://sms.example.com");
     let tenants = &settings.tenants;
     assert_eq!((tenants.column.as_str(), tenants.table.as_deref()), ("customer", Some("app.customers")));
     assert_eq!(tenants.tables.len(), 2);

@@ -116,7 +116,7 @@ impl Values {
     fn put(&mut self, name: &str, text: Zeroizing<String>, source: Source, faults: &mut Faults) {
         if let Some(setting) = documented::find(name) {
             self.set.insert(setting.name, Value { name: setting.name, text, source });
-        } else if let Some((what, hint)) = objection(name) {
+        } else if let Some((what, hint)) = objection(name, &source) {
             faults.add(Fault::new(Kind::Settings, format!("{name} ({source}): {what}")).hint(hint));
         }
     }
@@ -139,8 +139,11 @@ impl Values {
 }
 
 /// Says why a variable that is not a setting must not be passed over in silence, and what to do.
-fn objection(name: &str) -> Option<(&'static str, String)> {
-    if ["BACKUP_", "R2_", "B2_"].iter().any(|prefix| name.starts_with(prefix)) {
+fn objection(name: &str, source: &Source) -> Option<(&'static str, String)> {
+    // In an environment they may be another program's.
+    let of_alerts = ["ALERT_", "SMTP_", "TWILIO_", "WEBHOOK_"];
+    let is_of_alerts = *source != Source::Environment && of_alerts.iter().any(|it| name.starts_with(it));
+    if is_of_alerts || ["BACKUP_", "R2_", "B2_"].iter().any(|prefix| name.starts_with(prefix)) {
         let hint = documented::nearest(name).map_or_else(
             || "Unset it; the README lists every setting.".to_owned(),
             |near| format!("Did you mean {near}?"),

@@ -3,6 +3,7 @@
 //! Everybody may import this module; it imports nothing of the crate. Each type is valid by construction:
 //! what could be wrong with the text it came from is said by its `parse`.
 
+mod alert;
 mod codec;
 mod connection;
 mod digest;
@@ -16,7 +17,9 @@ mod tenants;
 mod time;
 mod timeline;
 mod wal;
+mod words;
 
+pub use alert::{Channel, QuietHours, Severity};
 pub use codec::Codec;
 pub use connection::{ConnectionSettings, SslMode};
 pub use digest::Digest;
@@ -32,3 +35,5 @@ pub use tenants::{
 pub use time::{Timestamp, parse_timestamp, timestamp_text};
 pub use timeline::{Ancestor, TimelineHistory};
 pub use wal::{NotAWalName, WalKind, WalName};
+
+pub(crate) use words::words;

@@ -1,5 +1,6 @@
 //! Pure decisions: from facts to a plan that can be shown, tested and carried out. Nothing here reads or writes.
 
+pub mod conditions;
 pub mod copies;
 pub mod data_directory;
 pub mod gaps;
@@ -13,3 +14,4 @@ pub mod recovery;
 pub mod retention;
 pub mod stretches;
 pub mod tenants;
+pub mod turns;

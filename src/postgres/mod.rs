@@ -4,7 +4,9 @@
 //! every statement says what it is for, so that an error reads "list the databases: ERROR: permission denied".
 //! What the server answered stands in the error's chain as a [`ServerError`] below the fault.
 
+pub mod archiver;
 pub mod base_backup;
+pub mod certificate;
 pub mod config_files;
 mod connection;
 pub mod database;

@@ -18,6 +18,9 @@ pub struct FileLock {
     _file: File,
 }
 
+/// How a file is locked, if it can be at once.
+type TryLock = fn(&File) -> Result<(), TryLockError>;
+
 /// What an attempt to take a lock came to.
 #[derive(Debug)]
 pub enum Attempt {
@@ -32,8 +35,17 @@ impl FileLock {
     ///
     /// The file stays after the lock is freed; only [`Self::remove_free`] removes one of a name that others may lock.
     pub fn attempt(path: &Path, holder: &str) -> anyhow::Result<Attempt> {
+        Self::attempt_as(path, holder, File::try_lock)
+    }
+
+    /// The same for a lock that others may have at the same time, if they take it so too. The file names who took it last.
+    pub fn attempt_shared(path: &Path, holder: &str) -> anyhow::Result<Attempt> {
+        Self::attempt_as(path, holder, File::try_lock_shared)
+    }
+
+    fn attempt_as(path: &Path, holder: &str, lock: TryLock) -> anyhow::Result<Attempt> {
         for _ in 0..ATTEMPTS {
-            if let Some(attempt) = Self::attempt_once(path, holder)? {
+            if let Some(attempt) = Self::attempt_once(path, holder, lock)? {
                 return Ok(attempt);
             }
         }
@@ -41,7 +53,7 @@ impl FileLock {
     }
 
     /// `None` when the file was removed between its opening and its locking: then it is not the one that others lock.
-    fn attempt_once(path: &Path, holder: &str) -> anyhow::Result<Option<Attempt>> {
+    fn attempt_once(path: &Path, holder: &str, lock: TryLock) -> anyhow::Result<Option<Attempt>> {
         let describe = || format!("lock {}", path.display());
         let mut file = OpenOptions::new()
             .read(true)
@@ -51,7 +63,7 @@ impl FileLock {
             .mode(0o600)
             .open(path)
             .with_context(describe)?;
-        match file.try_lock() {
+        match lock(&file) {
             Ok(()) => {
                 if !is_at(&file, path).with_context(describe)? {
                     return Ok(None);

@@ -7,6 +7,7 @@ pub mod calendar;
 pub mod caller;
 pub mod durable;
 pub mod gentle;
+pub mod https;
 pub mod lock;
 pub mod process;
 pub mod secret;

@@ -9,6 +9,8 @@ use anyhow::Context;
 pub struct Space {
     /// Bytes that this user may still write.
     pub free: u64,
+    /// Bytes that are used. Together with those that are free less than all, where some are kept for the administrator.
+    pub used: u64,
     /// Bytes in all.
     pub total: u64,
     /// Files that may still be made; `None` where the file system does not count them.
@@ -22,6 +24,7 @@ pub fn of(path: &Path) -> anyhow::Result<Space> {
         rustix::fs::statvfs(there).with_context(|| format!("ask the free space of {}", path.display()))?;
     Ok(Space {
         free: stat.f_bavail.saturating_mul(stat.f_frsize),
+        used: stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(stat.f_frsize),
         total: stat.f_blocks.saturating_mul(stat.f_frsize),
         free_files: (stat.f_files > 0).then_some(stat.f_favail),
     })

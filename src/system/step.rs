@@ -135,6 +135,14 @@ pub enum Step {
     WalFetched,
     /// Every command: the run has ended, and a plain copy of the catalog waits to be sealed and saved.
     RunSaving,
+    /// Every command: alerts are written down, and nobody has been told.
+    AlertsSending,
+    /// Every command: a message has arrived, and the catalog does not know.
+    AlertsSent,
+    /// `run-due`: a job is taken, and its run has not begun.
+    JobTaken,
+    /// `run-due`: a job's run has ended, and the job does not know.
+    JobEnded,
     /// `catalog rebuild`: a new catalog is filled, and not in its place.
     RebuildFilled,
     /// `status`: the page is written, and not under its name.
@@ -210,6 +218,10 @@ impl Step {
         Self::WalAcknowledged,
         Self::WalFetched,
         Self::RunSaving,
+        Self::AlertsSending,
+        Self::AlertsSent,
+        Self::JobTaken,
+        Self::JobEnded,
         Self::RebuildFilled,
         Self::StatusPage,
         Self::StatusMetrics,

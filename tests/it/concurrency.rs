@@ -11,7 +11,7 @@ fn of_two_backups_at_once_the_second_names_the_first() {
     let gate = Gate::shut(cluster, &database);
     let mut first = place.start(&[], &["backup", "database", &database]);
     gate.reached_by(&mut first);
-    let second = place.pgkeep(&["backup", "database", &database]).fails_with(11);
+    let second = place.pgkeep(&["backup", "database", &database, "--wait", "0"]).fails_with(11);
     assert!(second.stderr.contains(&format!("process {}", first.pid())), "{}", second.stderr);
     insta::assert_snapshot!(second.message());
     assert_eq!(last_run(&place, "backup database").0, "failed");
@@ -74,7 +74,7 @@ fn of_two_restores_to_one_name_the_second_is_refused() {
     let slow = [("BACKUP_PG_BINDIR", bin.to_str().unwrap())];
     let first = place.start(&slow, &arguments);
     wait_for("pg_restore", || place.path("begun").exists().then_some(()));
-    let second = place.pgkeep(&arguments).fails_with(11);
+    let second = place.pgkeep(&[&arguments[..], &["--wait", "0"]].concat()).fails_with(11);
     assert!(second.stderr.contains(&format!("process {}", first.pid())), "{}", second.stderr);
     insta::assert_snapshot!(second.message());
     // Meanwhile the database is there, and can be backed up.

@@ -14,8 +14,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "command",
         &[
-            "source", "target", "store", "catalog", "postgres", "pipeline", "report", "config", "format",
-            "plan", "model", "system",
+            "source", "target", "store", "catalog", "postgres", "pipeline", "notify", "report", "config",
+            "format", "plan", "model", "system",
         ],
     ),
     ("source", &["pipeline", "postgres", "format", "plan", "model", "system"]),
@@ -25,6 +25,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("postgres", &["format", "plan", "model", "system"]),
     ("pipeline", &["format", "plan", "model", "system"]),
     ("report", &["format", "plan", "model", "system"]),
+    ("notify", &["format", "plan", "model", "system"]),
     ("config", &["model", "system"]),
     ("format", &["model"]),
     ("plan", &["model"]),

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
 
 mod access;
+mod alerts;
 mod backup;
 mod catalog_faults;
 mod check;
@@ -21,10 +22,12 @@ mod golden;
 mod hosts;
 mod house;
 mod init;
+mod jobs;
 mod key;
 mod key_rotate;
 mod kill;
 mod list;
+mod notify;
 mod objects;
 mod pipeline;
 mod pitr;

@@ -14,11 +14,11 @@ use crate::support::{Place, Run, cluster, ordinary, project, run, unique};
 pub(crate) fn python() -> String {
     let python = std::env::var("PGKEEP_TEST_PYTHON").unwrap_or_else(|_| {
         panic!(
-            "set PGKEEP_TEST_PYTHON to a Python with the packages cryptography and zstandard; tests/run.sh makes one \
-             in target/test-python and sets it"
+            "set PGKEEP_TEST_PYTHON to a Python with the packages aiosmtpd, cryptography and zstandard; tests/run.sh \
+             makes one in target/test-python and sets it"
         )
     });
-    let tried = run(ordinary(&python).args(["-c", "import cryptography, zstandard"]));
+    let tried = run(ordinary(&python).args(["-c", "import aiosmtpd, cryptography, zstandard"]));
     assert_eq!(
         tried.code, 0,
         "{python} lacks packages; run tests/run.sh, which installs them\n{}",

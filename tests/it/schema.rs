@@ -354,3 +354,25 @@ fn every_error_is_a_document_with_the_code_that_the_process_ends_with() {
     place.set("BACKUP_JOBS", "many");
     assert_error(&["list"], 20);
 }
+
+#[test]
+fn alerts_and_jobs_are_as_documented() {
+    let place = Place::ready();
+    place.pgkeep(&["backup", "database", "nobody_has_this"]).fails_with(30);
+    assert_writes(&place, "alerts", &["alerts"], 0);
+    assert_writes(&place, "alerts_ack", &["alerts", "ack", "1", "--note", "seen"], 0);
+    assert_writes(&place, "alerts", &["alerts", "--all"], 0);
+    let http = crate::notify::Http::start();
+    http.is_webhook_of(&place);
+    assert_writes(&place, "alerts_test", &["alerts", "test"], 0);
+    http.answers(500, "no");
+    assert_writes(&place, "alerts_test", &["alerts", "test"], 40);
+    assert_writes(&place, "watch", &["watch"], 0);
+    let later = (chrono::Utc::now() + chrono::TimeDelta::hours(1)).to_rfc3339();
+    assert_writes(&place, "job", &["verify", "--at", &later], 0);
+    assert_writes(&place, "list_jobs", &["list", "--jobs"], 0);
+    assert_writes(&place, "job", &["jobs", "cancel", "1"], 0);
+    assert_writes(&place, "job", &["verify", "--at", &later], 0);
+    place.catalog("UPDATE jobs SET scheduled_for = '2026-01-01T00:00:00.000Z' RETURNING 1");
+    assert_writes(&place, "run_due", &["run-due"], 0);
+}

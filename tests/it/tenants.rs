@@ -479,7 +479,7 @@ fn two_restores_of_one_tenant_do_not_mix_and_its_own_writers_are_noticed() {
                     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
         (cluster.psql(&database, held) == "1").then_some(())
     });
-    let refused = place.pgkeep(&["restore", "--tenant", "2", "--yes"]).fails_with(11);
+    let refused = place.pgkeep(&["restore", "--tenant", "2", "--yes", "--wait", "0"]).fails_with(11);
     assert!(refused.stderr.contains("another restore of tenant \"2\""), "{}", refused.stderr);
     assert_eq!(contents(cluster, &database), before);
     cluster.psql("postgres", &format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}' AND query LIKE '%pg_sleep%' AND pid <> pg_backend_pid()"));

@@ -135,7 +135,7 @@ async fn run<S: Source, F: Future<Output = anyhow::Result<S>>>(
     kind: BackupKind,
     open: impl FnOnce(BackupId) -> F,
 ) -> anyhow::Result<BackupReport> {
-    let _turn = context.turn(&format!("backup-{kind}"), &format!("back up a {kind}"))?;
+    let _turn = context.turn(&format!("backup-{kind}"), &format!("back up a {kind}")).await?;
     // Before anything is read: without a key nothing could be sealed.
     let keyring = context.keyring()?;
     let presence = present(context).await?;

@@ -23,7 +23,7 @@ pub(super) async fn run(
     request: &BackupTenants,
     of: &OwnPlaces,
 ) -> anyhow::Result<TenantsReport> {
-    let _turn = context.turn("backup-tenant", "back up tenants")?;
+    let _turn = context.turn("backup-tenant", "back up tenants").await?;
     let clock = Instant::now();
     let keyring = context.keyring()?;
     let presence = present(context).await?;

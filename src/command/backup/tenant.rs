@@ -94,7 +94,7 @@ pub async fn run(context: &Context, request: &BackupTenants) -> anyhow::Result<T
     if let Tenancy::Own(places) = &context.settings.tenancy {
         return Box::pin(own::run(context, request, places)).await;
     }
-    let _turn = context.turn("backup-tenant", "back up tenants")?;
+    let _turn = context.turn("backup-tenant", "back up tenants").await?;
     let clock = Instant::now();
     let keyring = context.keyring()?;
     let presence = present(context).await?;

@@ -140,8 +140,8 @@ pub async fn run(context: &Context, request: CleanupRequest) -> anyhow::Result<C
         None
     } else {
         Some((
-            context.turn("cleanup", "clean up")?,
-            context.turn("sync", "clean up while no copies are made")?,
+            context.turn("cleanup", "clean up").await?,
+            context.turn("sync", "clean up while no copies are made").await?,
         ))
     };
     let presence = context.stop.or(stores::presence(context)).await?;

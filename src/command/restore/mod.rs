@@ -143,7 +143,7 @@ pub(super) async fn of(
         return Ok(restore.report(plan));
     }
     let _turn =
-        context.turn(&turn_of(&restore.target), &format!("restore database \"{}\"", restore.target))?;
+        context.turn(&turn_of(&restore.target), &format!("restore database \"{}\"", restore.target)).await?;
     let entry = begin(context, &restore, tenants, pitr)?;
     let result = restore.carry_out(entry, confirm).await;
     let result = write_down(context, entry, result);

@@ -126,7 +126,7 @@ pub async fn run(
     if request.dry_run {
         return Ok(restore.report());
     }
-    let _turn = context.turn("restore-cluster", "restore a cluster")?;
+    let _turn = context.turn("restore-cluster", "restore a cluster").await?;
     let entry = begin(context, &restore)?;
     let result = async {
         if restore.plan.replaces {

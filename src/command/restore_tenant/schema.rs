@@ -87,7 +87,7 @@ pub(super) async fn restore(
         return Ok(own::restored(plan, None, None));
     }
     let what = format!("restore schema \"{}\" of database \"{database}\"", schema.becomes);
-    let _turn = context.turn(&turn_of(&format!("{database}/{}", schema.becomes)), &what)?;
+    let _turn = context.turn(&turn_of(&format!("{database}/{}", schema.becomes)), &what).await?;
     let entry = schema.begin()?;
     let result = match take {
         None => schema.carry_out(&server, entry, confirm, report).await,

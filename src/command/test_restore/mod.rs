@@ -197,7 +197,7 @@ pub async fn open(
 /// Tests one backup after the other. What stands in the way of one does not keep the others from being tested.
 pub async fn run(context: &Context, request: &TestRestoreRequest) -> anyhow::Result<TestRestoreReport> {
     let clock = Instant::now();
-    let _turn = context.turn("test-restore", "test a backup by restoring it")?;
+    let _turn = context.turn("test-restore", "test a backup by restoring it").await?;
     let [store] = context.settings.stores() else {
         return Fault::new(Kind::Bug, "a test restore reads one store").err();
     };

@@ -159,7 +159,7 @@ async fn read(
     let _turn = if request.deep || chosen.is_empty() {
         None
     } else {
-        match context.turn("verify", "read copies") {
+        match context.turn_now("verify", "read copies") {
             Ok(turn) => Some(turn),
             Err(error) if is_locked(&error) => {
                 report.is_busy = true;

@@ -22,6 +22,7 @@ use super::answer::{self, Answer, Trouble};
 use super::{Limits, S3Place};
 use crate::store::{Part, StoreErrorKind};
 use crate::system::Secret;
+use crate::system::https::{authorities, causes, is_loopback, tls};
 
 /// SHA-256 of nothing.
 const NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -258,35 +259,6 @@ fn endpoint(place: &S3Place) -> Result<Url, String> {
     Ok(url)
 }
 
-fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-/// Whom this machine trusts; `SSL_CERT_FILE` is honoured.
-fn authorities() -> Result<RootCertStore, String> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    let (usable, _) = roots.add_parsable_certificates(found.certs);
-    if usable == 0 {
-        let why = found.errors.first().map(|error| format!(": {error}")).unwrap_or_default();
-        return Err(format!(
-            "this machine has no certificate authorities that it trusts (package ca-certificates, or SSL_CERT_FILE){why}"
-        ));
-    }
-    Ok(roots)
-}
-
-/// The one TLS stack: rustls with ring.
-fn tls(roots: RootCertStore) -> Result<rustls::ClientConfig, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    Ok(rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| format!("set up TLS: {error}"))?
-        .with_root_certificates(roots)
-        .with_no_client_auth())
-}
-
 fn header(text: &str) -> Result<HeaderValue, Trouble> {
     HeaderValue::from_str(text).map_err(|_| {
         Trouble::new(
@@ -360,21 +332,6 @@ fn transport(error: &reqwest::Error) -> Trouble {
         StoreErrorKind::Broken
     };
     Trouble::new(kind, text)
-}
-
-/// The causes of an error in one line. reqwest's own words come first and say the URL, which is known; they are left out
-/// when there is a cause below.
-fn causes(error: &reqwest::Error) -> String {
-    let mut texts = Vec::new();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        let text = inner.to_string();
-        if texts.last().is_none_or(|last: &String| !last.contains(&text)) {
-            texts.push(text);
-        }
-        cause = inner.source();
-    }
-    if texts.is_empty() { error.to_string() } else { texts.join(": ") }
 }
 
 #[cfg(test)]

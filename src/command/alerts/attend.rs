@@ -1,0 +1,136 @@
+//! What every run does at its end: which conditions hold is found out and written down, and who is to hear of it does.
+
+use chrono::{Local, Utc};
+
+use super::deliver::{self, Told};
+use crate::catalog::Catalog;
+use crate::command::archive::unrecorded;
+use crate::command::context::run_lock;
+use crate::config::Settings;
+use crate::model::{Channel, Progress, RunId, Severity, StoreName, Timestamp};
+use crate::plan::conditions::{self, Condition, End, EndedRun, Facts, Hole, Limits, Server, Usage};
+use crate::postgres::certificate;
+use crate::system::caller::Caller;
+use crate::system::lock::FileLock;
+use crate::system::space;
+
+/// Where one looks.
+#[derive(Clone, Copy)]
+pub(in crate::command) struct Place<'a> {
+    pub(in crate::command) settings: &'a Settings,
+    pub(in crate::command) catalog: &'a Catalog,
+    pub(in crate::command) progress: &'a dyn Progress,
+    /// The run that looks.
+    pub(in crate::command) run: Option<&'a RunId>,
+    /// Whether messages are sent now; else they wait for the next run.
+    pub(in crate::command) tells: bool,
+}
+
+/// What only `watch` finds out.
+pub(in crate::command) struct Looked {
+    pub(in crate::command) server: Server,
+    pub(in crate::command) holes: Option<Vec<Hole>>,
+}
+
+/// What came of it.
+pub(in crate::command) struct Attended {
+    pub(in crate::command) conditions: Vec<Condition>,
+    pub(in crate::command) new: u64,
+    pub(in crate::command) told: Told,
+}
+
+/// Evaluates, writes down, and tells.
+pub(in crate::command) async fn attend(place: Place<'_>, looked: Option<Looked>) -> anyhow::Result<Attended> {
+    let Place { settings, catalog, .. } = place;
+    let mut facts = gather(place)?;
+    if let Some(Looked { server, holes }) = looked {
+        facts.server = server;
+        facts.holes = holes;
+    }
+    let conditions = conditions::evaluate(&facts, &limits(settings));
+    let decided = conditions::decided(&facts);
+    let alerts = catalog.alerts();
+    let new = alerts.hold(&conditions, &decided, place.run.map(RunId::as_str), facts.now)?;
+    let way = |severity| way(settings, severity, facts.now);
+    alerts.route(&way, settings.alerts.repeat, facts.now)?;
+    let told = if place.tells { deliver::due(place).await? } else { Told::default() };
+    Ok(Attended { conditions, new, told })
+}
+
+/// Through which channels something this bad goes, and from when on.
+fn way(settings: &Settings, severity: Severity, now: Timestamp) -> Vec<(Channel, Timestamp)> {
+    let quiet = settings.alerts.quiet.filter(|_| severity != Severity::Critical);
+    let until = quiet.and_then(|quiet| quiet.end_after(now.with_timezone(&Local).naive_local()));
+    // An hour that the clock leaves out in spring: then at once.
+    let not_before = until.and_then(|until| until.and_local_timezone(Local).earliest());
+    let not_before = not_before.map_or(now, |time| time.to_utc());
+    settings.alerts.channels_of(severity).iter().map(|channel| (*channel, not_before)).collect()
+}
+
+fn limits(settings: &Settings) -> Limits {
+    let alerts = &settings.alerts;
+    Limits {
+        rpo: settings.rpo_target,
+        rto: settings.rto_target,
+        backup_age: alerts.backup_age,
+        backup_duration: alerts.backup_duration,
+        size_percent: alerts.size_percent,
+        storage_percent: alerts.storage_percent,
+        proof_age: settings.proof_max_age,
+        backlog: alerts.backlog,
+        min_copies: settings.min_copies as u64,
+    }
+}
+
+fn gather(place: Place<'_>) -> anyhow::Result<Facts> {
+    let Place { settings, catalog, .. } = place;
+    unrecorded::take_in(settings, catalog)?;
+    let mut facts = catalog.facts(Utc::now(), settings.min_copies as u64)?;
+    facts.has_key = !settings.keys.is_empty();
+    let host = Caller::find().host;
+    for run in catalog.runs().unfinished()? {
+        let is_ours = run.host == host && place.run != Some(&run.id);
+        if is_ours && !FileLock::is_held(&run_lock(settings, &run.id))? {
+            facts.runs.push(EndedRun {
+                command: run.command,
+                arguments: run.arguments,
+                end: End::Died,
+                exit_code: None,
+                message: Some("it ended without a word".to_owned()),
+                at: run.started_at,
+            });
+        }
+    }
+    facts.runs.sort_by_key(|run| run.at);
+    facts.usage = usage(settings, &facts.usage);
+    let certificate = settings.postgres.sslcert.iter();
+    facts.certificates = certificate
+        .filter_map(|path| Some((path.display().to_string(), certificate::expires(path)?)))
+        .collect();
+    Ok(facts)
+}
+
+/// File systems by what they have, stores in clouds by their quota.
+fn usage(settings: &Settings, listed: &[Usage]) -> Vec<Usage> {
+    let quota = |store: StoreName| {
+        settings.alerts.quotas.iter().find(|(name, _)| *name == store).map(|(_, quota)| *quota)
+    };
+    let clouds = [StoreName::R2, StoreName::B2].into_iter().filter_map(|store| {
+        let listed = listed.iter().find(|usage| usage.place == store.as_str())?;
+        Some(Usage { place: format!("store {store}"), used: listed.used, of: quota(store)? })
+    });
+    let mut found: Vec<Usage> = clouds.collect();
+    let mut seen = Vec::new();
+    let local = settings.local_dir.as_ref().map(|path| (path, "the disk of the local store"));
+    for (path, what) in local.into_iter().chain([(&settings.state_dir, "the disk of the state directory")]) {
+        // A disk that can't be asked is no full one; who writes to it says what is wrong.
+        let Ok(space) = space::of(path) else { continue };
+        let (used, of) = (space.used, space.used.saturating_add(space.free));
+        if of == 0 || seen.contains(&(used, of)) {
+            continue;
+        }
+        seen.push((used, of));
+        found.push(Usage { place: format!("{what} ({})", path.display()), used, of });
+    }
+    found
+}

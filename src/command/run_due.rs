@@ -1,0 +1,232 @@
+//! `pgkeep run-due`: runs the jobs whose time has come, each once, the highest priority first. A job is a run of its own
+//! in a process of its own.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Output, Stdio};
+
+use anyhow::Context as _;
+use chrono::{TimeDelta, Utc};
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Serialize;
+
+use super::alerts::{Place, attend};
+use super::context::{locks, run_lock, take};
+use super::{Environment, Report, Shelf};
+use crate::catalog::{Job, JobState, Run, RunOutcome};
+use crate::model::{Elapsed, Kind};
+use crate::system::lock::FileLock;
+use crate::system::{Step, Stop, durable, step};
+
+/// The variable that tells a process which job it is.
+pub const JOB_VARIABLE: &str = "PGKEEP_JOB";
+/// cron looks each minute: what is begun later than this was late.
+const LATE: TimeDelta = TimeDelta::minutes(2);
+
+/// What has run.
+#[derive(Debug, Clone, Serialize)]
+pub struct RunDueReport {
+    /// The jobs that were run now.
+    pub jobs: Vec<RanJob>,
+    /// Jobs of an earlier call whose run ended without a word, or without anybody to write down how.
+    pub found: Vec<Job>,
+}
+
+/// A job that was run.
+#[derive(Debug, Clone, Serialize)]
+pub struct RanJob {
+    /// As it is now.
+    pub job: Job,
+    /// Seconds between its time and its beginning.
+    pub late_seconds: f64,
+    /// What it wrote to stdout.
+    pub output: String,
+}
+
+impl Report for RunDueReport {
+    fn shortfall(&self) -> Option<Kind> {
+        let is_bad = |job: &Job| !matches!(job.state, JobState::Done);
+        let any = self.jobs.iter().map(|it| &it.job).chain(&self.found).any(is_bad);
+        any.then_some(Kind::Incomplete)
+    }
+}
+
+/// Runs what is due.
+pub async fn run(environment: &Environment) -> anyhow::Result<RunDueReport> {
+    let shelf = Shelf::open(environment)?;
+    let due = Due { shelf: &shelf, environment };
+    durable::create_private_dir(&locks(&shelf.settings))?;
+    let (mut jobs, mut found) = (Vec::new(), Vec::new());
+    while !environment.stop.is_requested() {
+        let Some((job, lock)) = due.next(&mut found)? else { break };
+        jobs.push(due.carry_out(job).await?);
+        drop(lock);
+    }
+    // Whoever has died could not look for itself.
+    if jobs.iter().any(|it| it.job.state == JobState::Died) || !found.is_empty() {
+        let place = Place {
+            settings: &shelf.settings,
+            catalog: &shelf.catalog,
+            progress: &*environment.progress,
+            run: None,
+            tells: true,
+        };
+        attend(place, None).await?;
+    }
+    Ok(RunDueReport { jobs, found })
+}
+
+struct Due<'a> {
+    shelf: &'a Shelf,
+    environment: &'a Environment,
+}
+
+impl Due<'_> {
+    fn lock_of(&self, job: i64) -> PathBuf {
+        locks(&self.shelf.settings).join(format!("job-{job}.lock"))
+    }
+
+    /// Finds out what became of jobs that nobody looks after any more, then takes the next one and its lock. Two that
+    /// do this at the same time take turns, so that one does not take the other's new job for a dead one.
+    fn next(&self, found: &mut Vec<Job>) -> anyhow::Result<Option<(Job, FileLock)>> {
+        let holder = format!("process {}", std::process::id());
+        let _turn = take(&locks(&self.shelf.settings).join("jobs.lock"), &holder, "run-due")?;
+        self.settle(found)?;
+        let Some(job) = self.shelf.catalog.jobs().take_due(Utc::now())? else { return Ok(None) };
+        let lock = take(&self.lock_of(job.id), &holder, "run-due")?;
+        Ok(Some((job, lock)))
+    }
+
+    fn settle(&self, found: &mut Vec<Job>) -> anyhow::Result<()> {
+        let Shelf { settings, catalog } = self.shelf;
+        for job in catalog.jobs().running()? {
+            if FileLock::is_held(&self.lock_of(job.id))? {
+                continue;
+            }
+            let run = catalog.runs().of_job(job.id)?;
+            let is_alive = match &run {
+                Some(run) => {
+                    run.outcome == RunOutcome::Running && FileLock::is_held(&run_lock(settings, &run.id))?
+                }
+                None => false,
+            };
+            if is_alive {
+                continue;
+            }
+            // Read again: it may have ended between the two looks.
+            let run = catalog.runs().of_job(job.id)?;
+            let (state, code, message) = of_run(run.as_ref());
+            if catalog.jobs().end(job.id, state, code, message.as_deref(), Utc::now())? {
+                durable::remove_file_if_there(&self.lock_of(job.id))?;
+                let job = catalog.jobs().get(job.id)?.unwrap_or(job);
+                let why = job.message.clone().unwrap_or_default();
+                let text = format!("job {} ({}) {}: {why}", job.id, job.command, ended(job.state));
+                self.environment.progress.note(&text);
+                found.push(job);
+            }
+        }
+        Ok(())
+    }
+
+    async fn carry_out(&self, job: Job) -> anyhow::Result<RanJob> {
+        let jobs = self.shelf.catalog.jobs();
+        let progress = &self.environment.progress;
+        step::reached(Step::JobTaken)?;
+        let late = Utc::now() - job.scheduled_for;
+        if late > LATE {
+            let text = format!("begun {} late", Elapsed(late.to_std().unwrap_or_default()));
+            progress.note(&format!("job {} ({}): {text}", job.id, job.command));
+            jobs.remark(job.id, &text)?;
+        }
+        let output = execute(&job, &self.environment.stop).await?;
+        step::reached(Step::JobEnded)?;
+        let run = self.shelf.catalog.runs().of_job(job.id)?;
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        let (state, code, message) = judged(&output, run.as_ref(), &errors);
+        jobs.end(job.id, state, code, message.as_deref(), Utc::now())?;
+        durable::remove_file_if_there(&self.lock_of(job.id))?;
+        if state != JobState::Done {
+            for line in errors.lines() {
+                progress.note(&format!("job {}: {}", job.id, line.trim_start_matches("pgkeep: ")));
+            }
+            let why = message.unwrap_or_default();
+            progress.note(&format!("job {} ({}) {}: {why}", job.id, job.command, ended(state)));
+        }
+        let job = jobs.get(job.id)?.unwrap_or(job);
+        let output = String::from_utf8_lossy(&output.stdout).into_owned();
+        Ok(RanJob { job, late_seconds: late.as_seconds_f64().max(0.0), output })
+    }
+}
+
+fn ended(state: JobState) -> &'static str {
+    match state {
+        JobState::Done => "is done",
+        JobState::Incomplete => "is done, but something is missing",
+        JobState::Died => "died",
+        _ => "failed",
+    }
+}
+
+/// Runs the job's command to its end. Asked to end, asks it to end and waits for that.
+async fn execute(job: &Job, stop: &Stop) -> anyhow::Result<Output> {
+    let program = std::env::current_exe().context("find this program")?;
+    let mut command = tokio::process::Command::new(program);
+    command
+        .args(&job.arguments)
+        .env(JOB_VARIABLE, job.id.to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    if let Some(env_file) = &job.env_file {
+        command.env("PGKEEP_ENV_FILE", env_file);
+    }
+    let child = command.spawn().with_context(|| format!("start job {}", job.id))?;
+    let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+    let mut ending = std::pin::pin!(child.wait_with_output());
+    let output = tokio::select! {
+        output = &mut ending => output,
+        () = stop.requested() => {
+            if let Some(pid) = pid {
+                // It may have ended in this moment.
+                let _ = kill_process(pid, Signal::TERM);
+            }
+            ending.await
+        }
+    };
+    output.with_context(|| format!("wait for job {}", job.id))
+}
+
+/// What a job came to whose process was watched to its end.
+fn judged(output: &Output, run: Option<&Run>, errors: &str) -> (JobState, Option<u8>, Option<String>) {
+    if let Some(signal) = output.status.signal() {
+        return (JobState::Died, None, Some(format!("ended by signal {signal}")));
+    }
+    let code = output.status.code().and_then(|code| u8::try_from(code).ok());
+    let state = match code {
+        Some(0) => JobState::Done,
+        Some(code) if code == Kind::Incomplete.exit_code() => JobState::Incomplete,
+        _ => JobState::Failed,
+    };
+    let said = || errors.lines().rev().find_map(|line| line.strip_prefix("pgkeep: ")).map(ToOwned::to_owned);
+    let message =
+        if state == JobState::Done { None } else { run.and_then(|it| it.message.clone()).or_else(said) };
+    (state, code, message)
+}
+
+/// What a job came to, by what its run wrote down.
+fn of_run(run: Option<&Run>) -> (JobState, Option<u8>, Option<String>) {
+    let Some(run) = run else {
+        return (JobState::Died, None, Some("it ended without a word, before its run began".to_owned()));
+    };
+    let state = match run.outcome {
+        RunOutcome::Done => JobState::Done,
+        RunOutcome::Incomplete => JobState::Incomplete,
+        RunOutcome::Failed | RunOutcome::Interrupted => JobState::Failed,
+        RunOutcome::Running | RunOutcome::Died => JobState::Died,
+    };
+    let message = match state {
+        JobState::Died => Some("it ended without a word".to_owned()),
+        _ => run.message.clone(),
+    };
+    (state, run.exit_code, message)
+}

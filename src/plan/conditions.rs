@@ -1,0 +1,415 @@
+//! What somebody should look at: from what is known to the conditions that hold now.
+//!
+//! A condition has a type and a subject; while both stay the same it is the same condition, whatever its message says.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+
+use crate::model::{BackupId, Bytes, Elapsed, Severity, StoreName, Thousands, Timestamp, timestamp_text};
+
+mod runs;
+mod series;
+
+/// Something that holds now and should not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// Its type, such as `backup-failed`; one of [`ALWAYS`], [`WATCHED`] and [`ASKED`].
+    pub kind: &'static str,
+    /// What it is about: a store, a database, a backup; empty when there is only one.
+    pub subject: String,
+    /// How bad it is.
+    pub severity: Severity,
+    /// One sentence for people.
+    pub message: String,
+}
+
+/// What every evaluation decides upon.
+pub const ALWAYS: &[&str] = &[
+    "backup-failed",
+    "restore-failed",
+    "verify-failed",
+    "test-restore-failed",
+    "damage",
+    "no-good-backup",
+    "too-few-copies",
+    "key-missing",
+    "backup-size",
+    "backup-duration",
+    "storage",
+    "copies-owed",
+    "proof-too-old",
+    "rto",
+    "clock-skew",
+    "certificate",
+];
+/// What is decided upon only when the ledger of WAL has been drawn up.
+pub const WATCHED: &[&str] = &["wal-hole"];
+/// What is decided upon only when the server has answered.
+pub const ASKED: &[&str] = &["rpo", "archiver-failing", "archiver-backlog", "server-clock"];
+/// What is decided upon only when the server was asked.
+pub const REACHED: &[&str] = &["server-unreachable"];
+
+/// Thresholds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// How much of the newest data may be lost.
+    pub rpo: Duration,
+    /// How long a restore may take.
+    pub rto: Duration,
+    /// How old the newest backup may be.
+    pub backup_age: Duration,
+    /// How long a backup may take; `None`: twice the usual.
+    pub backup_duration: Option<Duration>,
+    /// By how many percent a backup's size may differ from the usual.
+    pub size_percent: u64,
+    /// How many percent of a place may be used.
+    pub storage_percent: u64,
+    /// How old the oldest proof in a store may be.
+    pub proof_age: Duration,
+    /// How many WAL files may wait for the archiver.
+    pub backlog: u64,
+    /// In how many stores a backup must be.
+    pub min_copies: u64,
+}
+
+/// How long a copy may be owed.
+const OWED: Duration = Duration::from_hours(24);
+/// How far clocks may be apart.
+const SKEW: TimeDelta = TimeDelta::minutes(2);
+/// How long before its end a certificate is spoken of.
+const CERTIFICATE: TimeDelta = TimeDelta::days(21);
+/// WAL that a server writes without anybody having written anything: snapshots of running transactions, checkpoints.
+const IDLE: u64 = 8 << 10;
+
+/// What is known.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The time of the evaluation.
+    pub now: Timestamp,
+    /// Whether a key is set.
+    pub has_key: bool,
+    /// When pgkeep first ran here.
+    pub begun: Option<Timestamp>,
+    /// The latest time that is written down anywhere.
+    pub latest: Option<Timestamp>,
+    /// Runs that have ended within a week, oldest first.
+    pub runs: Vec<EndedRun>,
+    /// Backups that are complete, newest first.
+    pub backups: Vec<Made>,
+    /// Backups of which some object has fewer good copies than this.
+    pub short: Vec<Short>,
+    /// Copies that are damaged.
+    pub damaged: Vec<Damaged>,
+    /// What stores lack.
+    pub owed: Vec<Owed>,
+    /// The oldest proof in each store.
+    pub proofs: Vec<(StoreName, Timestamp)>,
+    /// How long the last test restore took.
+    pub test_restore: Option<Duration>,
+    /// How full places are.
+    pub usage: Vec<Usage>,
+    /// When certificates end, by file.
+    pub certificates: Vec<(String, Timestamp)>,
+    /// When the newest WAL was safe in enough stores.
+    pub archived_at: Option<Timestamp>,
+    /// Holes in the WAL; `None`: nobody has looked.
+    pub holes: Option<Vec<Hole>>,
+    /// What the server says.
+    pub server: Server,
+}
+
+/// A run that has ended.
+#[derive(Debug, Clone)]
+pub struct EndedRun {
+    /// The command.
+    pub command: String,
+    /// The whole command line.
+    pub arguments: String,
+    /// How it ended.
+    pub end: End,
+    /// The exit code; none of a run that died.
+    pub exit_code: Option<u8>,
+    /// The error.
+    pub message: Option<String>,
+    /// When it began.
+    pub at: Timestamp,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It did its work, with or without warnings.
+    Done,
+    /// It failed.
+    Failed,
+    /// Somebody ended it.
+    Interrupted,
+    /// It ended without a word.
+    Died,
+}
+
+/// A complete backup.
+#[derive(Debug, Clone)]
+pub struct Made {
+    /// Which one.
+    pub id: BackupId,
+    /// What it is of: all of one series are comparable.
+    pub series: String,
+    /// Its size as stored.
+    pub bytes: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// When it was done.
+    pub finished_at: Timestamp,
+}
+
+/// A backup with too few copies.
+#[derive(Debug, Clone)]
+pub struct Short {
+    /// Which one.
+    pub id: BackupId,
+    /// Of the object that has fewest.
+    pub good: u64,
+}
+
+/// A damaged copy.
+#[derive(Debug, Clone)]
+pub struct Damaged {
+    /// The backup, or the WAL file.
+    pub of: String,
+    /// In which store.
+    pub store: StoreName,
+    /// How many objects.
+    pub objects: u64,
+}
+
+/// What a store lacks.
+#[derive(Debug, Clone)]
+pub struct Owed {
+    /// Which store.
+    pub store: StoreName,
+    /// How many objects.
+    pub objects: u64,
+    /// Since when the oldest of them is owed.
+    pub since: Timestamp,
+}
+
+/// How full a place is.
+#[derive(Debug, Clone)]
+pub struct Usage {
+    /// Which place, in words.
+    pub place: String,
+    /// Bytes used.
+    pub used: u64,
+    /// Bytes in all.
+    pub of: u64,
+}
+
+/// A hole in the WAL.
+#[derive(Debug, Clone)]
+pub struct Hole {
+    /// The first segment that is missing.
+    pub missing: String,
+    /// The next one that is there.
+    pub next: String,
+}
+
+/// What the server says.
+#[derive(Debug, Clone)]
+pub enum Server {
+    /// It was not asked.
+    NotAsked,
+    /// It did not answer, for this reason.
+    Unreachable(String),
+    /// What it said.
+    Answered(Archiving),
+}
+
+/// What a server says of its archiver.
+#[derive(Debug, Clone, Default)]
+pub struct Archiving {
+    /// Whether it archives at all.
+    pub is_on: bool,
+    /// Files that wait; `None`: the user may not ask.
+    pub waiting: Option<u64>,
+    /// The file with which the archiver has failed since it last succeeded, and when.
+    pub failing: Option<(String, Timestamp)>,
+    /// Bytes that are in the present segment and in no archived one.
+    pub pending: u64,
+    /// By how much the server's clock is ahead of this machine's.
+    pub clock_ahead: TimeDelta,
+}
+
+/// The types on which an evaluation of these facts decides: of these, an alert that has no condition is over.
+pub fn decided(facts: &Facts) -> Vec<&'static str> {
+    let mut kinds = ALWAYS.to_vec();
+    if facts.holes.is_some() {
+        kinds.extend(WATCHED);
+    }
+    match facts.server {
+        Server::NotAsked => {}
+        Server::Unreachable(_) => kinds.extend(REACHED),
+        Server::Answered(_) => kinds.extend(REACHED.iter().chain(ASKED)),
+    }
+    kinds
+}
+
+/// Whether alerts of this type end by themselves; others are of events and end when somebody has seen them.
+pub fn is_condition(kind: &str) -> bool {
+    [ALWAYS, WATCHED, ASKED, REACHED].iter().any(|kinds| kinds.contains(&kind))
+}
+
+/// The conditions that hold, the worst first.
+pub fn evaluate(facts: &Facts, limits: &Limits) -> Vec<Condition> {
+    let mut found = Vec::new();
+    runs::failed(facts, &mut found);
+    series::evaluate(facts, limits, &mut found);
+    stored(facts, limits, &mut found);
+    machine(facts, limits, &mut found);
+    archive(facts, limits, &mut found);
+    found.sort_by_key(|condition| condition.severity != Severity::Critical);
+    found
+}
+
+fn critical(kind: &'static str, subject: impl Into<String>, message: String) -> Condition {
+    Condition { kind, subject: subject.into(), severity: Severity::Critical, message }
+}
+
+fn warning(kind: &'static str, subject: impl Into<String>, message: String) -> Condition {
+    Condition { kind, subject: subject.into(), severity: Severity::Warning, message }
+}
+
+fn age(from: Timestamp, now: Timestamp) -> Duration {
+    (now - from).to_std().unwrap_or_default()
+}
+
+/// What is in the stores.
+fn stored(facts: &Facts, limits: &Limits, found: &mut Vec<Condition>) {
+    for Damaged { of, store, objects } in &facts.damaged {
+        let message = format!("{} of {of} damaged in store {store}", count(*objects, "object"));
+        found.push(critical("damage", format!("{of} in {store}"), message));
+    }
+    for Short { id, good } in facts.short.iter().filter(|short| short.good < limits.min_copies) {
+        let message = format!(
+            "{id} has {} of the {} that BACKUP_MIN_COPIES asks for",
+            count(*good, "good copy"),
+            limits.min_copies
+        );
+        found.push(critical("too-few-copies", id.as_str(), message));
+    }
+    for Owed { store, objects, since } in &facts.owed {
+        let age = age(*since, facts.now);
+        if age > OWED {
+            let message =
+                format!("store {store} lacks {}, the oldest for {}", count(*objects, "object"), Elapsed(age));
+            found.push(warning("copies-owed", store.as_str(), message));
+        }
+    }
+    for (store, proven_at) in &facts.proofs {
+        let age = age(*proven_at, facts.now);
+        if age > limits.proof_age {
+            let message = format!(
+                "the oldest proof in store {store} is {} old: what was proven then has not been read since",
+                Elapsed(age)
+            );
+            found.push(warning("proof-too-old", store.as_str(), message));
+        }
+    }
+    for Usage { place, used, of } in &facts.usage {
+        let percent = u128::from(*used) * 100 / u128::from((*of).max(1));
+        if percent > u128::from(limits.storage_percent) {
+            let message = format!("{place} is {percent}% full: {} of {}", Bytes(*used), Bytes(*of));
+            found.push(warning("storage", place.as_str(), message));
+        }
+    }
+}
+
+/// Keys, clocks, certificates, and how long it would take.
+fn machine(facts: &Facts, limits: &Limits, found: &mut Vec<Condition>) {
+    if !facts.has_key {
+        let message = "no encryption key is set: nothing can be backed up or restored".to_owned();
+        found.push(critical("key-missing", "", message));
+    }
+    if let Some(took) = facts.test_restore.filter(|took| *took > limits.rto) {
+        let message = format!(
+            "the last test restore took {}, longer than RTO_TARGET, {}",
+            Elapsed(took),
+            Elapsed(limits.rto)
+        );
+        found.push(warning("rto", "", message));
+    }
+    if let Some(latest) = facts.latest.filter(|latest| *latest - facts.now > SKEW) {
+        let message = format!(
+            "this machine's clock says {}, and the catalog has something of {}: the clock has gone back",
+            timestamp_text(facts.now),
+            timestamp_text(latest)
+        );
+        found.push(warning("clock-skew", "", message));
+    }
+    for (file, until) in &facts.certificates {
+        if *until - facts.now < CERTIFICATE {
+            let how = if *until < facts.now { "has expired" } else { "expires" };
+            let message = format!("the certificate {file} {how} on {}", until.format("%F"));
+            found.push(warning("certificate", file.as_str(), message));
+        }
+    }
+}
+
+/// The stream of WAL.
+fn archive(facts: &Facts, limits: &Limits, found: &mut Vec<Condition>) {
+    for Hole { missing, next } in facts.holes.iter().flatten() {
+        let message =
+            format!("the WAL has a hole: {missing} is missing, the next one that is there is {next}");
+        found.push(critical("wal-hole", missing.as_str(), message));
+    }
+    let server = match &facts.server {
+        Server::NotAsked => return,
+        Server::Unreachable(why) => {
+            found.push(warning("server-unreachable", "", format!("the server does not answer: {why}")));
+            return;
+        }
+        Server::Answered(server) => server,
+    };
+    if server.clock_ahead.abs() > SKEW {
+        let message = format!(
+            "the server's clock and this machine's are {} seconds apart",
+            server.clock_ahead.num_seconds().abs()
+        );
+        found.push(warning("server-clock", "", message));
+    }
+    if !server.is_on {
+        return;
+    }
+    if let Some((file, at)) = &server.failing {
+        let message =
+            format!("the server's archiver fails with {file} (last at {}): see its log", timestamp_text(*at));
+        found.push(warning("archiver-failing", "", message));
+    }
+    if let Some(waiting) = server.waiting.filter(|waiting| *waiting > limits.backlog) {
+        let message = format!("{} wait for the server's archiver", count(waiting, "WAL file"));
+        found.push(warning("archiver-backlog", "", message));
+    }
+    // Where nobody has written anything since, nothing could be lost.
+    let has_more = server.waiting.unwrap_or(0) > 0 || server.pending > IDLE;
+    let since = facts.archived_at.or(facts.begun).filter(|_| has_more);
+    if let Some(age) = since.map(|since| age(since, facts.now)).filter(|age| *age > limits.rpo) {
+        let message = format!(
+            "what was written in the last {} is in no archive: more than RPO_TARGET, {}",
+            Elapsed(age),
+            Elapsed(limits.rpo)
+        );
+        found.push(critical("rpo", "", message));
+    }
+}
+
+fn count(number: u64, what: &str) -> String {
+    let plural = match what.strip_suffix('y') {
+        Some(stem) => format!("{stem}ies"),
+        None => format!("{what}s"),
+    };
+    format!("{} {}", Thousands(number), if number == 1 { what } else { &plural })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,62 @@
+//! Runs that failed, until one of the same kind and about the same thing succeeds.
+
+use std::collections::BTreeMap;
+
+use super::{Condition, End, EndedRun, Facts, critical};
+use crate::model::Kind;
+
+/// Of a restore, what somebody at a terminal is told at once and nobody need be woken for.
+const ANSWERS: [Kind; 5] = [Kind::NotThere, Kind::Usage, Kind::Refused, Kind::Locked, Kind::Interrupted];
+
+/// Options that are followed by a value in a word of its own.
+const WITH_VALUE: [&str; 7] = ["--env-file", "--output", "--wait", "--jobs", "-j", "--at", "--store"];
+
+pub(super) fn failed(facts: &Facts, found: &mut Vec<Condition>) {
+    let mut last: BTreeMap<(&'static str, String), &EndedRun> = BTreeMap::new();
+    for run in &facts.runs {
+        let Some(kind) = kind_of(&run.command) else { continue };
+        if counts(run) {
+            last.insert((kind, about(&run.command, &run.arguments)), run);
+        }
+    }
+    for ((kind, about), run) in last {
+        let why = run.message.as_deref().unwrap_or("no word of why");
+        match run.end {
+            End::Failed => found.push(critical(kind, &about, format!("{about} failed: {why}"))),
+            End::Died => found.push(critical(kind, &about, format!("{about} died: {why}"))),
+            End::Done | End::Interrupted => {}
+        }
+    }
+}
+
+fn kind_of(command: &str) -> Option<&'static str> {
+    match command {
+        "restore" => Some("restore-failed"),
+        "verify" => Some("verify-failed"),
+        "test-restore" => Some("test-restore-failed"),
+        _ if command.starts_with("backup ") => Some("backup-failed"),
+        _ => None,
+    }
+}
+
+/// Whether the run's end says anything about whether it can be done.
+fn counts(run: &EndedRun) -> bool {
+    let is_answer = ANSWERS.iter().any(|kind| run.exit_code == Some(kind.exit_code()));
+    let is_asked = matches!(run.command.as_str(), "restore" | "test-restore");
+    run.end != End::Interrupted && !(run.end == End::Failed && is_asked && is_answer)
+}
+
+/// The command with what it is about, without options: `backup database shop`.
+pub(super) fn about(command: &str, arguments: &str) -> String {
+    let mut rest = Vec::new();
+    let mut words = arguments.split(' ').filter(|word| !word.is_empty());
+    while let Some(word) = words.next() {
+        if WITH_VALUE.contains(&word) {
+            words.next();
+        } else if !word.starts_with('-') {
+            rest.push(word);
+        }
+    }
+    let rest = rest.join(" ");
+    rest.find(command).map_or_else(|| command.to_owned(), |start| rest[start..].to_owned())
+}

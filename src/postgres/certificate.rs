@@ -1,0 +1,83 @@
+//! Until when a certificate is good: the one field of X.509 that is asked for here.
+
+use std::path::Path;
+
+use chrono::NaiveDateTime;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use crate::model::Timestamp;
+
+/// When the first certificate of a PEM file ends; `None` when there is none that can be read.
+pub fn expires(path: &Path) -> Option<Timestamp> {
+    let certificate = CertificateDer::pem_file_iter(path).ok()?.next()?.ok()?;
+    not_after(&certificate)
+}
+
+/// RFC 5280, 4.1: Certificate is a sequence that begins with TBSCertificate, which is a sequence of: version (tagged 0,
+/// may be missing), serial number, signature, issuer, validity.
+fn not_after(der: &[u8]) -> Option<Timestamp> {
+    let (_, certificate, _) = element(der)?;
+    let (_, mut rest, _) = element(certificate)?;
+    let (tag, _, after) = element(rest)?;
+    if tag == 0xa0 {
+        rest = after;
+    }
+    for _ in ["serial number", "signature", "issuer"] {
+        rest = element(rest)?.2;
+    }
+    let (_, validity, _) = element(rest)?;
+    let (_, _, after) = element(validity)?;
+    let (tag, text, _) = element(after)?;
+    let text = std::str::from_utf8(text).ok()?;
+    // UTCTime has two digits of the year, which are of 1950 to 2049; GeneralizedTime has all of them.
+    let text = match tag {
+        0x17 => format!("{}{text}", if text.get(..2)? < "50" { "20" } else { "19" }),
+        0x18 => text.to_owned(),
+        _ => return None,
+    };
+    Some(NaiveDateTime::parse_from_str(&text, "%Y%m%d%H%M%SZ").ok()?.and_utc())
+}
+
+/// The tag of the first element, what is in it, and what comes after it.
+fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (&tag, rest) = bytes.split_first()?;
+    let (&first, mut rest) = rest.split_first()?;
+    let mut length = usize::from(first);
+    if first & 0x80 != 0 {
+        let (digits, after) = rest.split_at_checked(usize::from(first & 0x7f))?;
+        if digits.len() > 4 {
+            return None;
+        }
+        length = digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit));
+        rest = after;
+    }
+    let (inside, after) = rest.split_at_checked(length)?;
+    Some((tag, inside, after))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The beginning of a certificate with these two times.
+    fn certificate(version: bool, until: &[u8]) -> Vec<u8> {
+        let wrap = |tag: u8, inside: &[u8]| [&[tag, inside.len() as u8], inside].concat();
+        let validity = wrap(0x30, &[wrap(0x17, b"260101000000Z"), until.to_vec()].concat());
+        let mut fields = if version { wrap(0xa0, &wrap(2, &[2])) } else { Vec::new() };
+        fields.extend([wrap(2, &[7]), wrap(0x30, &[]), wrap(0x30, &[1, 2, 3]), validity].concat());
+        wrap(0x30, &wrap(0x30, &fields))
+    }
+
+    #[test]
+    fn the_end_is_found_in_both_forms_of_a_time_and_without_a_version() {
+        let wanted = crate::model::parse_timestamp("2026-12-24T18:30:00Z").ok();
+        let short = [&[0x17, 13], &b"261224183000Z"[..]].concat();
+        let long = [&[0x18, 15], &b"20261224183000Z"[..]].concat();
+        assert_eq!(not_after(&certificate(true, &short)), wanted);
+        assert_eq!(not_after(&certificate(false, &long)), wanted);
+        for cut in 0..certificate(true, &short).len() {
+            assert_eq!(not_after(&certificate(true, &short)[..cut]), None);
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Jobs that wait for their time, and runs that wait for their turn.
+
+use std::time::Instant;
+
+use chrono::{SecondsFormat, TimeDelta, Utc};
+use rustix::process::Signal;
+
+use crate::support::faults::{fresh_large, wait_for};
+use crate::support::{Place, Running, cluster, set_mode};
+
+/// So many seconds from now, as `--at` takes it.
+fn in_seconds(seconds: i64) -> String {
+    (Utc::now() + TimeDelta::seconds(seconds)).to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+/// Lets the time of all jobs come.
+fn time_comes(place: &Place, at: &str) {
+    place.catalog(&format!("UPDATE jobs SET scheduled_for = '{at}' WHERE state = 'waiting' RETURNING 1"));
+}
+
+fn jobs(place: &Place) -> Vec<Vec<String>> {
+    place.catalog("SELECT command, priority, state, exit_code FROM jobs ORDER BY id")
+}
+
+/// Begins a restore that goes on until the file `go` is there; it holds its database's turn meanwhile.
+fn slow_restore(place: &Place, database: &str, to: &str) -> Running {
+    let script = format!(
+        "#!/bin/bash\nreal={}\n[[ $* == *--exit-on-error* ]] || exec \"$real/pg_restore\" \"$@\"\n\
+         touch \"$HOME/begun\"\nwhile ! [[ -e $HOME/go ]]; do sleep 0.05; done\nexec \"$real/pg_restore\" \"$@\"\n",
+        cluster().bindir.display()
+    );
+    let bin = place.path("bin");
+    if !bin.exists() {
+        std::fs::create_dir(&bin).unwrap();
+        std::fs::write(bin.join("pg_restore"), script).unwrap();
+        std::os::unix::fs::symlink(cluster().bindir.join("pg_dump"), bin.join("pg_dump")).unwrap();
+        set_mode(&bin.join("pg_restore"), 0o755);
+        set_mode(&bin, 0o755);
+    }
+    let slow = [("BACKUP_PG_BINDIR", bin.to_str().unwrap())];
+    let arguments = ["restore", "latest", "--database", database, "--to-database", to, "--yes"];
+    let running = place.start(&slow, &arguments);
+    wait_for("pg_restore", || place.path("begun").exists().then_some(()));
+    running
+}
+
+#[test]
+fn req_6_14_and_6_25_a_job_runs_at_its_time_once() {
+    let database = cluster().fresh_shop();
+    let place = Place::ready();
+    let said = place.pgkeep(&["backup", "database", &database, "--at", &in_seconds(3600)]).ok();
+    assert!(said.stdout.starts_with("job 1: backup database at "), "{}", said.stdout);
+    assert_eq!(place.pgkeep(&["run-due"]).ok().stdout, "nothing is due\n");
+    let words = "SELECT arguments, env_file FROM jobs";
+    let file = place.env_file().display().to_string();
+    assert_eq!(place.catalog(words), [[format!("[\"backup\",\"database\",\"{database}\"]"), file]]);
+    time_comes(&place, &in_seconds(0).replace('Z', ".000Z"));
+    let ran = place.pgkeep(&["--output", "json", "run-due"]).ok().json();
+    assert_eq!(ran["jobs"][0]["job"]["state"], "done");
+    assert_eq!(jobs(&place), [["backup database", "7", "done", "0"]]);
+    assert_eq!(place.backups().len(), 1);
+    // The run's row says that it was the job, and the job which run it was.
+    let joined = "SELECT count(*) FROM jobs JOIN runs ON runs.id = jobs.run_id AND runs.job_id = jobs.id";
+    assert_eq!(place.catalog(joined), [["1"]]);
+    assert_eq!(place.pgkeep(&["run-due"]).ok().stdout, "nothing is due\n");
+    assert_eq!(place.backups().len(), 1);
+}
+
+#[test]
+fn a_job_that_is_late_because_the_machine_was_off_runs_and_says_so() {
+    let database = cluster().fresh_shop();
+    let place = Place::ready();
+    place.pgkeep(&["--at", &in_seconds(60), "backup", "database", &database]).ok();
+    time_comes(&place, "2026-01-01T00:00:00.000Z");
+    let ran = place.pgkeep(&["run-due"]).ok();
+    assert!(ran.stderr.contains("job 1 (backup database): begun "), "{}", ran.stderr);
+    assert!(place.catalog("SELECT message FROM jobs")[0][0].ends_with(" late"));
+    assert_eq!(place.backups().len(), 1);
+}
+
+#[test]
+fn two_run_due_at_once_run_each_job_once() {
+    let database = cluster().fresh_shop();
+    let place = Place::ready();
+    for _ in 0..3 {
+        place.pgkeep(&["backup", "database", &database, "--at", &in_seconds(60)]).ok();
+    }
+    time_comes(&place, &in_seconds(0).replace('Z', ".000Z"));
+    let running: Vec<_> = (0..3).map(|_| place.start(&[], &["--output", "json", "run-due"])).collect();
+    let ran: usize =
+        running.into_iter().map(|it| it.wait().ok().json()["jobs"].as_array().unwrap().len()).sum();
+    assert_eq!(ran, 3);
+    assert_eq!(place.backups().len(), 3);
+    assert!(jobs(&place).iter().all(|job| job[2] == "done"), "{:?}", jobs(&place));
+}
+
+#[test]
+fn req_6_32_of_several_that_are_due_the_highest_priority_goes_first() {
+    let database = cluster().fresh_shop();
+    let place = Place::ready();
+    place.backup(&database);
+    let at = in_seconds(60);
+    place.pgkeep(&["backup", "database", &database, "--at", &at]).ok();
+    place.pgkeep(&["verify", "--at", &at]).ok();
+    place.pgkeep(&["restore", "latest", "--to-database", "job_target", "--yes", "--at", &at]).ok();
+    time_comes(&place, &in_seconds(0).replace('Z', ".000Z"));
+    place.pgkeep(&["run-due"]).ok();
+    let order =
+        place.catalog("SELECT command, priority FROM runs WHERE job_id IS NOT NULL ORDER BY started_at");
+    assert_eq!(order, [["restore", "9"], ["verify", "8"], ["backup database", "7"]]);
+    cluster().psql("postgres", "DROP DATABASE job_target");
+}
+
+#[test]
+fn a_job_that_was_killed_ends_as_died_and_the_next_run_due_goes_on() {
+    let database = cluster().fresh_shop();
+    let place = Place::ready();
+    place.pgkeep(&["backup", "database", &database, "--at", &in_seconds(60)]).ok();
+    let now = in_seconds(0).replace('Z', ".000Z");
+    time_comes(&place, &now);
+    // The variable reaches the job's process.
+    let stop = [("PGKEEP_TEST_STOP", "BackupBegun:kill")];
+    let ran = place.pgkeep_with(&stop, &["run-due"]).ended_with(3);
+    assert!(ran.stderr.contains("job 1 (backup database) died: ended by signal 9"), "{}", ran.stderr);
+    assert_eq!(jobs(&place), [["backup database", "7", "died", ""]]);
+    assert_eq!(place.catalog("SELECT alert_type FROM alerts WHERE alert_type = 'backup-failed'").len(), 1);
+    // Whoever looked after a job was killed too: before its run began, and after it had ended.
+    for (step, state) in [("JobTaken", "died"), ("JobEnded", "done")] {
+        place.pgkeep(&["backup", "database", &database, "--at", &in_seconds(60)]).ok();
+        time_comes(&place, &now);
+        let stop = format!("{step}:kill");
+        place.pgkeep_with(&[("PGKEEP_TEST_STOP", &stop)], &["run-due"]).ended_with(128 + 9);
+        assert_eq!(jobs(&place).last().unwrap()[2], "running", "{step}");
+        let next = place.pgkeep(&["run-due"]);
+        assert!(next.stderr.contains(if state == "died" { "died: " } else { "is done" }), "{}", next.stderr);
+        assert_eq!(jobs(&place).last().unwrap()[2], state, "{step}");
+    }
+    assert_eq!(place.backups().len(), 1, "no job was run twice");
+    assert_eq!(place.catalog("SELECT count(*) FROM runs WHERE outcome = 'running'"), [["0"]]);
+}
+
+#[test]
+fn a_job_can_be_taken_back_while_it_waits_and_only_then() {
+    let place = Place::ready();
+    place.pgkeep(&["verify", "--at", &in_seconds(3600)]).ok();
+    let listed = place.pgkeep(&["list", "--jobs"]).ok().stdout;
+    assert!(listed.contains("waiting") && listed.contains("pgkeep verify"), "{listed}");
+    place.pgkeep(&["jobs", "cancel", "1"]).ok();
+    place.pgkeep(&["jobs", "cancel", "1"]).fails_with(5);
+    place.pgkeep(&["jobs", "cancel", "2"]).fails_with(1);
+    time_comes(&place, "2026-01-01T00:00:00.000Z");
+    assert_eq!(place.pgkeep(&["run-due"]).ok().stdout, "nothing is due\n");
+}
+
+#[test]
+fn what_can_not_be_put_off_is_refused_at_once() {
+    let place = Place::ready();
+    place.pgkeep(&["list", "--at", &in_seconds(60)]).fails_with(2);
+    place.pgkeep(&["wal-push", "x", "--at", &in_seconds(60)]).fails_with(2);
+    place.pgkeep(&["verify", "--at", "2026-01-01T00:00:00Z"]).fails_with(2);
+    place.pgkeep(&["verify", "--at", "2026-01-01T00:00:00"]).fails_with(2);
+    let asks = place.pgkeep(&["restore", "latest", "--at", &in_seconds(60)]).fails_with(2);
+    assert!(asks.stderr.contains("nobody to confirm it"), "{}", asks.stderr);
+    assert_eq!(place.catalog("SELECT count(*) FROM jobs"), [["0"]]);
+}
+
+#[test]
+fn req_6_32_who_must_wait_says_so_once_and_goes_on_when_the_other_has_ended() {
+    let cluster = cluster();
+    let database = cluster.fresh_shop();
+    let place = Place::ready();
+    place.backup(&database);
+    let first = slow_restore(&place, &database, "waiting_target");
+    let arguments =
+        ["restore", "latest", "--database", &database, "--to-database", "waiting_target", "--yes"];
+    // Not at all, and for a moment.
+    place.pgkeep(&[&arguments[..], &["--wait", "0"]].concat()).fails_with(11);
+    let begun = Instant::now();
+    let late = place.pgkeep(&[&arguments[..], &["--wait", "1s"]].concat()).fails_with(11);
+    assert!(begun.elapsed().as_secs() >= 1 && late.stderr.contains("of waiting"), "{}", late.stderr);
+    let second = place.start(&[], &arguments);
+    wait_for("a place in the queue", || {
+        place.files("state/locks").iter().any(|name| name.starts_with("wait-")).then_some(())
+    });
+    place.put("go", b"");
+    first.wait().ok();
+    let second = second.wait();
+    // The name is taken by now, which is for the restore to say: it had its turn.
+    assert_ne!(second.code, 11, "{}", second.stderr);
+    assert_eq!(second.stderr.matches("waits for its turn").count(), 1, "{}", second.stderr);
+    assert!(place.catalog("SELECT max(waited_seconds) > 0 FROM runs")[0][0] == "1");
+    assert!(!place.files("state/locks").iter().any(|name| name.starts_with("wait-")));
+    cluster.psql("postgres", "DROP DATABASE waiting_target");
+}
+
+#[test]
+fn a_holder_that_dies_holds_nobody_up() {
+    let cluster = cluster();
+    let database = fresh_large(cluster);
+    let place = Place::ready();
+    place.set("BACKUP_COMPRESSION", "zstd:19");
+    let first = place.start(&[], &["backup", "database", &database]);
+    wait_for("the first one's turn", || {
+        let holder = std::fs::read_to_string(place.state().join("locks/backup-database.lock")).ok()?;
+        holder.contains(&format!("process {} ", first.pid())).then_some(())
+    });
+    let second = place.start(&[], &["backup", "database", &database]);
+    wait_for("a place in the queue", || {
+        place.files("state/locks").iter().any(|name| name.starts_with("wait-backup-database-")).then_some(())
+    });
+    first.signal(Signal::KILL);
+    second.wait().ok();
+    assert_eq!(place.backups().len(), 1);
+}
