@@ -928,7 +928,7 @@ fn the_sums_of_the_archive_are_those_of_its_rows() {
     for _ in 0..600 {
         let segment = names[random(4) as usize];
         let (sha, store) = (format!("{:064x}", random(2)), stores[random(3) as usize]);
-        let (word, hour) = (states[random(5) as usize], at(random(4) as i64 * 1800));
+        let (word, hour) = (states[random(5) as usize], at(i64::try_from(random(4)).unwrap() * 1800));
         let sql = match random(3) {
             0 => {
                 "DELETE FROM wal_segments WHERE segment = ?1 AND content_sha256 = ?2 AND store = ?3 AND ?4 <> ?5"

@@ -68,15 +68,15 @@ pub(super) fn tenancy(values: &Values, faults: &mut Faults) -> Tenancy {
         }
     }
     let list = match (pattern, query) {
-        (Some(value), None) => match TenantPattern::parse(value.text.trim()) {
-            Some(pattern) => TenantList::Pattern(pattern),
-            None => {
+        (Some(value), None) => {
+            let Some(pattern) = TenantPattern::parse(value.text.trim()) else {
                 faults.add(value.fault(format_args!("\"{}\" has not exactly one star", *value.text)).hint(
                     "Write a name with one star in it, such as tenant_*: the star stands for the tenant.",
                 ));
                 return Tenancy::Row;
-            }
-        },
+            };
+            TenantList::Pattern(pattern)
+        }
         (None, Some(value)) => {
             TenantList::Query(value.text.trim().trim_end_matches(';').trim_end().to_owned())
         }

@@ -35,10 +35,9 @@ pub fn rank(words: &str) -> Rank {
     let (priority, uses) = match words {
         "restore" | "test-restore" => (RESTORE, Use::Shared),
         "verify" | "backup config" => (PROOF, Use::Shared),
-        "backup cluster" | "backup database" | "backup tenant" | "sync" => (WORK, Use::Shared),
-        "cleanup" => (WORK, Use::Alone),
         // What re-seals manifests must not meet what deletes them.
-        "key rotate" => (WORK, Use::Shared),
+        "backup cluster" | "backup database" | "backup tenant" | "sync" | "key rotate" => (WORK, Use::Shared),
+        "cleanup" => (WORK, Use::Alone),
         // `wal-push` and `wal-fetch` above all: the server waits for them.
         _ => return Rank { priority: None, uses: Use::Nothing },
     };

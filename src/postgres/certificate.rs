@@ -14,7 +14,7 @@ pub fn expires(path: &Path) -> Option<Timestamp> {
     not_after(&certificate)
 }
 
-/// RFC 5280, 4.1: Certificate is a sequence that begins with TBSCertificate, which is a sequence of: version (tagged 0,
+/// RFC 5280, 4.1: Certificate is a sequence that begins with `TBSCertificate`, which is a sequence of: version (tagged 0,
 /// may be missing), serial number, signature, issuer, validity.
 fn not_after(der: &[u8]) -> Option<Timestamp> {
     let (_, certificate, _) = element(der)?;

@@ -134,6 +134,7 @@ impl DatabaseSource {
     }
 
     /// One schema of the database, at the same instant, dumped by way of a directory of its own.
+    #[must_use]
     pub fn of_schema(&self, schema: &str, scratch: PathBuf) -> Self {
         Self {
             plan: DumpPlan { scratch, ..self.plan.clone() },

@@ -11,7 +11,14 @@
 //! `PGKEEP_BENCH_UPLOAD` that of the upload (default 1,000 MB). Needs PostgreSQL, zstd and gzip. Other work on the
 //! machine makes the figures worthless: what is compared runs in turns, and medians are printed.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_possible_wrap
+)]
 #![allow(missing_docs, dead_code)]
 
 mod big_catalog;

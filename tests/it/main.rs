@@ -1,6 +1,13 @@
 //! pgkeep's tests from outside: the real program against a real PostgreSQL, a module per subcommand.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::cast_possible_wrap,
+    missing_docs
+)]
 
 mod access;
 mod alerts;

@@ -110,7 +110,9 @@ fn own_plan(plan: &TenantPlan, own: &OwnPlan) -> String {
     }));
     // Rows of now are counted in schemas alone: a database's would have to be connected to.
     if *kind == PlaceKind::Database {
-        rows.iter_mut().for_each(|row| row.truncate(2));
+        for row in &mut rows {
+            row.truncate(2);
+        }
         line!(text, "{}", columns(&rows, &[1]).trim_end());
     } else {
         line!(text, "{}", columns(&rows, &[1, 2]).trim_end());

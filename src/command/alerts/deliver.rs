@@ -91,16 +91,15 @@ async fn through(
     let (mut delivered, mut failed, mut trouble) = (0, 0, None);
     for batch in batches {
         let ids: Vec<i64> = batch.iter().map(|it| it.id).collect();
-        let sent = match &trouble {
-            Some(error) => Err(String::clone(error)),
-            None => {
-                let message = match batch {
-                    [one] => messages::one(settings, one),
-                    many => messages::digest(settings, many),
-                };
-                let sending = tokio::time::timeout_at(deadline, send(settings, channel, &message));
-                sending.await.unwrap_or_else(|_| Err(format!("not done within {} s", PATIENCE.as_secs())))
-            }
+        let sent = if let Some(error) = &trouble {
+            Err(String::clone(error))
+        } else {
+            let message = match batch {
+                [one] => messages::one(settings, one),
+                many => messages::digest(settings, many),
+            };
+            let sending = tokio::time::timeout_at(deadline, send(settings, channel, &message));
+            sending.await.unwrap_or_else(|_| Err(format!("not done within {} s", PATIENCE.as_secs())))
         };
         match sent {
             Ok(sent) => {

@@ -30,8 +30,8 @@ pub(super) async fn run(
     let room = Room { context, keyring: &keyring, presence: &presence };
     let mut making = Making { room, request, report: TenantsReport::of(of.kind), first: None };
     match of.kind {
-        PlaceKind::Schema => making.schemas(of).await?,
-        PlaceKind::Database => making.databases(of).await?,
+        PlaceKind::Schema => Box::pin(making.schemas(of)).await?,
+        PlaceKind::Database => Box::pin(making.databases(of)).await?,
     }
     let Making { mut report, first, .. } = making;
     report.seconds = clock.elapsed().as_secs_f64();
@@ -96,7 +96,7 @@ impl Making<'_> {
                 let plan = dump_plan(context, self.request.jobs, scratch.clone());
                 DatabaseSource::open(&place.name, plan, &*context.progress, &context.stop).await
             };
-            self.make(place, of.kind, tenant, source).await?;
+            Box::pin(self.make(place, of.kind, tenant, source)).await?;
             // What a dump that failed has left would be in the way of the next.
             durable::remove_dir_if_there(Path::new(&scratch.join("dump")))?;
         }

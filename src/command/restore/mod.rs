@@ -23,7 +23,8 @@ use crate::catalog::{
     BackupFilter, BackupRow, CopyState, NewRestore, Purpose, RestoreEnd, RestoreMode, RestoreState,
 };
 use crate::format::manifest::Manifest;
-use crate::model::{BackupId, BackupKind, Fault, Kind, Timestamp};
+use crate::model::{BackupId, BackupKind, Fault, Kind};
+use crate::plan::recovery::Target;
 use crate::system::{Step, step};
 
 use plan::Restore;
@@ -125,7 +126,7 @@ pub(super) struct Origin {
     /// The tenants whose database it is.
     pub(super) tenants: Option<Vec<String>>,
     /// The point in time at which it was taken out of a cluster, if it was; without a time the end of the archive.
-    pub(super) pitr: Option<Option<Timestamp>>,
+    pub(super) pitr: Option<Target>,
 }
 
 /// Restores this, or shows what a restore would do.
@@ -234,7 +235,7 @@ fn begin(
     context: &Context,
     restore: &Restore<'_>,
     tenant_ids: Option<Vec<String>>,
-    pitr: Option<Option<Timestamp>>,
+    pitr: Option<Target>,
 ) -> anyhow::Result<i64> {
     context.catalog.restores().begin(&NewRestore {
         run_id: Some(context.run.clone()),
@@ -244,7 +245,10 @@ fn begin(
         initiated_by: context.caller.user.clone(),
         tenant_ids,
         mode: if pitr.is_some() { RestoreMode::Pitr } else { RestoreMode::Full },
-        target_timestamp: pitr.flatten(),
+        target_timestamp: pitr.and_then(|target| match target {
+            Target::Time(time) => Some(time),
+            _ => None,
+        }),
         source_database: Some(restore.source().properties.name.clone()),
         target_database: Some(restore.target.clone()),
         target_directory: None,

@@ -6,6 +6,7 @@ use crate::command::Context;
 use crate::command::restore::{self, Origin, RestorePlan, RestoreRequest};
 use crate::format::manifest::{Manifest, Table};
 use crate::model::{Fault, Kind, PlaceKind};
+use crate::plan::recovery::Target;
 use crate::target::tenant::Applied;
 
 /// Restores it, or shows what would be done.
@@ -47,7 +48,7 @@ pub(super) async fn restore(
         sealed,
         dump,
         tenants: Some(vec![wanted.becomes().to_owned()]),
-        pitr: request.pitr,
+        pitr: request.pitr.map(|time| time.map_or(Target::End, Target::Time)),
     };
     let done = Box::pin(restore::of(context, &asked, origin, &agree)).await?;
     report.phases.extend(done.phases);

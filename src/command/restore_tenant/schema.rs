@@ -100,16 +100,15 @@ pub(super) async fn restore(
 /// The name of the tenant's schema in the backup.
 fn dumped_as(manifest: &Manifest, wanted: &Wanted) -> anyhow::Result<String> {
     let own = manifest.tenant.as_ref().and_then(|tenant| tenant.schema.clone());
-    match own.or_else(|| wanted.name.clone().filter(|_| manifest.kind == BackupKind::Database)) {
-        Some(name) => Ok(name),
-        None => {
-            let message =
-                format!("which schema of {} is that of tenant \"{}\" is not known", manifest.id, wanted.id);
-            Fault::new(Kind::NotThere, message)
-                .hint("TENANT_QUERY does not name the tenant any more: let it name the schema as it was called then.")
-                .err()
-        }
-    }
+    let of_then = || wanted.name.clone().filter(|_| manifest.kind == BackupKind::Database);
+    let Some(name) = own.or_else(of_then) else {
+        let message =
+            format!("which schema of {} is that of tenant \"{}\" is not known", manifest.id, wanted.id);
+        return Fault::new(Kind::NotThere, message)
+            .hint("TENANT_QUERY does not name the tenant any more: let it name the schema as it was called then.")
+            .err();
+    };
+    Ok(name)
 }
 
 impl Schema<'_> {

@@ -33,7 +33,10 @@ impl Dialog {
         environment: &[(&str, &str)],
         arguments: &[&str],
     ) -> Self {
-        let words = arguments.iter().map(|word| format!(" '{word}'")).collect::<String>();
+        let mut words = String::new();
+        for word in arguments {
+            words.push_str(&format!(" '{word}'"));
+        }
         Self::shell(place, columns, environment, &format!("exec '{}'{words}", pgkeep_binary().display()))
     }
 
