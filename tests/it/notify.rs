@@ -131,7 +131,7 @@ impl Http {
                     let (code, text) = answers.lock().unwrap().clone();
                     if code == 0 {
                         // Never answers.
-                        std::thread::sleep(Duration::from_secs(60));
+                        std::thread::sleep(Duration::from_mins(1));
                     }
                     let length = text.len();
                     let head = format!(

@@ -76,7 +76,7 @@ fn subscriptions_and_transforms_come_back_and_do_not_keep_the_old_database() {
     let run = place.pgkeep(&["restore", "latest", "--yes", "--drop-old"]).ended_with(3);
     insta::assert_snapshot!(crate::support::tidy(&run.stdout).lines().last().unwrap_or_default());
     assert_same(&before, &cluster().dump_with_create(&database));
-    assert_eq!(cluster().databases_like(&database), [database.clone()]);
+    assert_eq!(cluster().databases_like(&database), [&*database]);
     // The one that is kept has its own, and what is printed drops it.
     let run = place.pgkeep(&["--output", "json", "restore", "latest", "--yes"]).ended_with(3).json();
     let kept = run["kept_as"].as_str().unwrap();
@@ -90,7 +90,7 @@ fn subscriptions_and_transforms_come_back_and_do_not_keep_the_old_database() {
     assert_eq!(cluster().databases_like(&database).len(), 2);
     let run = place.pgkeep(&["verify"]).ok();
     assert!(run.stderr.contains("dropped the unfinished database"), "{}", run.stderr);
-    assert_eq!(cluster().databases_like(&database), [database.clone()]);
+    assert_eq!(cluster().databases_like(&database), [&*database]);
     assert_same(&before, &cluster().dump_with_create(&database));
 }
 

@@ -68,7 +68,7 @@ fn a_standby_that_streams_is_backed_up() {
     let file = standby.data().join("postgresql.auto.conf");
     let mut settings = std::fs::read_to_string(&file).unwrap();
     let primary = format!("host={} port=5432 user=postgres", archiving.cluster.socket_dir.display());
-    settings.push_str(&format!("primary_conninfo = '{primary}'\n"));
+    settings.extend(["primary_conninfo = '", &primary, "'\n"]);
     std::fs::write(&file, settings).unwrap();
     standby.start_again();
     let streaming = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";

@@ -439,11 +439,14 @@ fn requirement_6_24_whatever_came_from_a_database_or_a_person_is_escaped() {
     exposition(&text);
 }
 
+/// Each sample of a metric: its labels and its value.
+type Samples = Vec<(BTreeMap<String, String>, f64)>;
+
 /// Reads the exposition format as strictly as the specification has it; returns the samples by name.
-fn exposition(text: &str) -> BTreeMap<String, Vec<(BTreeMap<String, String>, f64)>> {
-    let sample = Regex::new(r#"^([a-zA-Z_:][a-zA-Z0-9_:]*)\{(.*)\} (\S+)$"#).unwrap();
+fn exposition(text: &str) -> BTreeMap<String, Samples> {
+    let sample = Regex::new(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)\{(.*)\} (\S+)$").unwrap();
     let label = Regex::new(r#"^([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\\\|\\"|\\n)*)"(?:,|$)"#).unwrap();
-    let mut found: BTreeMap<String, Vec<(BTreeMap<String, String>, f64)>> = BTreeMap::new();
+    let mut found: BTreeMap<String, Samples> = BTreeMap::new();
     let (mut help, mut kind) = (BTreeSet::new(), BTreeSet::new());
     let mut last = String::new();
     assert!(text.ends_with('\n') && !text.contains('\r'), "the last line has no end");
@@ -451,7 +454,7 @@ fn exposition(text: &str) -> BTreeMap<String, Vec<(BTreeMap<String, String>, f64
         if let Some(rest) = line.strip_prefix("# HELP ") {
             let (name, words) = rest.split_once(' ').expect("words");
             assert!(help.insert(name.to_owned()) && words.len() > 5, "{line}");
-            last = name.to_owned();
+            name.clone_into(&mut last);
         } else if let Some(rest) = line.strip_prefix("# TYPE ") {
             assert_eq!(rest, format!("{last} gauge"), "TYPE follows HELP");
             assert!(kind.insert(last.clone()), "{line}");
@@ -476,6 +479,7 @@ fn exposition(text: &str) -> BTreeMap<String, Vec<(BTreeMap<String, String>, f64
 }
 
 #[test]
+#[expect(clippy::float_cmp, reason = "what is written is what is read")]
 fn requirement_6_24_the_metrics_are_those_that_are_documented_and_anybody_may_read_them() {
     let (place, _clouds) = lived(Mood::Mixed);
     let path = out(&place, "pgkeep.prom");

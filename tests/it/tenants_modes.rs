@@ -68,7 +68,7 @@ fn shared(cluster: &Cluster, database: &str) {
     );
 }
 
-/// A database with tenants 1, 2 and 3 in schemas t_1, t_2 and t_3.
+/// A database with tenants 1, 2 and 3 in schemas `t_1`, `t_2` and `t_3`.
 pub(crate) fn in_schemas() -> (Place, String) {
     let cluster = cluster();
     let database = cluster.fresh_database();

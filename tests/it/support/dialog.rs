@@ -35,7 +35,9 @@ impl Dialog {
     ) -> Self {
         let mut words = String::new();
         for word in arguments {
-            words.push_str(&format!(" '{word}'"));
+            words.push_str(" '");
+            words.push_str(word);
+            words.push('\'');
         }
         Self::shell(place, columns, environment, &format!("exec '{}'{words}", pgkeep_binary().display()))
     }
