@@ -345,11 +345,19 @@ fn cut_off_at_any_step_the_next_call_archives_it_and_nothing_is_left_behind() {
     assert_eq!(archiving.place.files("store/.staging/wal"), [""; 0]);
 }
 
-/// The oldest file that the server says is ready.
-pub(crate) fn oldest_ready(archiving: &Archiving) -> Option<String> {
+/// The files that the server says are ready, the oldest first.
+pub(crate) fn ready(archiving: &Archiving) -> Vec<String> {
     let status = archiving.cluster.data().join("pg_wal/archive_status");
     let names = fs::read_dir(status).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
-    names.filter_map(|name| name.strip_suffix(".ready").map(str::to_owned)).min()
+    let mut names: Vec<String> =
+        names.filter_map(|name| name.strip_suffix(".ready").map(str::to_owned)).collect();
+    names.sort();
+    names
+}
+
+/// The oldest file that the server says is ready.
+fn oldest_ready(archiving: &Archiving) -> Option<String> {
+    ready(archiving).into_iter().next()
 }
 
 #[test]
@@ -361,13 +369,10 @@ fn two_hundred_kills_under_load_lose_and_change_no_segment() {
     // What each segment is, from when the server first says that it is complete.
     let mut sums: BTreeMap<String, String> = BTreeMap::new();
     let mut look = || {
-        let status = archiving.cluster.data().join("pg_wal/archive_status");
-        for entry in fs::read_dir(status).unwrap().flatten() {
-            let name = entry.file_name().into_string().unwrap();
-            if let Some(name) = name.strip_suffix(".ready").filter(|name| !sums.contains_key(*name)) {
-                let bytes = fs::read(path_of(&archiving, name)).unwrap();
-                sums.insert(name.to_owned(), hex::encode(Sha256::digest(&bytes)));
-            }
+        for name in ready(&archiving) {
+            sums.entry(name).or_insert_with_key(|name| {
+                hex::encode(Sha256::digest(fs::read(path_of(&archiving, name)).unwrap()))
+            });
         }
     };
     // So long as a push takes here and now, so that it is killed at any point.
