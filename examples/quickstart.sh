@@ -49,6 +49,9 @@ begin ''
 step 'make a database' psql --command 'create database shop'
 step 'fill it with 50 tenants' psql --dbname shop --set "rows=$rows" --file sample_data.sql
 
+step 'see how large it is' psql --dbname shop --no-align --tuples-only \
+    --command "select 'shop: ' || pg_size_pretty(pg_database_size('shop'))"
+
 settings quickstart
 
 step 'make the catalog and the store' pgkeep init

@@ -71,8 +71,10 @@ pub async fn run(environment: &Environment) -> anyhow::Result<InitReport> {
         )
     })?;
     step::reached(Step::InitStateDirectory)?;
+    environment.stop.check()?;
     let catalog = Catalog::create(&catalog_path(&settings))?;
     step::reached(Step::InitCatalog)?;
+    environment.stop.check()?;
     let context = Context::with(environment, "init", settings, catalog)?;
     let identified = identify(&context, system_identifier, data_directory).await;
     let result = identified.map(|report| InitReport { archive, ..report });

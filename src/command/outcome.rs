@@ -34,8 +34,8 @@ pub fn judge(error: &anyhow::Error) -> Verdict {
         (Kind::Interrupted, Some("Nothing was half done; run the command again.".to_owned()))
     } else if let Some(fault) = error.downcast_ref::<Fault>() {
         (fault.kind, fault.hint.clone().or_else(|| usual_hint(fault.kind).map(ToOwned::to_owned)))
-    } else if let Some(cause) = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()) {
-        (Kind::Store, Some(hint_for(cause.kind()).to_owned()))
+    } else if let Some(cause) = error.chain().find_map(of_the_system) {
+        (Kind::Store, Some(hint_for(cause).to_owned()))
     } else {
         (Kind::Bug, Some("Please report it with this message and the command line.".to_owned()))
     };
@@ -50,6 +50,12 @@ pub fn judge(error: &anyhow::Error) -> Verdict {
         }
     }
     Verdict { exit_code: kind.exit_code(), meaning: kind.meaning(), message, hint }
+}
+
+/// What the operating system says it is, whether it was asked by the standard library or by rustix.
+fn of_the_system(cause: &(dyn std::error::Error + 'static)) -> Option<io::ErrorKind> {
+    let errno = || cause.downcast_ref::<rustix::io::Errno>().map(|errno| errno.kind());
+    cause.downcast_ref::<io::Error>().map(io::Error::kind).or_else(errno)
 }
 
 /// What to do about a fault that came without a hint.

@@ -26,17 +26,37 @@ impl std::error::Error for Interrupted {}
 
 impl Stop {
     /// Listens for SIGINT, SIGTERM and SIGHUP. The first asks for an orderly end; the command cleans up and exits with 130.
+    ///
+    /// In a thread of its own: the run's only one may be in the middle of something that does not give way, and what it
+    /// asks for at the end of that must be known by then.
     pub fn on_signals() -> anyhow::Result<Self> {
         let stop = Self::default();
-        for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
-            let mut signals = signal(kind).context("listen for signals")?;
-            let token = stop.token.clone();
-            tokio::spawn(async move {
-                if signals.recv().await.is_some() {
-                    token.cancel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+        let runtime = runtime.context("listen for signals")?;
+        let listen = |kind| {
+            let _inside = runtime.enter();
+            signal(kind).context("listen for signals")
+        };
+        let (mut interrupt, mut terminate, mut hangup) = (
+            listen(SignalKind::interrupt())?,
+            listen(SignalKind::terminate())?,
+            listen(SignalKind::hangup())?,
+        );
+        let token = stop.token.clone();
+        let listening = move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                    _ = hangup.recv() => {}
                 }
             });
-        }
+            token.cancel();
+        };
+        std::thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(listening)
+            .context("listen for signals")?;
         Ok(stop)
     }
 

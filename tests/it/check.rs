@@ -169,6 +169,12 @@ fn the_servers_archive_settings_and_backlog_are_looked_at() {
     assert_eq!((standing.as_str(), message.contains("more than RPO_TARGET")), ("warning", true), "{message}");
     assert_eq!(timeout("5min").0, "ok");
     assert_eq!(archive_line(&archiving, "archiving server").0, "ok");
+    // How much room there is, is this machine's affair.
+    let (standing, message) = archive_line(&archiving, "pg_wal");
+    assert!(["ok", "warning"].contains(&standing.as_str()), "{standing}");
+    let room =
+        regex::Regex::new(r"^[0-9.]+ \w+ of [0-9.]+ \w+ free for WAL that waits to be archived$").unwrap();
+    assert!(room.is_match(&message), "{message}");
     // What waits is said, and from when on that is too long.
     let backlog = |target: &str| {
         archiving.place.set("RPO_TARGET", target);

@@ -3,7 +3,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::support::{Cluster, Place, tidy};
+use crate::support::faults::wait_for;
+use crate::support::{Archiving, Cluster, Place, tidy};
 
 #[test]
 fn it_makes_catalog_and_identity_and_may_be_run_again() {
@@ -81,4 +82,26 @@ fn nothing_is_made_when_the_server_cannot_be_reached() {
     place.set("PGHOST", &place.path("nowhere").display().to_string());
     place.pgkeep(&["init"]).fails_with(30);
     assert_eq!(place.files("."), ["pgkeep.env"]);
+}
+
+#[test]
+fn the_servers_archive_settings_are_said_with_what_is_wrong_with_them() {
+    let archiving = Archiving::new(&[("archive_timeout", "0")]);
+    archiving.place.set("RPO_TARGET", "10m");
+    let hints = || {
+        let report = archiving.place.pgkeep(&["--output", "json", "init"]).ok().json();
+        let settings = report["archive"].as_array().unwrap().clone();
+        let wrong = settings.iter().filter(|setting| setting["hint"].is_string());
+        wrong.map(|setting| setting["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(hints(), ["archive_command", "archive_timeout"]);
+    let told = archiving.place.pgkeep(&["init"]).ok().stdout;
+    assert_eq!(told.matches("hint: ").count(), 2, "{told}");
+    archiving.archive_through("");
+    archiving.cluster.set("archive_timeout", "5min");
+    let heard = || archiving.cluster.psql("postgres", "SHOW archive_timeout") == "5min";
+    wait_for("the server to hear of it", || heard().then_some(()));
+    assert_eq!(hints(), [""; 0]);
+    let told = archiving.place.pgkeep(&["init"]).ok().stdout;
+    assert!(!told.contains("hint: "), "{told}");
 }

@@ -25,6 +25,8 @@ mod cron;
 mod damage;
 mod docs;
 mod fault_proxy;
+mod gaps_cluster;
+mod gaps_wal;
 mod golden;
 mod hosts;
 mod house;

@@ -40,6 +40,10 @@ fn it_ends_well_and_leaves_nothing() {
     let expected =
         regex::Regex::new(r"^quickstart: 4 tables, \d{6} rows: identical after the restore$").unwrap();
     assert!(expected.is_match(told.lines().last().unwrap_or_default()), "{told}");
+    // "Some 60 MB by default", as its usage and the README say.
+    let size = regex::Regex::new(r"(?m)^shop: (\d+) MB$").unwrap().captures(&told);
+    let megabytes: u32 = size.unwrap_or_else(|| panic!("{told}"))[1].parse().unwrap();
+    assert!((50..=90).contains(&megabytes), "{megabytes} MB");
 }
 
 #[test]

@@ -196,6 +196,7 @@ impl Archiver {
         let both = async { tokio::try_join!(sealing, looking) };
         let (mut sealed, looks) = self.stop.or(both).await?;
         step::reached(Step::WalSealed)?;
+        self.stop.check()?;
         for (store, found) in elsewhere.iter().zip(looks) {
             let answer = match found {
                 Ok(found) => {
@@ -221,6 +222,7 @@ impl Archiver {
             answers.insert(StoreName::Local, taken.map(|()| Answer::Has));
         }
         step::reached(Step::WalStoredHere)?;
+        self.stop.check()?;
         self.send(&elsewhere, &sealed, &key, begun, &mut answers).await?;
         let mut held = Vec::new();
         for (store, answer) in answers {

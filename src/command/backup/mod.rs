@@ -358,6 +358,7 @@ impl Making<'_> {
         let warnings = std::mem::take(&mut contents.warnings);
         let manifest = self.manifest(contents, packed, key, system_identifier);
         let sealed = step::reached(Step::BackupVolumesStored)
+            .and_then(|()| context.stop.check())
             .and_then(|()| manifest.seal(self.keyring, u64::try_from(Utc::now().timestamp())?));
         let sealed = match sealed {
             Ok(sealed) => sealed,

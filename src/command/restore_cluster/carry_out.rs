@@ -29,6 +29,7 @@ impl Restore {
         let clock = Instant::now();
         let mut report = RestoreClusterReport { dry_run: false, ..self.report() };
         step::reached(Step::RestoreBegun)?;
+        context.stop.check()?;
         let mut lap = Instant::now();
         let mut phase = |report: &mut RestoreClusterReport, name: &'static str| {
             context.progress.detail(&format!("{name}: {}", Elapsed(lap.elapsed())));
@@ -39,6 +40,8 @@ impl Restore {
         phase(&mut report, "unpack");
         let settings = self.settings(context, request, &mut report)?;
         let signal = if request.standby { "standby.signal" } else { "recovery.signal" };
+        // Flushing is not broken off: what follows is short, and then the directory is whole.
+        context.stop.check()?;
         let finish = move || target.finish(&settings, Some(signal));
         let warnings = tokio::task::spawn_blocking(finish).await.context("flush the data directory")??;
         report.warnings.extend(warnings);
