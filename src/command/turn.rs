@@ -32,6 +32,10 @@ struct Wanted<'a> {
 
 /// Takes the turn for what a command does with the backups as a whole, by its words.
 pub(super) async fn enter(context: &Context, words: &str) -> anyhow::Result<Option<FileLock>> {
+    // Nobody has to wait in order to see what would be done.
+    if context.words.split_whitespace().any(|word| word == "--dry-run") {
+        return Ok(None);
+    }
     let shared = match turns::rank(words).uses {
         Use::Nothing => return Ok(None),
         Use::Shared => true,

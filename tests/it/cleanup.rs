@@ -247,7 +247,8 @@ fn what_a_running_restore_reads_stays() {
     age(&place, &ids[1], 110);
     let running = place.catalog("SELECT id FROM restore_log WHERE state = 'running'");
     assert!(!running.is_empty(), "it was to be halted while it runs");
-    let done = cleanup(&place, &[]).ok().json();
+    place.pgkeep(&["--wait", "0", "cleanup"]).fails_with(11);
+    let done = cleanup(&place, &["--dry-run"]).ok().json();
     assert_eq!(going(&done), [ids[1].clone()]);
     let mut kept = done["backups"].as_array().unwrap().iter();
     let kept = kept.find(|it| it["backup"] == ids[0].as_str()).unwrap();
@@ -257,7 +258,7 @@ fn what_a_running_restore_reads_stays() {
     assert_eq!(cluster().psql(&beside, "SELECT count(*) FROM orders"), "1000");
     // It was restored and checked: of the old ones the one that stays.
     age(&place, &ids[2], 1);
-    assert_eq!(going(&cleanup(&place, &[]).ok().json()), [""; 0]);
+    assert_eq!(going(&cleanup(&place, &[]).ok().json()), [ids[1].clone()]);
     cluster().psql("postgres", &format!("DROP DATABASE \"{beside}\""));
 }
 
@@ -289,11 +290,15 @@ fn a_backup_that_is_being_made_is_left_alone() {
     let gate = Gate::shut(cluster(), &shop);
     let mut backup = place.start(&[], &["backup", "database", &shop]);
     gate.reached_by(&mut backup);
-    // Every object is older than a day now.
-    place.pgkeep_with(&[("PGKEEP_TEST_DAY", "0.001")], &["cleanup", "--yes"]).ok();
+    // Every object is older than a day now. Whoever deletes waits for whoever writes.
+    let day = [("PGKEEP_TEST_DAY", "0.001")];
+    let refused = place.pgkeep_with(&day, &["--wait", "0", "cleanup", "--yes"]).fails_with(11);
+    assert!(refused.stderr.contains("another run is at it"), "{}", refused.stderr);
+    let waiting = place.start(&day, &["cleanup", "--yes"]);
     gate.open();
     // The session that held the gate is gone, and with it what the dump waited for.
     backup.wait().ok();
+    waiting.wait().ok();
     assert_settled(&place);
 }
 
