@@ -54,7 +54,7 @@ pub struct Fetched {
     pub from: StoreName,
 }
 
-/// How many reads all frames of the volume take: one for its header, and as many as [`FETCH_BYTES`] fit into the rest.
+/// How many reads all frames of the volume take: one for its header, and as many as `FETCH_BYTES` fit into the rest.
 pub fn requests(volume: &Volume) -> u64 {
     let (mut reads, mut length) = (1, 0);
     for frame in &volume.frames {
