@@ -13,6 +13,7 @@ use crate::catalog::{Catalog, NewRun, RunOutcome};
 use crate::config::{Inputs, Settings};
 use crate::format::keyring::Keyring;
 use crate::model::{Fault, FaultContext, Kind, Progress, RunId, StoreName};
+use crate::plan::conditions::Server;
 use crate::plan::turns;
 use crate::store::{ReadReplicas, Replicas};
 use crate::system::caller::Caller;
@@ -250,7 +251,7 @@ impl Context {
                 run: Some(&self.run),
                 tells: !is_asked_to_end,
             };
-            if let Err(error) = attend(place, None).await {
+            if let Err(error) = attend(place, Server::NotAsked).await {
                 self.progress.note(&format!("warning: look for what is to be alerted: {error:#}"));
             }
         }

@@ -9,7 +9,9 @@ use super::archive::unrecorded;
 use super::restore_cluster::base;
 use super::{Report, Shelf};
 use crate::catalog::{BackupFilter, Catalog, CopyState, StoredSegment, WalBlock};
+use crate::config::Settings;
 use crate::model::{BackupId, BackupKind, Kind, Lsn, StoreName, Timestamp, WalName, timestamp_text};
+use crate::plan::conditions::Hole;
 use crate::plan::ledger::{self, Holdings, Window};
 use crate::plan::recovery::{Archive, Base};
 use crate::plan::stretches::Stretches;
@@ -65,13 +67,26 @@ impl Report for RecoverableReport {
 
 /// Draws up the ledger.
 pub fn run(shelf: &Shelf) -> anyhow::Result<RecoverableReport> {
-    let Ledger { windows, inconsistent } = ledger(shelf)?;
+    let Ledger { windows, inconsistent } = ledger(&shelf.settings, &shelf.catalog)?;
     Ok(RecoverableReport { windows: windows.into_iter().map(shown).collect(), inconsistent })
+}
+
+/// Where windows end although later WAL is there.
+pub(super) fn holes(settings: &Settings, catalog: &Catalog) -> anyhow::Result<Vec<Hole>> {
+    let windows = ledger(settings, catalog)?.windows.into_iter();
+    let hole = |dated: Dated| {
+        let (missing, next) = dated.window.hole?;
+        Some(Hole { missing: missing.to_string(), next: next.to_string() })
+    };
+    Ok(windows.filter_map(hole).collect())
 }
 
 /// The window to which a backup belongs, the one that ends last; `None` when its WAL is not all there.
 pub(super) fn window_of(shelf: &Shelf, id: &BackupId) -> anyhow::Result<Option<RecoverableWindow>> {
-    let of_it = ledger(shelf)?.windows.into_iter().filter(|dated| dated.window.backups.contains(id));
+    let of_it = ledger(&shelf.settings, &shelf.catalog)?
+        .windows
+        .into_iter()
+        .filter(|dated| dated.window.backups.contains(id));
     Ok(of_it.max_by_key(|dated| (dated.window.timeline, dated.window.until_lsn)).map(shown))
 }
 
@@ -90,14 +105,14 @@ pub(super) struct Dated {
 }
 
 /// Draws it up out of the catalog.
-pub(super) fn ledger(shelf: &Shelf) -> anyhow::Result<Ledger> {
-    unrecorded::take_in(&shelf.settings, &shelf.catalog)?;
-    let bases = bases(shelf)?;
-    let blocks = shelf.catalog.overview().wal_blocks()?;
-    let histories = Archive { histories: shelf.catalog.wal().histories()?, ..Archive::default() };
+pub(super) fn ledger(settings: &Settings, catalog: &Catalog) -> anyhow::Result<Ledger> {
+    unrecorded::take_in(settings, catalog)?;
+    let bases = bases(catalog)?;
+    let blocks = catalog.overview().wal_blocks()?;
+    let histories = Archive { histories: catalog.wal().histories()?, ..Archive::default() };
     let mut windows = Vec::new();
     // Where WAL was deleted because nothing needed it any more, nothing is missing.
-    let deleted = shelf.catalog.cleanup().wal_deleted()?;
+    let deleted = catalog.cleanup().wal_deleted()?;
     let is_deleted = |missing: &WalName| {
         deleted.iter().any(|(first, last)| (first.as_str()..=last.as_str()).contains(&missing.as_str()))
     };
@@ -105,11 +120,11 @@ pub(super) fn ledger(shelf: &Shelf) -> anyhow::Result<Ledger> {
     let sizes: BTreeSet<u32> = bases.iter().map(|base| base.segment_size).collect();
     for size in sizes {
         let of_size: Vec<Base> = bases.iter().filter(|base| base.segment_size == size).cloned().collect();
-        let holdings = holdings(&shelf.catalog, &blocks, size, shelf.settings.stores())?;
+        let holdings = holdings(catalog, &blocks, size, settings.stores())?;
         for mut window in ledger::windows(&of_size, &holdings, &histories) {
             window.hole.take_if(|(missing, _)| is_deleted(missing));
             let archived_at = match &window.last {
-                Some(last) => archived_at(&shelf.catalog, last)?,
+                Some(last) => archived_at(catalog, last)?,
                 None => None,
             };
             windows.push(Dated { until: window.until(archived_at), window });
@@ -120,9 +135,9 @@ pub(super) fn ledger(shelf: &Shelf) -> anyhow::Result<Ledger> {
     Ok(Ledger { windows, inconsistent })
 }
 
-fn bases(shelf: &Shelf) -> anyhow::Result<Vec<Base>> {
+fn bases(catalog: &Catalog) -> anyhow::Result<Vec<Base>> {
     let filter = BackupFilter { kind: Some(BackupKind::Cluster), ..BackupFilter::default() };
-    Ok(shelf.catalog.backups().list(&filter)?.iter().filter_map(base).collect())
+    Ok(catalog.backups().list(&filter)?.iter().filter_map(base).collect())
 }
 
 /// When a segment was first stored, as far as that is known.

@@ -15,6 +15,7 @@ use super::context::{locks, run_lock, take};
 use super::{Environment, Report, Shelf};
 use crate::catalog::{Job, JobState, Run, RunOutcome};
 use crate::model::{Elapsed, Kind};
+use crate::plan::conditions::Server;
 use crate::system::lock::FileLock;
 use crate::system::{Step, Stop, durable, step};
 
@@ -71,7 +72,7 @@ pub async fn run(environment: &Environment) -> anyhow::Result<RunDueReport> {
             run: None,
             tells: true,
         };
-        attend(place, None).await?;
+        attend(place, Server::NotAsked).await?;
     }
     Ok(RunDueReport { jobs, found })
 }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::alerts::{Attended, Looked, Place, attend};
-use super::{Environment, Report, Shelf, recoverable};
+use super::alerts::{Attended, Place, attend};
+use super::{Environment, Report, Shelf};
 use crate::config::Settings;
 use crate::model::{Kind, Severity};
-use crate::plan::conditions::{Archiving, Hole, Server as Answer};
+use crate::plan::conditions::{Archiving, Server as Answer};
 use crate::postgres::{Server, archiver};
 use crate::system::Stop;
 
@@ -53,11 +53,6 @@ impl Report for WatchReport {
 pub async fn run(environment: &Environment) -> anyhow::Result<WatchReport> {
     let shelf = Shelf::open(environment)?;
     let server = ask(&shelf.settings, &environment.stop).await?;
-    let holes = recoverable::run(&shelf)?.windows.into_iter().filter_map(|window| {
-        let (missing, next) = window.missing.zip(window.next)?;
-        Some(Hole { missing: missing.to_string(), next: next.to_string() })
-    });
-    let looked = Looked { server, holes: Some(holes.collect()) };
     let place = Place {
         settings: &shelf.settings,
         catalog: &shelf.catalog,
@@ -65,7 +60,7 @@ pub async fn run(environment: &Environment) -> anyhow::Result<WatchReport> {
         run: None,
         tells: true,
     };
-    let Attended { conditions, new, told } = attend(place, Some(looked)).await?;
+    let Attended { conditions, new, told } = attend(place, server).await?;
     let conditions = conditions.into_iter().map(|it| WatchedCondition {
         alert_type: it.kind,
         subject: it.subject,

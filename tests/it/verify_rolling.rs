@@ -498,7 +498,8 @@ fn a_hole_in_one_store_is_filled_and_one_in_all_is_told_with_names_and_times() {
         format!("hole: WAL of timeline 1: segments {} to {} (2 of them) are in no store", names[1], names[2]);
     assert!(run.stdout.contains(&said), "{}", run.stdout);
     let alerts = place.catalog("SELECT severity, message FROM alerts WHERE alert_type = 'wal-hole'");
-    let message = format!("WAL segments {} to {} are in no store", names[1], names[2]);
+    let message =
+        format!("the WAL has a hole: {} is missing, the next one that is there is {}", names[1], names[3]);
     assert_eq!(alerts, [["CRITICAL", &message]]);
 }
 

@@ -6,9 +6,10 @@ use super::deliver::{self, Told};
 use crate::catalog::Catalog;
 use crate::command::archive::unrecorded;
 use crate::command::context::run_lock;
+use crate::command::recoverable;
 use crate::config::Settings;
 use crate::model::{Channel, Progress, RunId, Severity, StoreName, Timestamp};
-use crate::plan::conditions::{self, Condition, End, EndedRun, Facts, Hole, Limits, Server, Usage};
+use crate::plan::conditions::{self, Condition, End, EndedRun, Facts, Limits, Server, Usage};
 use crate::postgres::certificate;
 use crate::system::caller::Caller;
 use crate::system::lock::FileLock;
@@ -26,12 +27,6 @@ pub(in crate::command) struct Place<'a> {
     pub(in crate::command) tells: bool,
 }
 
-/// What only `watch` finds out.
-pub(in crate::command) struct Looked {
-    pub(in crate::command) server: Server,
-    pub(in crate::command) holes: Option<Vec<Hole>>,
-}
-
 /// What came of it.
 pub(in crate::command) struct Attended {
     pub(in crate::command) conditions: Vec<Condition>,
@@ -39,14 +34,12 @@ pub(in crate::command) struct Attended {
     pub(in crate::command) told: Told,
 }
 
-/// Evaluates, writes down, and tells.
-pub(in crate::command) async fn attend(place: Place<'_>, looked: Option<Looked>) -> anyhow::Result<Attended> {
+/// Evaluates, writes down, and tells. Only `watch` asks the server.
+pub(in crate::command) async fn attend(place: Place<'_>, server: Server) -> anyhow::Result<Attended> {
     let Place { settings, catalog, .. } = place;
     let mut facts = gather(place)?;
-    if let Some(Looked { server, holes }) = looked {
-        facts.server = server;
-        facts.holes = holes;
-    }
+    facts.server = server;
+    facts.holes = Some(recoverable::holes(settings, catalog)?);
     let conditions = conditions::evaluate(&facts, &limits(settings));
     let decided = conditions::decided(&facts);
     let alerts = catalog.alerts();

@@ -15,7 +15,7 @@ use crate::notify::Sent;
 use crate::plan::conditions;
 use crate::system::caller::Caller;
 
-pub(in crate::command) use attend::{Attended, Looked, Place, attend};
+pub(in crate::command) use attend::{Attended, Place, attend};
 
 /// How many alerts `--all` shows.
 const ALL: usize = 200;

@@ -45,14 +45,6 @@ pub(super) fn alert_of_damage(context: &Context, report: &VerifyReport) -> anyho
     }
     raise(context, Severity::Warning, said)?;
     let alerts = context.catalog.alerts();
-    for hole in &report.wal_holes {
-        let message = if hole.segments == 1 {
-            format!("WAL segment {} is in no store", hole.first)
-        } else {
-            format!("WAL segments {} to {} are in no store", hole.first, hole.last)
-        };
-        alerts.raise("wal-hole", Severity::Critical, &message, Utc::now())?;
-    }
     for conflict in &report.wal_conflicts {
         let message = format!("{} was archived with different bytes", conflict.file);
         alerts.raise("wal-conflict", Severity::Critical, &message, Utc::now())?;
