@@ -32,9 +32,11 @@ fn every_timer_is_a_line_of_the_crontab() {
             .to_owned()
     };
     let of_systemd: BTreeSet<String> = units("service").iter().map(command).collect();
-    assert!(of_systemd.len() >= 6, "{of_systemd:?}");
-    let lacking: Vec<&String> = of_systemd.difference(&of_cron).collect();
-    assert!(lacking.is_empty(), "not in crontab.example: {lacking:?}");
+    assert!(of_systemd.len() >= 10, "{of_systemd:?}");
+    // The page goes where the machine has it: a line for cron's shell alone.
+    let of_cron: BTreeSet<String> =
+        of_cron.into_iter().filter(|command| !command.starts_with("status ")).collect();
+    assert_eq!(of_systemd, of_cron);
     for service in units("service") {
         assert!(service.with_extension("timer").exists(), "{} has no timer", service.display());
     }
