@@ -99,6 +99,8 @@ bash tests/regression_source.sh
 bash tests/postgres_versions.sh "$PGKEEP_TEST_PYTHON"
 
 if [[ ! $install_only ]]; then
+    # They wait, for servers and for each other, about as long as they compute.
+    export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
     # Without a standard input, so that a run at a terminal is the same as one without.
     exec cargo test --locked "$@" </dev/null
 fi
