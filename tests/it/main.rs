@@ -11,6 +11,7 @@
 
 mod access;
 mod alerts;
+mod archive_wal_kills;
 mod backup;
 mod catalog_faults;
 mod check;
