@@ -93,6 +93,9 @@ pub struct Deliveries {
     pub last_error: Option<String>,
 }
 
+/// How long somebody who has acknowledged that something happened is not told of it again.
+const KNOWN: chrono::TimeDelta = chrono::TimeDelta::days(7);
+
 /// What can be done with the table of alerts.
 #[derive(Debug, Clone, Copy)]
 pub struct Alerts<'a> {
@@ -104,15 +107,16 @@ impl<'a> Alerts<'a> {
         Self { catalog }
     }
 
-    /// Writes down that something happened; when the same is written there already, word for word and open, that it
-    /// happened again. Who is told of it, and when, is decided by the next run.
+    /// Writes down that something happened; when the same is written there already, word for word, and open or lately
+    /// acknowledged, that it happened again: somebody knows. Who is told of it, and when, is decided by the next run.
     pub fn raise(self, kind: &str, severity: Severity, message: &str, at: Timestamp) -> anyhow::Result<()> {
+        let lately = timestamp_text(at - KNOWN);
         let at = timestamp_text(at);
         self.catalog.write("raise an alert", |transaction| {
             let changed = transaction.execute(
                 "UPDATE alerts SET times = times + 1, last_seen_at = :at WHERE alert_type = :kind \
-                 AND message = :message AND closed_at IS NULL AND acknowledged_at IS NULL",
-                named_params! { ":kind": kind, ":message": message, ":at": at },
+                 AND message = :message AND (closed_at IS NULL OR acknowledged_at > :lately)",
+                named_params! { ":kind": kind, ":message": message, ":at": at, ":lately": lately },
             )?;
             if changed == 0 {
                 let condition = NewAlert { kind, subject: "", severity, message };

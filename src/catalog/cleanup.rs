@@ -112,9 +112,9 @@ impl<'a> Cleanup<'a> {
         self.catalog.read("look whether something changes", instant)
     }
 
-    /// How every complete backup stands.
-    pub fn standings(self) -> anyhow::Result<BTreeMap<BackupId, Standing>> {
-        self.catalog.read("look how backups stand", standings)
+    /// How every complete backup stands in these stores.
+    pub fn standings(self, stores: &[StoreName]) -> anyhow::Result<BTreeMap<BackupId, Standing>> {
+        self.catalog.read("look how backups stand", |connection| standings(connection, stores))
     }
 
     /// When the newest run but this one began, and of when the newest complete backup is.
@@ -297,7 +297,8 @@ impl<'a> Cleanup<'a> {
 
 fn instant(connection: &Connection) -> rusqlite::Result<Instant> {
     connection.query_row(
-        "SELECT (SELECT count(*) FROM backups WHERE status = 'complete') AS backups, \
+        "SELECT (SELECT count(*) FROM backups WHERE status = 'complete') \
+              + 1000000 * (SELECT count(*) FROM copies WHERE state IN ('missing', 'damaged')) AS backups, \
          (SELECT count(*) FROM backups WHERE kept_at IS NOT NULL) AS pins, \
          (SELECT coalesce(max(id), 0) FROM restore_log) AS restores, \
          (SELECT coalesce(max(rowid), 0) FROM runs WHERE command LIKE '%restore%') AS readers, \
@@ -311,9 +312,17 @@ fn instant(connection: &Connection) -> rusqlite::Result<Instant> {
     )
 }
 
-fn standings(connection: &Connection) -> rusqlite::Result<BTreeMap<BackupId, Standing>> {
+fn standings(
+    connection: &Connection,
+    stores: &[StoreName],
+) -> rusqlite::Result<BTreeMap<BackupId, Standing>> {
     let mut found: BTreeMap<BackupId, Standing> = BTreeMap::new();
-    let complete = "backup_id IN (SELECT id FROM backups WHERE status = 'complete')";
+    let stores: Vec<String> = stores.iter().map(|store| format!("'{store}'")).collect();
+    // What lies in a store that the settings no longer name can't be had.
+    let complete = format!(
+        "backup_id IN (SELECT id FROM backups WHERE status = 'complete') AND store IN ({})",
+        stores.join(", ")
+    );
     let mut statement = connection.prepare(&format!(
         "SELECT backup_id, min(state = 'good') AS whole, \
          min(CASE proven_how WHEN 'restored' THEN 4 WHEN 'decrypted' THEN 3 WHEN 'read' THEN 2 ELSE 1 END) AS proof \
@@ -346,7 +355,8 @@ fn standings(connection: &Connection) -> rusqlite::Result<BTreeMap<BackupId, Sta
     }
     let mut restored = connection.prepare(
         "SELECT DISTINCT backup_id FROM restore_log \
-         WHERE state = 'done' AND (purpose = 'test' OR target_database IS NOT NULL)",
+         WHERE state = 'done' AND (purpose = 'test' OR target_database IS NOT NULL) \
+         AND (tenant_ids IS NULL OR backup_id IN (SELECT id FROM backups WHERE tenant_id IS NOT NULL))",
     )?;
     for id in restored.query_map([], |row| parsed::<BackupId>(row, "backup_id"))? {
         if let Some(standing) = found.get_mut(&id?) {

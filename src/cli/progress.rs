@@ -140,6 +140,12 @@ impl Progress for Console {
         }
     }
 
+    fn say(&self, text: &str) {
+        if !self.quiet {
+            self.note(text);
+        }
+    }
+
     fn note(&self, text: &str) {
         let text = format!("pgkeep: {text}");
         match &self.bars {

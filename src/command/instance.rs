@@ -220,6 +220,8 @@ async fn launch(context: &Context, wanted: &Wanted<'_>, socket: &Path) -> anyhow
         "port=5432".to_owned(),
         "hot_standby=on".to_owned(),
         "archive_mode=off".to_owned(),
+        // Its subscriptions are the original's, and so are their slots: what it took out of them would be lost to the original.
+        "max_logical_replication_workers=0".to_owned(),
         // Its own words say where it stopped: they must be where they are looked for, and in one language.
         "logging_collector=on".to_owned(),
         "log_destination=stderr".to_owned(),

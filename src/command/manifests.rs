@@ -315,8 +315,12 @@ pub(super) fn chosen(catalog: &Catalog, text: Option<&str>) -> anyhow::Result<Ve
     }
 }
 
-/// What each store that can be asked has of the backup.
-pub(super) async fn holders(context: &Context, manifest: &Manifest, sealed: u64) -> Vec<Held> {
+/// What each store has of the backup. A store that can't be asked is an error: nobody may take what it has for nothing.
+pub(super) async fn holders(
+    context: &Context,
+    manifest: &Manifest,
+    sealed: u64,
+) -> anyhow::Result<Vec<Held>> {
     let prefix = names::backup(&context.settings.cluster, &manifest.id);
     let stores: Vec<_> = context.reading().each().collect();
     let listed = join_all(stores.iter().map(|store| store.list(&prefix))).await;
@@ -328,10 +332,13 @@ pub(super) async fn holders(context: &Context, manifest: &Manifest, sealed: u64)
                     objects.iter().filter_map(|info| Some((info.key.strip_prefix(&prefix)?, info.size)));
                 holders.push(Held::of(store.name(), manifest, sealed, sizes));
             }
-            Err(error) => context.reading().failed(&error),
+            Err(error) => {
+                context.reading().failed(&error);
+                return Err(error.into());
+            }
         }
     }
-    holders
+    Ok(holders)
 }
 
 /// Writes down copies that turned out to be bad, and says so of each.

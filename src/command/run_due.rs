@@ -4,6 +4,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use chrono::{TimeDelta, Utc};
@@ -14,10 +15,14 @@ use super::alerts::{Place, attend};
 use super::context::{locks, run_lock, take};
 use super::{Environment, Report, Shelf};
 use crate::catalog::{Job, JobState, Run, RunOutcome};
-use crate::model::{Elapsed, Kind};
+use crate::model::{Elapsed, Fault, Kind};
 use crate::plan::conditions::Server;
-use crate::system::lock::FileLock;
+use crate::system::lock::{Attempt, FileLock};
 use crate::system::{Step, Stop, durable, step};
+
+/// How long one waits for another to have looked for jobs.
+const TRIES: u32 = 600;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The variable that tells a process which job it is.
 pub const JOB_VARIABLE: &str = "PGKEEP_JOB";
@@ -91,11 +96,25 @@ impl Due<'_> {
     /// do this at the same time take turns, so that one does not take the other's new job for a dead one.
     fn next(&self, found: &mut Vec<Job>) -> anyhow::Result<Option<(Job, FileLock)>> {
         let holder = format!("process {}", std::process::id());
-        let _turn = take(&locks(&self.shelf.settings).join("jobs.lock"), &holder, "run-due")?;
+        let _turn = self.turn(&holder)?;
         self.settle(found)?;
         let Some(job) = self.shelf.catalog.jobs().take_due(Utc::now())? else { return Ok(None) };
         let lock = take(&self.lock_of(job.id), &holder, "run-due")?;
         Ok(Some((job, lock)))
+    }
+
+    /// Others hold it for some statements on the catalog, each of which may have to wait for somebody else.
+    fn turn(&self, holder: &str) -> anyhow::Result<FileLock> {
+        let path = locks(&self.shelf.settings).join("jobs.lock");
+        for _ in 0..TRIES {
+            match FileLock::attempt(&path, holder)? {
+                Attempt::Taken(lock) => return Ok(lock),
+                Attempt::HeldBy(_) => std::thread::sleep(PAUSE),
+            }
+        }
+        Fault::new(Kind::Locked, "look for jobs: another run-due is at it")
+            .hint("Nothing is lost: the one that comes next looks again.")
+            .err()
     }
 
     fn settle(&self, found: &mut Vec<Job>) -> anyhow::Result<()> {

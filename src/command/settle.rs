@@ -125,7 +125,7 @@ async fn settle_backup(context: &Context, run: &Run, id: &BackupId) -> anyhow::R
     let keyring = context.keyring()?;
     let Fetched { manifest, object, .. } =
         manifests::fetch(&context.settings, context.reading(), id, &keyring).await?;
-    let held = manifests::holders(context, &manifest, object.len() as u64).await;
+    let held = manifests::holders(context, &manifest, object.len() as u64).await?;
     if !manifests::is_covered(&manifest, &held) {
         return clear_away(context, id).await;
     }

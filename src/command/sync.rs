@@ -99,7 +99,8 @@ impl Report for SyncReport {
 
 /// Lists every store once, decides, and copies.
 pub async fn run(context: &Context, request: SyncRequest) -> anyhow::Result<SyncReport> {
-    let _turn = context.turn("sync", "make copies").await?;
+    // To show what would be done nobody has to wait.
+    let _turn = if request.dry_run { None } else { Some(context.turn("sync", "make copies").await?) };
     let clock = Instant::now();
     let presence = context.stop.or(stores::presence(context)).await?;
     let mut report = SyncReport {

@@ -73,7 +73,7 @@ async fn take(context: &Context, wanted: &Wanted<'_>) -> anyhow::Result<FileLock
         return refuse(wanted, &holder, None);
     }
     let _ticket = Ticket::draw(&locks(&context.settings), wanted, &place)?;
-    context.progress.note(&format!(
+    context.progress.say(&format!(
         "{}: waits for its turn, {} at most: {holder}",
         wanted.what,
         Elapsed(context.wait)

@@ -94,6 +94,11 @@ pub trait Progress: Send + Sync {
 
     /// Says something that the operator should know now.
     fn note(&self, text: &str);
+
+    /// Says what is neither a step nor a reason to look; not said where nothing is to be said unless something is wrong.
+    fn say(&self, text: &str) {
+        self.note(text);
+    }
 }
 
 /// Shows nothing.

@@ -1,6 +1,6 @@
 //! What the plan is drawn up from, out of the catalog.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{TimeDelta, Utc};
 
@@ -9,7 +9,7 @@ use crate::command::Context;
 use crate::command::archive::unrecorded;
 use crate::command::context::run_lock;
 use crate::command::restore_cluster::base;
-use crate::model::{BackupId, BackupKind, RunId};
+use crate::model::{BackupId, BackupKind, RunId, TimelineHistory};
 use crate::plan::recovery::Archive;
 use crate::plan::retention::{self, Backup, Facts, Rules, Span};
 use crate::system::calendar;
@@ -26,18 +26,28 @@ pub(super) fn gather(
 ) -> anyhow::Result<Facts> {
     unrecorded::take_in(&context.settings, &context.catalog)?;
     let cleanup = context.catalog.cleanup();
-    let standings = cleanup.standings()?;
+    let standings = cleanup.standings(context.settings.stores())?;
     let users = Users::find(context)?;
+    let ends = cleanup.wal_ends()?.into_iter();
+    let spans: BTreeMap<u32, Span> = ends
+        .map(|ends| {
+            (ends.timeline, Span { first: ends.first, last: ends.last, archived_at: ends.archived_at })
+        })
+        .collect();
+    let histories = context.catalog.wal().histories()?;
+    let orphan = orphan(rows, &spans, &histories);
     let backups = rows.iter().map(|row| {
         let standing = standings.get(&row.id).copied().unwrap_or_default();
-        fact(row, standing, users.use_it(&row.id))
-    });
-    let ends = cleanup.wal_ends()?.into_iter();
-    let spans = ends.map(|ends| {
-        (ends.timeline, Span { first: ends.first, last: ends.last, archived_at: ends.archived_at })
+        let mut fact = fact(row, standing, users.use_it(&row.id));
+        if fact.base.is_some() && fact.pin.is_none() {
+            fact.pin.clone_from(&orphan);
+        }
+        fact
     });
     let wal_stays = if let Some(unknown) = unknown {
         Some(format!("{unknown}; what it needs nobody can say"))
+    } else if let Some(orphan) = &orphan {
+        Some(format!("{orphan}; `pgkeep catalog rebuild` learns it"))
     } else if users.unsaid {
         Some("a restore has begun that has not said yet what it reads".to_owned())
     } else {
@@ -47,10 +57,24 @@ pub(super) fn gather(
         now: Utc::now(),
         rules: rules(context),
         backups: backups.collect(),
-        spans: spans.collect(),
-        histories: Archive { histories: context.catalog.wal().histories()?, ..Archive::default() },
+        spans,
+        histories: Archive { histories, ..Archive::default() },
         wal_stays,
     })
+}
+
+/// A timeline of which nobody knows where it left its ancestors, so that nobody knows either which of their backups and WAL
+/// lead to it.
+fn orphan(
+    rows: &[BackupRow],
+    spans: &BTreeMap<u32, Span>,
+    histories: &BTreeMap<u32, TimelineHistory>,
+) -> Option<String> {
+    let timelines: BTreeSet<u32> =
+        rows.iter().filter_map(base).map(|base| base.timeline).chain(spans.keys().copied()).collect();
+    let lowest = *timelines.first()?;
+    let unknown = timelines.into_iter().find(|it| *it > lowest && !histories.contains_key(it))?;
+    Some(format!("the history of timeline {unknown} is not known"))
 }
 
 fn rules(context: &Context) -> Rules {
@@ -107,9 +131,10 @@ impl Users {
                 continue;
             }
             users.backs_up_the_cluster |= run.command == "backup cluster";
-            let mut own = restores.iter().filter(|restore| is_of(restore, &run.id)).peekable();
-            users.unsaid |= run.command.ends_with("restore") && own.peek().is_none();
-            let reading = own.filter(|restore| restore.state == RestoreState::Running);
+            let own = restores.iter().filter(|restore| is_of(restore, &run.id));
+            let mut reading = own.filter(|restore| restore.state == RestoreState::Running).peekable();
+            // Not yet, or between one tenant and the next.
+            users.unsaid |= run.command.ends_with("restore") && reading.peek().is_none();
             users.restored.extend(reading.map(|restore| restore.backup_id.clone()));
         }
         // A server that was restored goes on asking for WAL when the restore has ended.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use chrono::Utc;
 
-use super::{RestoreTenantReport, RestoreTenantRequest, instance, lap};
+use super::{RestoreTenantReport, RestoreTenantRequest, instance, lap, of_another_database};
 use crate::catalog::{
     BackupFilter, BackupRow, NewRestore, Purpose, RestoreEnd, RestoreMode, RestorePlaces, RestoreState,
 };
@@ -88,7 +88,12 @@ pub(super) fn choose(
         return match row.kind {
             BackupKind::Database => Ok(Source::Database(Box::new(row))),
             BackupKind::Tenant => match request.tenants.as_slice() {
-                [one] if row.tenant_id.as_ref() == Some(one) => Ok(Source::Tenants(vec![row])),
+                [one] if row.tenant_id.as_ref() == Some(one) => {
+                    if row.database.is_some() && row.database.as_deref() != Some(database) {
+                        return Err(of_another_database(&row));
+                    }
+                    Ok(Source::Tenants(vec![row]))
+                }
                 _ => {
                     let of = row.tenant_id.as_deref().unwrap_or("nobody");
                     Fault::new(Kind::Usage, format!("{} is a backup of tenant \"{of}\" alone", row.id))

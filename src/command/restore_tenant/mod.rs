@@ -22,7 +22,7 @@ use super::backup::database::database_name;
 use super::backup::tenant::{self as backup, BackupTenants, FailedTenant, Wanted};
 use super::restore::Phase;
 use super::{Context, Report, judge};
-use crate::catalog::{NewRestore, Purpose, RestoreEnd, RestoreMode, RestoreState};
+use crate::catalog::{BackupRow, NewRestore, Purpose, RestoreEnd, RestoreMode, RestoreState};
 use crate::format::tenant::Tenant;
 use crate::model::{BackupId, Fault, Kind, Tenancy, Timestamp};
 use crate::plan::quote::Quote;
@@ -509,4 +509,13 @@ fn refuse_conflicts(plan: &TenantPlan) -> anyhow::Result<()> {
         ),
     };
     Fault::new(Kind::Refused, format!("{what}: {}", all.join("; "))).hint(hint).err()
+}
+
+/// Two databases may each have a tenant of this key.
+fn of_another_database(row: &BackupRow) -> anyhow::Error {
+    let of = row.database.as_deref().unwrap_or("nothing");
+    let message = format!("{} is a backup of a tenant of database \"{of}\"", row.id);
+    Fault::new(Kind::Usage, message)
+        .hint(format!("Give --database \"{of}\" if the tenant there is meant."))
+        .into()
 }

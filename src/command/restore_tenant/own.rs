@@ -7,7 +7,8 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::{
-    Confirm, RestoreTenantReport, RestoreTenantRequest, TenantPlan, TenantRestored, database, schema, then,
+    Confirm, RestoreTenantReport, RestoreTenantRequest, TenantPlan, TenantRestored, database,
+    of_another_database, schema, then,
 };
 use crate::catalog::{BackupFilter, BackupRow};
 use crate::command::backup::database::database_name;
@@ -204,7 +205,12 @@ fn choose(
     if request.backup != "latest" {
         let row = manifests::find(&context.catalog, &request.backup, None, None)?;
         return match row.kind {
-            BackupKind::Tenant if row.tenant_id.as_ref() == Some(id) => Ok(row),
+            BackupKind::Tenant if row.tenant_id.as_ref() == Some(id) => {
+                if database.is_some() && row.database.is_some() && row.database.as_deref() != database {
+                    return Err(of_another_database(&row));
+                }
+                Ok(row)
+            }
             BackupKind::Tenant => {
                 let of = row.tenant_id.as_deref().unwrap_or("nobody");
                 Fault::new(Kind::Usage, format!("{} is a backup of tenant \"{of}\" alone", row.id))

@@ -9,7 +9,8 @@ use crate::model::Kind;
 const ANSWERS: [Kind; 5] = [Kind::NotThere, Kind::Usage, Kind::Refused, Kind::Locked, Kind::Interrupted];
 
 /// Options that are followed by a value in a word of its own.
-const WITH_VALUE: [&str; 7] = ["--env-file", "--output", "--wait", "--jobs", "-j", "--at", "--store"];
+const WITH_VALUE: [&str; 9] =
+    ["--env-file", "--output", "--wait", "--jobs", "-j", "--at", "--store", "--max-time", "--budget"];
 
 pub(super) fn failed(facts: &Facts, found: &mut Vec<Condition>) {
     let mut last: BTreeMap<(&'static str, String), &EndedRun> = BTreeMap::new();
@@ -41,6 +42,10 @@ fn kind_of(command: &str) -> Option<&'static str> {
 
 /// Whether the run's end says anything about whether it can be done.
 fn counts(run: &EndedRun) -> bool {
+    // A slip of the pen.
+    if run.exit_code == Some(Kind::Usage.exit_code()) {
+        return false;
+    }
     let is_answer = ANSWERS.iter().any(|kind| run.exit_code == Some(kind.exit_code()));
     let is_asked = matches!(run.command.as_str(), "restore" | "test-restore");
     run.end != End::Interrupted && !(run.end == End::Failed && is_asked && is_answer)

@@ -318,8 +318,15 @@ fn explain(mut error: anyhow::Error) -> anyhow::Error {
     error
 }
 
-/// Drops a schema that was replaced, and everything in it: nothing else hangs on it, that was looked at before.
+/// Drops a schema that was replaced, and everything in it. What hangs on it from outside was made since the plan, and must not
+/// go with it.
 pub async fn drop_kept(server: &Server, name: &str) -> anyhow::Result<()> {
     let action = format!("drop the schema \"{name}\"");
+    let hanging = places::hanging_on(server, name).await?;
+    if !hanging.is_empty() {
+        return Fault::new(Kind::Refused, format!("{action}: {} hangs on it", hanging.join(", ")))
+            .hint("Drop or change what hangs on it, then the schema.")
+            .err();
+    }
     server.run(&action, &format!("DROP SCHEMA {} CASCADE", identifier(name))).await
 }
