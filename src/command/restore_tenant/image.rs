@@ -89,7 +89,9 @@ pub(super) fn choose(
             BackupKind::Database => Ok(Source::Database(Box::new(row))),
             BackupKind::Tenant => match request.tenants.as_slice() {
                 [one] if row.tenant_id.as_ref() == Some(one) => {
-                    if row.database.is_some() && row.database.as_deref() != Some(database) {
+                    let is_another = row.database.is_some() && row.database.as_deref() != Some(database);
+                    // Named, it is meant.
+                    if request.database.is_none() && is_another {
                         return Err(of_another_database(&row));
                     }
                     Ok(Source::Tenants(vec![row]))

@@ -515,7 +515,7 @@ fn refuse_conflicts(plan: &TenantPlan) -> anyhow::Result<()> {
 fn of_another_database(row: &BackupRow) -> anyhow::Error {
     let of = row.database.as_deref().unwrap_or("nothing");
     let message = format!("{} is a backup of a tenant of database \"{of}\"", row.id);
-    Fault::new(Kind::Usage, message)
-        .hint(format!("Give --database \"{of}\" if the tenant there is meant."))
+    Fault::new(Kind::Refused, message)
+        .hint("Give --database with the name of the database whose tenant is meant.")
         .into()
 }

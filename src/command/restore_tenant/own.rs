@@ -16,7 +16,7 @@ use crate::command::backup::tenant::FailedTenant;
 use crate::command::restore::next_best;
 use crate::command::{Context, judge, manifests};
 use crate::format::manifest::{Manifest, Table};
-use crate::model::{BackupKind, Fault, Kind, OwnPlaces, PlaceKind, TenantList};
+use crate::model::{BackupKind, Fault, Kind, OwnPlaces, PlaceKind, Tenancy, TenantList};
 use crate::postgres::quote::identifier;
 use crate::postgres::tenants::places::{self, OwnPlace};
 use crate::postgres::{Server, swap};
@@ -206,7 +206,11 @@ fn choose(
         let row = manifests::find(&context.catalog, &request.backup, None, None)?;
         return match row.kind {
             BackupKind::Tenant if row.tenant_id.as_ref() == Some(id) => {
-                if database.is_some() && row.database.is_some() && row.database.as_deref() != database {
+                let is_another = row.database.is_some() && row.database.as_deref() != database;
+                let of_schemas =
+                    matches!(&context.settings.tenancy, Tenancy::Own(of) if of.kind == PlaceKind::Schema);
+                // Named, it is meant.
+                if of_schemas && request.database.is_none() && is_another {
                     return Err(of_another_database(&row));
                 }
                 Ok(row)
