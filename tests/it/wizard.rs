@@ -33,6 +33,8 @@ fn wrecked() -> Archiving {
     archiving.place.backup("shop");
     archiving.place.pgkeep(&["backup", "tenant", "--all"]).ok();
     archiving.cluster.psql("shop", "DELETE FROM orders WHERE tenant_id = 'acme' AND id > 30");
+    // Whoever types this second, cut off at its beginning, means one behind the backup.
+    archiving.cluster.psql("shop", "SELECT pg_sleep(1.1)");
     archiving
 }
 
