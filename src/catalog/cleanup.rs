@@ -15,7 +15,7 @@ const LAST: u32 = 64;
 
 /// What decides about keeping, as far as others may change it meanwhile: when it is the same, nothing has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Instant([i64; 4], [String; 2]);
+pub struct Instant([i64; 5], [String; 2]);
 
 /// How a complete backup stands by its copies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -297,8 +297,8 @@ impl<'a> Cleanup<'a> {
 
 fn instant(connection: &Connection) -> rusqlite::Result<Instant> {
     connection.query_row(
-        "SELECT (SELECT count(*) FROM backups WHERE status = 'complete') \
-              + 1000000 * (SELECT count(*) FROM copies WHERE state IN ('missing', 'damaged')) AS backups, \
+        "SELECT (SELECT count(*) FROM backups WHERE status = 'complete') AS backups, \
+         (SELECT count(*) FROM copies WHERE state IN ('missing', 'damaged')) AS bad, \
          (SELECT count(*) FROM backups WHERE kept_at IS NOT NULL) AS pins, \
          (SELECT coalesce(max(id), 0) FROM restore_log) AS restores, \
          (SELECT coalesce(max(rowid), 0) FROM runs WHERE command LIKE '%restore%') AS readers, \
@@ -306,7 +306,13 @@ fn instant(connection: &Connection) -> rusqlite::Result<Instant> {
          (SELECT coalesce(max(kept_at), '') FROM backups WHERE kept_at IS NOT NULL) AS pin",
         [],
         |row| {
-            let numbers = [row.get("backups")?, row.get("pins")?, row.get("restores")?, row.get("readers")?];
+            let numbers = [
+                row.get("backups")?,
+                row.get("bad")?,
+                row.get("pins")?,
+                row.get("restores")?,
+                row.get("readers")?,
+            ];
             Ok(Instant(numbers, [row.get("newest")?, row.get("pin")?]))
         },
     )
