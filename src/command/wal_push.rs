@@ -27,6 +27,8 @@ use crate::system::{Step, step};
 /// How many waiting files one run takes along, and for how long it begins new ones.
 const AHEAD: usize = 256;
 const AHEAD_FOR: Duration = Duration::from_secs(30);
+/// How many of them each core has under way: while one waits for its disk, another is compressed.
+const AHEAD_PER_CORE: usize = 2;
 /// How long the catalog is waited for: the archiver must not be.
 const PATIENCE: Duration = Duration::from_millis(250);
 
@@ -90,7 +92,7 @@ pub async fn run(environment: &Environment, request: &WalPushRequest) -> anyhow:
     };
     step::reached(Step::WalPushed)?;
     let mut rows = pushed.rows(&file);
-    let ahead = push_waiting(&archiver, &file, threads).await;
+    let ahead = push_waiting(&archiver, &file, threads * AHEAD_PER_CORE).await;
     rows.extend(ahead.iter().flat_map(|(file, pushed)| pushed.rows(file)));
     let all = [(&file, &pushed)].into_iter().chain(ahead.iter().map(|(file, pushed)| (file, pushed)));
     let acknowledgement = |(file, pushed): (&Arc<WalFile>, &Pushed)| Acknowledgement {

@@ -55,9 +55,15 @@ pub(in crate::command) async fn until_archived(
             let account = account(server).await;
             if !told {
                 let limit = Elapsed(context.settings.archive_timeout);
-                let text = format!(
+                let mut text = format!(
                     "waiting up to {limit} for the WAL of the backup to be archived; the archiver: {account}"
                 );
+                let is_nowhere = |(name, stores): (&WalName, &BTreeSet<StoreName>)| {
+                    stores.is_empty() && archived.as_deref().is_some_and(|last| name.as_str() <= last)
+                };
+                if failed.is_empty() && needed.iter().any(is_nowhere) {
+                    text += "; but no store has it: is archive_command `pgkeep wal-push %p`?";
+                }
                 context.progress.note(&text);
                 told = true;
             }
