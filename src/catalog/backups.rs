@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::values::{count, count_or_null, integer, parsed, parsed_or_null, time, time_or_null};
 use super::words::words;
-use super::{Catalog, CopyRow, copies, failure};
+use super::{Catalog, CopyRow, Pin, copies, failure};
 use crate::model::{BackupId, BackupKind, Codec, Digest, Lsn, RunId, StoreName, Timestamp, timestamp_text};
 
 words! {
@@ -88,18 +88,6 @@ pub struct BackupRow {
     pub pin: Option<Pin>,
 }
 
-/// That somebody wants a backup kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Pin {
-    /// Since when.
-    #[serde(serialize_with = "super::values::time_as_text")]
-    pub at: Timestamp,
-    /// Who.
-    pub by: String,
-    /// Why.
-    pub reason: String,
-}
-
 /// Where a cluster's backup lies in the stream of WAL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct WalPlace {
@@ -129,7 +117,7 @@ pub struct BackupFilter<'a> {
 /// What can be done with the table of backups.
 #[derive(Debug, Clone, Copy)]
 pub struct Backups<'a> {
-    catalog: &'a Catalog,
+    pub(super) catalog: &'a Catalog,
 }
 
 impl<'a> Backups<'a> {
@@ -199,25 +187,6 @@ impl<'a> Backups<'a> {
             }
             Ok(())
         })
-    }
-
-    /// Writes down that somebody wants a complete backup kept, or no longer does. `false` when it is not complete any
-    /// more.
-    pub fn set_pin(self, id: &BackupId, pin: Option<&Pin>, at: Timestamp) -> anyhow::Result<bool> {
-        let changed = self.catalog.write("write down what is to be kept", |transaction| {
-            transaction.execute(
-                "UPDATE backups SET kept_at = :kept_at, kept_by = :by, kept_reason = :reason, \
-                 unkept_at = iif(:kept_at IS NULL, :at, unkept_at) WHERE id = :id AND status = 'complete'",
-                named_params! {
-                    ":id": id.as_str(),
-                    ":kept_at": pin.map(|pin| timestamp_text(pin.at)),
-                    ":by": pin.map(|pin| &pin.by),
-                    ":reason": pin.map(|pin| &pin.reason),
-                    ":at": timestamp_text(at),
-                },
-            )
-        })?;
-        Ok(changed > 0)
     }
 
     /// Writes down that the manifest was sealed anew: what is stored is larger or smaller by so much, and has another
@@ -337,14 +306,8 @@ fn backup(row: &Row<'_>) -> rusqlite::Result<BackupRow> {
         consistent_at: time_or_null(row, "consistent_at")?,
         before_restore: row.get("before_restore")?,
         wal: wal_place(row)?,
-        pin: pin(row)?,
+        pin: super::pins::pin(row)?,
     })
-}
-
-fn pin(row: &Row<'_>) -> rusqlite::Result<Option<Pin>> {
-    let Some(at) = time_or_null(row, "kept_at")? else { return Ok(None) };
-    let text = |column| row.get::<_, Option<String>>(column).map(Option::unwrap_or_default);
-    Ok(Some(Pin { at, by: text("kept_by")?, reason: text("kept_reason")? }))
 }
 
 fn wal_place(row: &Row<'_>) -> rusqlite::Result<Option<WalPlace>> {

@@ -285,6 +285,28 @@ impl<'a> Cleanup<'a> {
         })
     }
 
+    /// Writes down that these stretches, each from the first to the last name, are known to be deleted.
+    pub fn note_deleted(self, stretches: &[(WalName, WalName)], at: Timestamp) -> anyhow::Result<()> {
+        if stretches.is_empty() {
+            return Ok(());
+        }
+        self.catalog.write("write down which WAL was deleted", |transaction| {
+            let mut statement = transaction.prepare(
+                "INSERT INTO wal_deleted (timeline, first, last, deleted_at) VALUES (:timeline, :first, :last, :at) \
+                 ON CONFLICT (timeline, first) DO UPDATE SET last = max(last, excluded.last)",
+            )?;
+            for (first, last) in stretches {
+                statement.execute(named_params! {
+                    ":timeline": first.timeline(),
+                    ":first": first.as_str(),
+                    ":last": last.as_str(),
+                    ":at": timestamp_text(at),
+                })?;
+            }
+            Ok(())
+        })
+    }
+
     /// The stretches of WAL that were deleted because nothing needed them: the first and the last name of each.
     pub fn wal_deleted(self) -> anyhow::Result<Vec<(String, String)>> {
         self.catalog.read("look which WAL was deleted", |connection| {

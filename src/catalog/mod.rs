@@ -17,6 +17,7 @@ mod history;
 mod jobs;
 mod migrations;
 mod overview;
+mod pins;
 mod restores;
 mod runs;
 #[cfg(test)]
@@ -40,7 +41,7 @@ use crate::model::{Fault, FaultContext, Kind};
 use crate::system::durable;
 
 pub use alerts::{Alert, Alerts, Deliveries, Delivery, Event, Severity};
-pub use backups::{BackupFilter, BackupRow, BackupStatus, Backups, Pin, WalPlace};
+pub use backups::{BackupFilter, BackupRow, BackupStatus, Backups, WalPlace};
 pub use cleanup::{Cleanup, DoomedWal, Instant, Leaving, LeavingWal, Marked, Standing, WalEnds, WalStretch};
 pub use copies::{Copies, CopyKey, CopyRow, CopyState, Proof};
 pub use history::Taken;
@@ -48,6 +49,7 @@ pub use jobs::{Job, JobState, Jobs, NewJob};
 pub use overview::{
     EndedRun, Held, HourOfWal, OpenAlert, Overview, StoredSegment, TestRun, WaitingJob, WalBlock,
 };
+pub use pins::{Pin, Wish};
 pub use restores::{
     Measured, NewRestore, Purpose, Restore, RestoreEnd, RestoreMode, RestorePlaces, RestoreState, Restores,
 };

@@ -353,6 +353,17 @@ impl<'a> Restores<'a> {
         })
     }
 
+    /// The backups that this run restores, of those whose restore has begun and not ended.
+    pub fn running_of(self, run: &RunId) -> anyhow::Result<Vec<BackupId>> {
+        self.catalog.read("look what a run restores", |connection| {
+            let mut statement = connection
+                .prepare("SELECT backup_id FROM restore_log WHERE run_id = :run AND state = 'running'")?;
+            statement
+                .query_map(named_params! { ":run": run.as_str() }, |row| parsed(row, "backup_id"))?
+                .collect()
+        })
+    }
+
     /// The last restores, newest first.
     pub fn recent(self, count: usize) -> anyhow::Result<Vec<Restore>> {
         self.catalog.read("list the last restores", |connection| {

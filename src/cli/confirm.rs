@@ -4,6 +4,7 @@ use std::io::{BufRead, IsTerminal, Write};
 
 use super::progress::Console;
 use super::text;
+use crate::command::Context;
 use crate::command::restore::RestorePlan;
 use crate::command::restore_cluster::ClusterPlan;
 use crate::command::restore_tenant::TenantPlan;
@@ -29,11 +30,18 @@ impl Ask<'_> {
     }
 }
 
+/// The run that asks, and where it shows how far it is.
+#[derive(Clone, Copy)]
+pub(super) struct Asking<'a> {
+    pub(super) context: &'a Context,
+    pub(super) progress: &'a Console,
+}
+
 /// Shows the plan and asks for the database's name to be typed; without a terminal and without `--yes` it refuses.
-pub(super) fn restore(plan: &RestorePlan, ask: &Ask<'_>, progress: &Console) -> anyhow::Result<()> {
+pub(super) fn restore(plan: &RestorePlan, ask: &Ask<'_>, of: Asking<'_>) -> anyhow::Result<()> {
     let name = &plan.target_database;
     let what = format!("restoring over database \"{name}\"");
-    typed(&what, &text::plan(plan), "the name of the database", name, ask, progress)
+    typed(&what, &text::plan(plan), "the name of the database", name, ask, of)
 }
 
 fn typed(
@@ -42,11 +50,14 @@ fn typed(
     which: &str,
     name: &str,
     ask: &Ask<'_>,
-    progress: &Console,
+    Asking { context, progress }: Asking<'_>,
 ) -> anyhow::Result<()> {
     match ask {
         Ask::Nobody => return Ok(()),
-        Ask::With(asked) => return progress.pause(|| asked(plan, which, name)),
+        Ask::With(asked) => {
+            context.let_go();
+            return progress.pause(|| asked(plan, which, name));
+        }
         Ask::Plainly => {}
     }
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
@@ -54,6 +65,7 @@ fn typed(
             .hint("There is no terminal to ask at: give --yes if this is what you want.")
             .err();
     }
+    context.let_go();
     progress.pause(|| {
         let mut stderr = std::io::stderr();
         write!(stderr, "{plan}\nType {which} to go on: ")?;
@@ -69,16 +81,16 @@ fn typed(
 }
 
 /// Shows the plan and asks for the tenant's key to be typed, whose rows are going to be replaced.
-pub(super) fn tenant(plan: &TenantPlan, ask: &Ask<'_>, progress: &Console) -> anyhow::Result<()> {
+pub(super) fn tenant(plan: &TenantPlan, ask: &Ask<'_>, of: Asking<'_>) -> anyhow::Result<()> {
     let what = format!("restoring tenant \"{}\" of database \"{}\"", plan.tenant, plan.database);
-    typed(&what, &text::tenant_plan(plan), "the tenant", &plan.tenant, ask, progress)
+    typed(&what, &text::tenant_plan(plan), "the tenant", &plan.tenant, ask, of)
 }
 
 /// Shows the plan and asks for the directory to be typed, which is going to be replaced.
-pub(super) fn replace(plan: &ClusterPlan, ask: &Ask<'_>, progress: &Console) -> anyhow::Result<()> {
+pub(super) fn replace(plan: &ClusterPlan, ask: &Ask<'_>, of: Asking<'_>) -> anyhow::Result<()> {
     let name = &plan.to_dir;
     let what = format!("replacing the data directory {name}");
-    typed(&what, &text::cluster_plan(plan), "the directory", name, ask, progress)
+    typed(&what, &text::cluster_plan(plan), "the directory", name, ask, of)
 }
 
 /// Offers to make the catalog out of the stores; without a terminal and without `--yes` it refuses.

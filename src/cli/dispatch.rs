@@ -114,7 +114,8 @@ pub(super) async fn run(
         Command::Sync(sync) => {
             let context = Context::open(environment, words).await?;
             progress.announce(words);
-            let result = command::sync::run(&context, SyncRequest { dry_run: sync.dry_run }).await;
+            let result =
+                command::sync::run(&context, SyncRequest { dry_run: sync.dry_run, wait: None }).await;
             done(&context.conclude(result).await?, text::sync)
         }
         Command::Cleanup(_) | Command::Keep { .. } | Command::Unkeep { .. } => {

@@ -18,8 +18,8 @@ pub(super) async fn run(
 ) -> anyhow::Result<Done> {
     let context = Context::open(environment, words).await?;
     let result = match command {
-        Command::Keep { backup, reason } => command::keep::keep(&context, backup, reason),
-        Command::Unkeep { backup } => command::keep::unkeep(&context, backup),
+        Command::Keep { backup, reason } => command::keep::keep(&context, backup, reason).await,
+        Command::Unkeep { backup } => command::keep::unkeep(&context, backup).await,
         Command::Cleanup(cleanup) => {
             progress.announce(words);
             let request = CleanupRequest { dry_run: cleanup.dry_run, yes: cleanup.yes };

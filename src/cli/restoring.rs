@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::args::{Action, Mode, OnConflict, Restore};
-use super::confirm::Ask;
+use super::confirm::{Ask, Asking};
 use super::dispatch::{Done, done};
 use super::progress::Console;
 use super::{confirm, text};
@@ -41,7 +41,8 @@ pub(super) async fn run(
     let wanted = Wanted { backup: &restore.backup, kind: BackupKind::Database };
     let context = command::catalog::context_for_restore(environment, words, wanted, agree).await?;
     progress.announce(&format!("{words} {}", restore.backup));
-    let confirm = |plan: &_| confirm::restore(plan, ask, progress);
+    let asking = Asking { context: &context, progress };
+    let confirm = |plan: &_| confirm::restore(plan, ask, asking);
     let result = command::restore::run(&context, &request(restore), &confirm).await;
     done(&context.conclude(result).await?, text::restore)
 }
@@ -93,7 +94,8 @@ async fn tenants(
     };
     let context = Context::open(environment, words).await?.unlimited()?;
     progress.announce(&format!("{words} of tenant {}", wanted.tenant.join(", ")));
-    let confirm = |plan: &_| confirm::tenant(plan, ask, progress);
+    let asking = Asking { context: &context, progress };
+    let confirm = |plan: &_| confirm::tenant(plan, ask, asking);
     let result = command::restore_tenant::run(&context, &request, &confirm).await;
     done(&context.conclude(result).await?, text::restore_tenant)
 }
@@ -113,7 +115,8 @@ async fn cluster(
         Ok(false) => {}
         meant => return config(context, restore, meant.map(|_| ())).await,
     }
-    let confirm = |plan: &_| confirm::replace(plan, ask, progress);
+    let asking = Asking { context: &context, progress };
+    let confirm = |plan: &_| confirm::replace(plan, ask, asking);
     let request = cluster_request(restore)?;
     let result = command::restore_cluster::run(&context, &request, &confirm).await;
     done(&context.conclude(result).await?, text::restore_cluster)

@@ -354,6 +354,8 @@ pub(super) fn list(report: &ListReport) -> String {
 
 pub(super) fn recoverable(report: &RecoverableReport) -> String {
     let mut text = String::new();
+    let unheard: Vec<&str> = report.unheard.iter().map(|store| store.as_str()).collect();
+    let unheard = unheard.join(" or ");
     for window in &report.windows {
         line!(
             text,
@@ -374,9 +376,22 @@ pub(super) fn recoverable(report: &RecoverableReport) -> String {
         if let (Some(missing), Some(next)) = (&window.missing, &window.next) {
             line!(text, "  HOLE behind it: {missing} is in no store, the next that is there is {next}");
         }
+        if let Some(unknown) = &window.unknown {
+            line!(
+                text,
+                "  unknown behind it: {unknown} is in no store that could be asked; {} may have it",
+                unheard
+            );
+        }
     }
     for id in &report.inconsistent {
         line!(text, "{id} can't be made consistent: its WAL is not all there");
+    }
+    for id in &report.unknown {
+        line!(
+            text,
+            "{id}: its WAL is not all in the stores that could be asked; {unheard} may have the rest"
+        );
     }
     if report.windows.is_empty() {
         text.push_str("no point in time can be reached: there is no cluster backup with its WAL\n");

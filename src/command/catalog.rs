@@ -10,18 +10,19 @@ use futures_util::stream::{self, StreamExt as _};
 use serde::{Serialize, Serializer};
 
 use super::archive::fetch::Fetcher;
-use super::archive::inventory;
+use super::archive::{inventory, unheard};
+use super::cleanup::explained;
 use super::context::{self, catalog_path};
 use super::listing::{self, Listings};
 use super::manifests::{self, Fetched, Held, Stored};
 use super::saved::History;
-use super::{Context, Environment, Report, Shelf, saved, stores};
+use super::{Context, Environment, Report, Shelf, saved, stores, wishes};
 use crate::catalog::{BackupStatus, Catalog, ListedWal, Taken};
 use crate::config::Settings;
 use crate::format::keyring::Keyring;
 use crate::format::names;
 use crate::model::{BackupId, BackupKind, Fault, FaultContext, Kind, StoreName, WalKind};
-use crate::store::ObjectInfo;
+use crate::store::{ObjectInfo, StoreError};
 use crate::system::lock::{Attempt, FileLock};
 use crate::system::{Step, durable, step};
 
@@ -224,6 +225,11 @@ async fn take_in(context: &Context) -> anyhow::Result<RebuildReport> {
     report.warnings.extend(listings.failed.iter().map(ToString::to_string));
     take_in_backups(context, &keyring, &listings, &mut report).await?;
     take_in_wal(context, &mut report).await?;
+    // Before saved catalogs, by which what is to be kept may have been deleted.
+    let learned = wishes::take_in(context).await?;
+    report.warnings.extend(learned.warnings);
+    let is_new = |failed: &&StoreError| listings.listed.contains_key(&failed.store);
+    report.warnings.extend(learned.failed.iter().filter(is_new).map(ToString::to_string));
     let History { taken, missing, warnings } = saved::take_history(context, &keyring).await?;
     report.history = taken;
     // What another catalog says was deleted is not taken in: `cleanup` deletes what a store that was away still has.
@@ -232,6 +238,9 @@ async fn take_in(context: &Context) -> anyhow::Result<RebuildReport> {
         if known.get(&id)?.is_some_and(|row| row.status == BackupStatus::Complete) {
             report.added.push(id);
         }
+    }
+    if listings.failed.is_empty() && unheard::stores(&context.settings, &context.catalog)?.is_empty() {
+        explained::write_down(context)?;
     }
     report.warnings.extend(warnings);
     let unread: BTreeSet<BackupId> = report.unreadable.iter().map(|(id, _)| id.clone()).collect();
@@ -305,6 +314,7 @@ async fn take_in_wal(context: &Context, report: &mut RebuildReport) -> anyhow::R
     let cluster = &context.settings.cluster;
     let prefix = names::wal(cluster);
     let mut histories = BTreeSet::new();
+    let (mut heard, mut silent) = (Vec::new(), Vec::new());
     let stores: Vec<_> = context.reading().each().collect();
     let lists = async { Ok(join_all(stores.iter().map(|store| store.list(&prefix))).await) };
     for (store, objects) in stores.iter().zip(context.stop.or(lists).await?) {
@@ -313,6 +323,7 @@ async fn take_in_wal(context: &Context, report: &mut RebuildReport) -> anyhow::R
             Err(error) => {
                 context.reading().failed(&error);
                 report.warnings.push(error.to_string());
+                silent.push((store.name(), error.to_string()));
                 continue;
             }
         };
@@ -325,7 +336,9 @@ async fn take_in_wal(context: &Context, report: &mut RebuildReport) -> anyhow::R
         let of_timelines = files.iter().filter(|it| it.file.kind() == WalKind::History);
         histories.extend(of_timelines.map(|it| it.file.clone()));
         context.catalog.wal().record_listed(&files, Utc::now())?;
+        heard.push(store.name());
     }
+    unheard::note(context, &heard, &silent)?;
     report.wal_files = context.catalog.wal().count()?;
     if !histories.is_empty() {
         let fetcher = Fetcher::open(context.settings.clone())?;

@@ -1,7 +1,7 @@
 //! What commands are given: settings, catalog, stores, progress, and the run's own row, lock and scratch place.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::Utc;
@@ -9,7 +9,7 @@ use chrono::Utc;
 use super::alerts::{Place, attend};
 use super::outcome::{Report, Verdict, judge};
 use super::{access, saved, settle, stores, turn};
-use crate::catalog::{Catalog, NewRun, RunOutcome};
+use crate::catalog::{BackupStatus, Catalog, NewRun, RunOutcome};
 use crate::config::{Inputs, Settings};
 use crate::format::keyring::Keyring;
 use crate::model::{Fault, FaultContext, Kind, Progress, RunId, StoreName};
@@ -80,17 +80,19 @@ pub struct Context {
     /// How long it waits for one.
     pub(super) wait: Duration,
     lock: FileLock,
-    /// Held until the run ends: see [`turn::enter`].
-    backups: Option<FileLock>,
+    /// What it is called with.
+    command: String,
+    /// Held until the run ends, but while somebody is asked: see [`turn::enter`].
+    backups: Mutex<Option<FileLock>>,
 }
 
 impl Context {
     /// Opens the catalog and writes down that a run begins; then clears up after runs that died.
     pub async fn open(environment: &Environment, command: &str) -> anyhow::Result<Self> {
         let Shelf { settings, catalog } = Shelf::open(environment)?;
-        let mut context = Self::with(environment, command, settings, catalog)?;
+        let context = Self::with(environment, command, settings, catalog)?;
         match turn::enter(&context, command).await {
-            Ok(lock) => context.backups = lock,
+            Ok(lock) => context.hold(lock),
             // The run has a row by now, which says how it ended.
             Err(error) => return context.conclude(Err::<Never, _>(error)).await.map(|never| match never {}),
         }
@@ -141,7 +143,7 @@ impl Context {
         }
         let (progress, stop) = (Arc::clone(&environment.progress), environment.stop.clone());
         let words = environment.arguments.clone();
-        let (priority, wait, backups) = (row.priority, environment.wait, None);
+        let (priority, wait) = (row.priority, environment.wait);
         let context = Self {
             settings,
             catalog,
@@ -155,7 +157,8 @@ impl Context {
             priority,
             wait,
             lock,
-            backups,
+            command: command.to_owned(),
+            backups: Mutex::new(None),
         };
         match access::refuse_others(&context, command) {
             Ok(()) => Ok(context),
@@ -211,9 +214,45 @@ impl Context {
         Ok(path)
     }
 
+    fn hold(&self, backups: Option<FileLock>) {
+        *self.backups.lock().unwrap_or_else(PoisonError::into_inner) = backups;
+    }
+
+    /// Lets others take backups away, from when on somebody is asked who may have gone home. What the log says that this
+    /// run restores stays all the same.
+    pub fn let_go(&self) {
+        self.hold(None);
+    }
+
+    /// Has them again, after [`Self::let_go`] if somebody was asked at all. An error if one that this run restores has
+    /// been taken away in between.
+    pub(super) async fn hold_again(&self) -> anyhow::Result<()> {
+        if self.backups.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+            return Ok(());
+        }
+        self.hold(turn::enter(self, &self.command).await?);
+        for backup in self.catalog.restores().running_of(&self.run)? {
+            let row = self.catalog.backups().get(&backup)?;
+            if row.is_none_or(|row| row.status != BackupStatus::Complete) {
+                return Fault::new(
+                    Kind::NotThere,
+                    format!("{backup} was deleted while this waited for an answer"),
+                )
+                .hint("`pgkeep list` shows what is left.")
+                .err();
+            }
+        }
+        Ok(())
+    }
+
     /// Takes the turn for something that only one run may do at a time; waits for it as long as `--wait` says.
     pub async fn turn(&self, name: &str, what: &str) -> anyhow::Result<FileLock> {
-        turn::alone(self, name, what).await
+        turn::alone(self, name, what, self.wait).await
+    }
+
+    /// The same, and waits no longer than this, whatever `--wait` says.
+    pub async fn turn_within(&self, wait: Duration, name: &str, what: &str) -> anyhow::Result<FileLock> {
+        turn::alone(self, name, what, wait).await
     }
 
     /// The same for what is left out, and not waited for, while another run is at it.

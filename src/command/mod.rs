@@ -41,6 +41,7 @@ mod volumes;
 pub mod wal_fetch;
 pub mod wal_push;
 pub mod watch;
+mod wishes;
 
 pub use context::{Context, Environment, Shelf};
 pub use outcome::{Report, Verdict, judge};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::archive::unrecorded;
+use super::archive::{unheard, unrecorded};
 use super::restore_cluster::base;
 use super::{Report, Shelf};
 use crate::catalog::{BackupFilter, Catalog, CopyState, StoredSegment, WalBlock};
@@ -23,6 +23,10 @@ pub struct RecoverableReport {
     pub windows: Vec<RecoverableWindow>,
     /// Cluster backups of which the WAL is not all there: they can't be made consistent.
     pub inconsistent: Vec<BackupId>,
+    /// Those of which that is not known: a store that could not be asked may have it.
+    pub unknown: Vec<BackupId>,
+    /// Stores that could not be asked which WAL they have; each may have what is missing here.
+    pub unheard: Vec<StoreName>,
 }
 
 /// A window of time.
@@ -50,6 +54,9 @@ pub struct RecoverableWindow {
     /// The next one that is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<WalName>,
+    /// The first segment behind it that is in no store that could be asked, although there are later ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<WalName>,
 }
 
 impl Report for RecoverableReport {
@@ -57,6 +64,8 @@ impl Report for RecoverableReport {
         let has_hole = self.windows.iter().any(|window| window.missing.is_some());
         if has_hole || !self.inconsistent.is_empty() {
             Some(Kind::Damaged)
+        } else if !self.unknown.is_empty() || self.windows.iter().any(|window| window.unknown.is_some()) {
+            Some(Kind::Incomplete)
         } else if self.windows.is_empty() {
             Some(Kind::NotThere)
         } else {
@@ -67,18 +76,22 @@ impl Report for RecoverableReport {
 
 /// Draws up the ledger.
 pub fn run(shelf: &Shelf) -> anyhow::Result<RecoverableReport> {
-    let Ledger { windows, inconsistent } = ledger(&shelf.settings, &shelf.catalog)?;
-    Ok(RecoverableReport { windows: windows.into_iter().map(shown).collect(), inconsistent })
+    let Ledger { windows, inconsistent, unknown, unheard } = ledger(&shelf.settings, &shelf.catalog)?;
+    let windows = windows.into_iter().map(shown).collect();
+    Ok(RecoverableReport { windows, inconsistent, unknown, unheard })
 }
 
-/// Where windows end although later WAL is there.
-pub(super) fn holes(settings: &Settings, catalog: &Catalog) -> anyhow::Result<Vec<Hole>> {
-    let windows = ledger(settings, catalog)?.windows.into_iter();
+/// Where windows end although later WAL is there; `None`: a store that could not be asked may have it.
+pub(super) fn holes(settings: &Settings, catalog: &Catalog) -> anyhow::Result<Option<Vec<Hole>>> {
+    let windows = ledger(settings, catalog)?.windows;
+    if windows.iter().any(|dated| dated.unknown.is_some()) {
+        return Ok(None);
+    }
     let hole = |dated: Dated| {
         let (missing, next) = dated.window.hole?;
         Some(Hole { missing: missing.to_string(), next: next.to_string() })
     };
-    Ok(windows.filter_map(hole).collect())
+    Ok(Some(windows.into_iter().filter_map(hole).collect()))
 }
 
 /// The window to which a backup belongs, the one that ends last; `None` when its WAL is not all there.
@@ -96,12 +109,18 @@ pub(super) struct Ledger {
     pub(super) windows: Vec<Dated>,
     /// Cluster backups that are in none.
     pub(super) inconsistent: Vec<BackupId>,
+    /// The same, where a store that could not be asked may have what is missing.
+    pub(super) unknown: Vec<BackupId>,
+    /// Stores that could not be asked which WAL they have.
+    pub(super) unheard: Vec<StoreName>,
 }
 
 /// A window with about the latest point in it.
 pub(super) struct Dated {
     pub(super) window: Window,
     pub(super) until: Timestamp,
+    /// What is missing behind it, if a store that could not be asked may have it: then it is no hole.
+    pub(super) unknown: Option<WalName>,
 }
 
 /// Draws it up out of the catalog.
@@ -116,6 +135,7 @@ pub(super) fn ledger(settings: &Settings, catalog: &Catalog) -> anyhow::Result<L
     let is_deleted = |missing: &WalName| {
         deleted.iter().any(|(first, last)| (first.as_str()..=last.as_str()).contains(&missing.as_str()))
     };
+    let unheard = unheard::stores(settings, catalog)?;
     // One as a rule: it changes only when a server is made anew.
     let sizes: BTreeSet<u32> = bases.iter().map(|base| base.segment_size).collect();
     for size in sizes {
@@ -127,12 +147,20 @@ pub(super) fn ledger(settings: &Settings, catalog: &Catalog) -> anyhow::Result<L
                 Some(last) => archived_at(catalog, last)?,
                 None => None,
             };
-            windows.push(Dated { until: window.until(archived_at), window });
+            let unknown = match &window.hole {
+                Some((missing, _)) if !unheard::that_may_have(catalog, &unheard, missing)?.is_empty() => {
+                    window.hole.take().map(|(missing, _)| missing)
+                }
+                _ => None,
+            };
+            windows.push(Dated { until: window.until(archived_at), window, unknown });
         }
     }
     let reached = |id: &BackupId| windows.iter().any(|dated: &Dated| dated.window.backups.contains(id));
-    let inconsistent = bases.iter().map(|base| base.id.clone()).filter(|id| !reached(id)).collect();
-    Ok(Ledger { windows, inconsistent })
+    let unreached = bases.iter().map(|base| base.id.clone()).filter(|id| !reached(id)).collect();
+    let (inconsistent, unknown) =
+        if unheard.is_empty() { (unreached, Vec::new()) } else { (Vec::new(), unreached) };
+    Ok(Ledger { windows, inconsistent, unknown, unheard })
 }
 
 fn bases(catalog: &Catalog) -> anyhow::Result<Vec<Base>> {
@@ -212,7 +240,7 @@ pub(super) fn newest_safe(catalog: &Catalog, copies: usize) -> anyhow::Result<Op
     Ok(None)
 }
 
-fn shown(Dated { window, until }: Dated) -> RecoverableWindow {
+fn shown(Dated { window, until, unknown }: Dated) -> RecoverableWindow {
     let (missing, next) = window.hole.map_or((None, None), |(missing, next)| (Some(missing), Some(next)));
     RecoverableWindow {
         timeline: window.timeline,
@@ -225,5 +253,6 @@ fn shown(Dated { window, until }: Dated) -> RecoverableWindow {
         whole_in: window.whole_in.iter().map(ToString::to_string).collect(),
         missing,
         next,
+        unknown,
     }
 }

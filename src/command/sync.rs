@@ -34,6 +34,8 @@ const FORGOTTEN: i64 = 24;
 pub struct SyncRequest {
     /// Only say what would be done.
     pub dry_run: bool,
+    /// How long to wait for the turn at most; without it as `--wait` says.
+    pub wait: Option<std::time::Duration>,
 }
 
 /// A copy that was made, or would be.
@@ -100,7 +102,12 @@ impl Report for SyncReport {
 /// Lists every store once, decides, and copies.
 pub async fn run(context: &Context, request: SyncRequest) -> anyhow::Result<SyncReport> {
     // To show what would be done nobody has to wait.
-    let _turn = if request.dry_run { None } else { Some(context.turn("sync", "make copies").await?) };
+    let _turn = if request.dry_run {
+        None
+    } else {
+        let wait = request.wait.unwrap_or(std::time::Duration::MAX);
+        Some(context.turn_within(wait, "sync", "make copies").await?)
+    };
     let clock = Instant::now();
     let presence = context.stop.or(stores::presence(context)).await?;
     let mut report = SyncReport {

@@ -28,6 +28,8 @@ struct Wanted<'a> {
     shared: bool,
     /// What for, in words.
     what: &'a str,
+    /// How long to wait for it.
+    wait: Duration,
 }
 
 /// Takes the turn for what a command does with the backups as a whole, by its words.
@@ -41,17 +43,22 @@ pub(super) async fn enter(context: &Context, words: &str) -> anyhow::Result<Opti
         Use::Shared => true,
         Use::Alone => false,
     };
-    take(context, &Wanted { name: BACKUPS, shared, what: words }).await.map(Some)
+    take(context, &Wanted { name: BACKUPS, shared, what: words, wait: context.wait }).await.map(Some)
 }
 
 /// Takes the turn for something that only one run may do at a time.
-pub(super) async fn alone(context: &Context, name: &str, what: &str) -> anyhow::Result<FileLock> {
-    take(context, &Wanted { name, shared: false, what }).await
+pub(super) async fn alone(
+    context: &Context,
+    name: &str,
+    what: &str,
+    wait: Duration,
+) -> anyhow::Result<FileLock> {
+    take(context, &Wanted { name, shared: false, what, wait: wait.min(context.wait) }).await
 }
 
 /// The same without waiting.
 pub(super) fn now(context: &Context, name: &str, what: &str) -> anyhow::Result<FileLock> {
-    let wanted = Wanted { name, shared: false, what };
+    let wanted = Wanted { name, shared: false, what, wait: Duration::ZERO };
     match attempt(context, &wanted, &place_of(context))? {
         Attempt::Taken(lock) => Ok(lock),
         Attempt::HeldBy(other) => refuse(&wanted, &other, None),
@@ -69,17 +76,17 @@ async fn take(context: &Context, wanted: &Wanted<'_>) -> anyhow::Result<FileLock
         Attempt::Taken(lock) => return Ok(lock),
         Attempt::HeldBy(other) => other,
     };
-    if context.wait.is_zero() {
+    if wanted.wait.is_zero() {
         return refuse(wanted, &holder, None);
     }
     let _ticket = Ticket::draw(&locks(&context.settings), wanted, &place)?;
     context.progress.say(&format!(
         "{}: waits for its turn, {} at most: {holder}",
         wanted.what,
-        Elapsed(context.wait)
+        Elapsed(wanted.wait)
     ));
     let waited = loop {
-        let pause = PAUSE.min(context.wait.saturating_sub(begun.elapsed()));
+        let pause = PAUSE.min(wanted.wait.saturating_sub(begun.elapsed()));
         let sleep = async {
             tokio::time::sleep(pause).await;
             Ok(())
@@ -89,7 +96,7 @@ async fn take(context: &Context, wanted: &Wanted<'_>) -> anyhow::Result<FileLock
             Attempt::Taken(lock) => break Ok(lock),
             Attempt::HeldBy(other) => holder = other,
         }
-        if begun.elapsed() >= context.wait {
+        if begun.elapsed() >= wanted.wait {
             break refuse(wanted, &holder, Some(begun.elapsed()));
         }
     };
@@ -120,12 +127,13 @@ fn refuse(wanted: &Wanted<'_>, holder: &str, waited: Option<Duration>) -> anyhow
         .err()
 }
 
-/// Who of those that wait for the same, and live, comes before this place. Who shares waits for nobody who shares too.
+/// Who of those that wait for the same, and live, comes before this place. Who shares waits for nobody who only waits: what
+/// wants it alone, such as `cleanup`, takes it in a moment when nobody has it, and holds nobody up until then.
 fn first(directory: &Path, wanted: &Wanted<'_>, place: &Place) -> anyhow::Result<Option<String>> {
-    let mut prefixes = vec![prefix(wanted.name, false)];
-    if !wanted.shared {
-        prefixes.push(prefix(wanted.name, true));
+    if wanted.shared {
+        return Ok(None);
     }
+    let prefixes = [false, true].map(|shared| prefix(wanted.name, shared));
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();

@@ -1,9 +1,16 @@
 //! Where things lie in a store: keys are paths with `/`, relative to the store's root.
 
+use chrono::NaiveDateTime;
+
 use crate::model::{BackupId, ClusterName, Digest, RunId, Timestamp, WalName};
 
 /// The name of a backup's manifest within its directory.
 pub const MANIFEST: &str = "manifest";
+
+/// The last words in the names of wishes, and how they write times: to the millisecond, as the catalog does.
+const KEPT: &str = "kept";
+const UNKEPT: &str = "unkept";
+const WISH_TIME: &str = "%Y%m%dT%H%M%S%3fZ";
 
 /// `<cluster>/identity`
 pub fn identity(cluster: &ClusterName) -> String {
@@ -48,6 +55,27 @@ pub fn parse_saved<'a>(cluster: &ClusterName, key: &'a str) -> Option<(&'a str, 
         !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
     };
     (is_plain(lineage) && is_plain(name)).then_some((lineage, owner))
+}
+
+/// `<cluster>/kept/`: what all keys of wishes to keep backups begin with.
+pub fn wishes(cluster: &ClusterName) -> String {
+    format!("{cluster}/kept/")
+}
+
+/// `kept/<id>/<time>-<kept|unkept>`: the owner of such a wish, which is its key without the cluster's name.
+pub fn wish_owner(backup: &BackupId, at: Timestamp, is_kept: bool) -> String {
+    let word = if is_kept { KEPT } else { UNKEPT };
+    format!("kept/{backup}/{}-{word}", at.format(WISH_TIME))
+}
+
+/// Takes the key of a wish apart: which backup, when, and whether it is to be kept; `None` for keys of anything else.
+pub fn parse_wish(cluster: &ClusterName, key: &str) -> Option<(BackupId, Timestamp, bool)> {
+    let (id, name) = key.strip_prefix(&wishes(cluster))?.split_once('/')?;
+    let (time, word) = name.split_once('-')?;
+    let at = NaiveDateTime::parse_from_str(time, WISH_TIME).ok()?.and_utc();
+    let id: BackupId = id.parse().ok()?;
+    let is_kept = word == KEPT;
+    (key == format!("{cluster}/{}", wish_owner(&id, at, is_kept))).then_some((id, at, is_kept))
 }
 
 /// `<cluster>/wal/`: what all keys of WAL files begin with.
@@ -142,6 +170,26 @@ mod tests {
         assert_eq!(parse_saved(&cluster, &format!("main/{owner}")), Some(("1a2b3c4d", &owner[..])));
         for other in ["main/catalog/a", "main/catalog//b", "main/catalog/a/../b", "other/catalog/a/b"] {
             assert_eq!(parse_saved(&cluster, other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn wishes_are_known_by_their_keys() {
+        let cluster: ClusterName = "main".parse().unwrap();
+        let id: BackupId = "20261122T020000Z-database-1a2b3c4d".parse().unwrap();
+        let at = Timestamp::from_timestamp_millis(1_795_312_800_007).unwrap();
+        for is_kept in [true, false] {
+            let key = format!("main/{}", wish_owner(&id, at, is_kept));
+            assert!(key.starts_with(&wishes(&cluster)));
+            assert_eq!(parse_wish(&cluster, &key), Some((id.clone(), at, is_kept)), "{key}");
+        }
+        for other in [
+            "main/kept/20261122T020000Z-database-1a2b3c4d/20261122T020000007Z-perhaps",
+            "main/kept/20261122T020000Z-database-1a2b3c4d/20261122T020000Z-kept",
+            "main/kept/anything/20261122T020000007Z-kept",
+            "other/kept/20261122T020000Z-database-1a2b3c4d/20261122T020000007Z-kept",
+        ] {
+            assert_eq!(parse_wish(&cluster, other), None, "{other}");
         }
     }
 }

@@ -14,7 +14,7 @@ mod series;
 /// Something that holds now and should not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
-    /// Its type, such as `backup-failed`; one of [`ALWAYS`], [`WATCHED`] and [`ASKED`].
+    /// Its type, such as `backup-failed`; one of [`ALWAYS`], [`WATCHED`] and [`ASKED`], or [`UNHEARD`].
     pub kind: &'static str,
     /// What it is about: a store, a database, a backup; empty when there is only one.
     pub subject: String,
@@ -45,6 +45,8 @@ pub const ALWAYS: &[&str] = &[
 ];
 /// What is decided upon only when the ledger of WAL has been drawn up.
 pub const WATCHED: &[&str] = &["wal-hole"];
+/// What is decided upon by who lists the stores: that one could not be asked which WAL it has.
+pub const UNHEARD: &str = "wal-unheard";
 /// What is decided upon only when the server has answered.
 pub const ASKED: &[&str] = &["rpo", "archiver-failing", "archiver-backlog", "server-clock"];
 /// What is decided upon only when the server was asked.

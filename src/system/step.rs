@@ -105,6 +105,8 @@ pub enum Step {
     RepairMade,
     /// `sync`: copies are made, the catalog does not know.
     SyncCopied,
+    /// `keep`, `unkeep`: the catalog knows, no store does.
+    KeepWritten,
     /// `cleanup`: it is decided what goes, and nothing is written down.
     CleanupPlanned,
     /// `cleanup`: what goes is marked in the catalog, and all of it is still there.
@@ -203,6 +205,7 @@ impl Step {
         Self::VerifyProven,
         Self::RepairMade,
         Self::SyncCopied,
+        Self::KeepWritten,
         Self::CleanupPlanned,
         Self::CleanupMarked,
         Self::CleanupManifestsGone,

@@ -25,7 +25,7 @@ pub(crate) fn age(place: &Place, id: &str, days: i64) {
 }
 
 /// Backups of these ages in days, in this order.
-fn aged(place: &Place, database: &str, ages: &[i64]) -> Vec<String> {
+pub(crate) fn aged(place: &Place, database: &str, ages: &[i64]) -> Vec<String> {
     ages.iter()
         .map(|days| {
             let id = place.backup(database);
@@ -41,7 +41,7 @@ pub(crate) fn cleanup(place: &Place, arguments: &[&str]) -> Run {
 }
 
 /// The backups that go by a report.
-fn going(report: &serde_json::Value) -> Vec<String> {
+pub(crate) fn going(report: &serde_json::Value) -> Vec<String> {
     let backups = report["backups"].as_array().unwrap().iter().filter(|it| it["goes"] == true);
     let mut found: Vec<String> = backups.map(|it| it["backup"].as_str().unwrap().to_owned()).collect();
     found.sort();

@@ -158,7 +158,8 @@ fn the_golden_backups_are_good_to_the_last_byte() {
     assert_eq!(report["findings"], json!([]));
 }
 
-struct Files(PathBuf);
+/// A backup's directory, as what reads volumes sees it.
+pub(crate) struct Files(pub(crate) PathBuf);
 
 #[async_trait::async_trait]
 impl RangeReader for Files {

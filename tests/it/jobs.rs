@@ -5,8 +5,9 @@ use std::time::Instant;
 use chrono::{SecondsFormat, TimeDelta, Utc};
 use rustix::process::Signal;
 
-use crate::support::faults::{fresh_large, wait_for};
-use crate::support::{Place, Running, cluster, set_mode};
+use crate::support::dialog::{Dialog, ENTER};
+use crate::support::faults::{databases_beginning, fresh_large, wait_for};
+use crate::support::{Place, Running, cluster, give, set_mode};
 
 /// So many seconds from now, as `--at` takes it.
 fn in_seconds(seconds: i64) -> String {
@@ -211,4 +212,98 @@ fn a_holder_that_dies_holds_nobody_up() {
     first.signal(Signal::KILL);
     second.wait().ok();
     assert_eq!(place.backups().len(), 1);
+}
+
+/// A place in the queue of what `cleanup` wants alone.
+fn cleanup_waits(place: &Place) {
+    wait_for("cleanup to wait", || {
+        place.files("state/locks").iter().any(|name| name.starts_with("wait-backups-alone")).then_some(())
+    });
+}
+
+#[test]
+fn a_cleanup_that_waits_holds_nobody_up_and_has_its_turn_when_nobody_reads() {
+    let cluster = cluster();
+    let database = cluster.fresh_shop();
+    let place = Place::ready();
+    place.backup(&database);
+    let target = format!("{database}_slow");
+    let mut restore = slow_restore(&place, &database, &target);
+    let mut waiting = place.start(&[], &["cleanup"]);
+    cleanup_waits(&place);
+    // What comes later than the cleanup goes before it, also what may not wait at all.
+    place.pgkeep(&["backup", "database", &database, "--wait", "0"]).ok();
+    place.pgkeep(&["verify", "--deep", "--wait", "0"]).ok();
+    assert!(restore.is_running() && waiting.is_running());
+    // One that gives up says who it was, and another one has its turn.
+    let late = place.pgkeep(&["cleanup", "--wait", "1s"]).fails_with(11);
+    assert!(late.stderr.contains("of waiting"), "{}", late.stderr);
+    place.put("go", b"");
+    restore.wait().ok();
+    waiting.wait().ok();
+    let waited =
+        place.catalog("SELECT waited_seconds > 0 FROM runs WHERE command = 'cleanup' AND outcome = 'done'");
+    assert_eq!(waited, [["1"]]);
+    cluster.psql("postgres", &format!("DROP DATABASE \"{target}\""));
+}
+
+#[test]
+fn while_a_restore_asks_a_cleanup_goes_on_and_leaves_what_it_restores() {
+    let cluster = cluster();
+    let database = cluster.fresh_shop();
+    let place = Place::ready();
+    let ids: Vec<String> = (0..4).map(|_| place.backup(&database)).collect();
+    for (id, days) in ids.iter().zip([120, 110]) {
+        crate::cleanup::age(&place, id, days);
+    }
+    let mut dialog = Dialog::start(&place, 200, &[], &["restore", &ids[0]]);
+    dialog.expect("Type the name of the database to go on: ");
+    let done = place.pgkeep(&["--output", "json", "cleanup", "--wait", "0"]).ok().json();
+    assert_eq!(done["deleted"], serde_json::json!([ids[1]]));
+    dialog.keys(&database).keys(ENTER);
+    let (code, shown) = dialog.end();
+    assert_eq!(code, 0, "{shown}");
+    let old = databases_beginning(cluster, &format!("{database}_old_"));
+    cluster.psql("postgres", &format!("DROP DATABASE \"{}\"", old[0]));
+
+    // After the answer it has its turn again, and looks whether all is still there.
+    let mut dialog = Dialog::start(&place, 200, &[], &["restore", &ids[2]]);
+    dialog.expect("Type the name of the database to go on: ");
+    place.catalog(&format!("UPDATE backups SET status = 'deleting' WHERE id = '{}'", ids[2]));
+    dialog.keys(&database).keys(ENTER);
+    let (code, shown) = dialog.end();
+    assert_eq!(code, 1, "{shown}");
+    assert!(shown.contains(&format!("{}wasdeletedwhilethiswaitedforananswer", ids[2])), "{shown}");
+    place.catalog(&format!("UPDATE backups SET status = 'complete' WHERE id = '{}'", ids[2]));
+
+    // Somebody deletes at the moment of the answer: the restore waits for that like any other.
+    let mut dialog = Dialog::start(&place, 200, &[], &["restore", &ids[2], "--wait", "1s"]);
+    dialog.expect("Type the name of the database to go on: ");
+    let lock = place.state().join("locks/backups.lock");
+    let held = pgkeep::system::lock::FileLock::attempt(&lock, "a test").unwrap();
+    dialog.keys(&database).keys(ENTER);
+    let (code, shown) = dialog.end();
+    assert_eq!(code, 11, "{shown}");
+    drop(held);
+    assert_eq!(databases_beginning(cluster, &format!("{database}_old_")), [""; 0]);
+}
+
+#[test]
+fn a_verify_that_repairs_waits_for_a_sync_no_longer_than_its_time() {
+    let place = Place::ready();
+    place.backup("postgres");
+    let held = |name: &str| {
+        let lock = place.state().join(format!("locks/{name}.lock"));
+        let held = pgkeep::system::lock::FileLock::attempt(&lock, "a test").unwrap();
+        give(&lock);
+        held
+    };
+    // Something to be repaired, and a sync that does not end.
+    std::fs::remove_file(place.backups()[0].join("data.00000")).unwrap();
+    let _sync = held("sync");
+    let begun = Instant::now();
+    let run = place.pgkeep(&["--output", "json", "verify", "--repair", "--max-time", "1s"]).ended_with(4);
+    assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
+    let warnings = run.json()["warnings"].to_string();
+    assert!(warnings.contains("nothing was repaired: make copies: another run is at it"), "{warnings}");
 }

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::clouds::{Cloud, Clouds};
-use crate::golden::{open_with, reseal_with};
-use crate::support::faults::{assert_no_survivors, databases_beginning, leftovers, stopped_at};
+use crate::rewritten::{rewrite, without_a_row};
+use crate::support::faults::{
+    SmallDisk, assert_no_survivors, databases_beginning, fresh_large, leftovers, stopped_at,
+};
 use crate::support::s3::Options;
 use crate::support::{Archiving, Cluster, Place, cluster, tidy};
 use crate::{pitr, tenants};
@@ -334,28 +336,123 @@ fn what_makes_no_sense_is_refused_before_anything_is_read() {
     assert_nothing_left(&place, cluster(), &shop);
 }
 
+/// The catalog learns anew what is in the store, and all that can be summed up or opened is as it should be.
+fn taken_for_good(place: &Place) {
+    fs::remove_dir_all(place.state()).unwrap();
+    fs::remove_dir_all(place.store().join("test/catalog")).unwrap();
+    place.pgkeep(&["catalog", "rebuild"]).ok();
+    let verified = place.pgkeep(&["--output", "json", "verify", "--deep"]).ok().json();
+    assert_eq!((&verified["decrypted"], &verified["findings"]), (&true.into(), &serde_json::json!([])));
+}
+
 #[test]
 fn a_row_that_is_not_in_the_stored_bytes_fails_the_test() {
     let (place, shop) = backed_up();
-    let path = place.backups()[0].join("manifest");
-    let key = place.setting("BACKUP_ENCRYPTION_KEY");
-    let mut wrong = open_with(&path, &key);
-    let entries = wrong.body["entries"].as_array_mut().unwrap();
-    let table = entries.iter_mut().find(|entry| entry["table"]["name"] == "orders").unwrap();
-    table["table"]["rows"] = 1001.into();
-    reseal_with(&path, &wrong, &key);
-    fs::remove_dir_all(place.state()).unwrap();
-    place.pgkeep(&["catalog", "rebuild"]).ok();
+    rewrite(&place.backups()[0], &place.setting("BACKUP_ENCRYPTION_KEY"), |entry, plain| {
+        if entry["table"]["name"] == "orders" { without_a_row(&plain) } else { plain }
+    });
+    taken_for_good(&place);
     let report = tested(&place, &[], 4);
-    assert_eq!(findings(&report), ["rows: table public.orders has 1000 rows, the backup has 1001"]);
+    assert_eq!(findings(&report), ["rows: table public.orders has 999 rows, the backup has 1000"]);
     assert_eq!(report["tests"][0]["passed"], false);
     let alerts = place.catalog("SELECT severity, message FROM alerts");
     assert_eq!(alerts[0][0], "CRITICAL");
-    assert!(alerts[0][1].contains("has 1000 rows, the backup has 1001"), "{alerts:?}");
+    assert!(alerts[0][1].contains("has 999 rows, the backup has 1000"), "{alerts:?}");
     let log = place.catalog("SELECT state, purpose, message FROM restore_log WHERE checks IS NOT NULL");
-    assert_eq!(log, [["failed", "test", "table public.orders has 1000 rows, the backup has 1001"]]);
+    assert_eq!(log, [["failed", "test", "table public.orders has 999 rows, the backup has 1000"]]);
     assert_eq!(place.catalog("SELECT count(*) FROM copies WHERE proven_how = 'restored'"), [["0"]]);
     assert_nothing_left(&place, cluster(), &shop);
+}
+
+#[test]
+fn a_row_that_is_not_in_a_tenants_stored_bytes_fails_the_test() {
+    let (place, database) = tenants::ready(3);
+    place.pgkeep(&["backup", "tenant", "2"]).ok();
+    rewrite(&place.backups()[0], &place.setting("BACKUP_ENCRYPTION_KEY"), |entry, plain| {
+        // Nothing refers to messages: the foreign keys are whole without the row.
+        if entry["table"]["name"] == "messages" { without_a_row(&plain) } else { plain }
+    });
+    taken_for_good(&place);
+    let found = findings(&tested(&place, &["--tenant", "2"], 4));
+    assert!(found.len() == 1 && found[0].starts_with("rows: table app.messages has "), "{found:?}");
+    assert_nothing_left(&place, cluster(), &database);
+}
+
+#[test]
+fn without_room_or_memory_nothing_is_begun() {
+    let (place, database) = (Place::ready(), fresh_large(cluster()));
+    place.set("PGDATABASE", &database);
+    place.backup(&database);
+    let disk = SmallDisk::mount(&place.path("small"), "4m");
+    let refused = |code: i32, arguments: &[&str]| {
+        let run = disk.run(&place.command(&[&["test-restore"], arguments].concat())).fails_with(code);
+        assert_nothing_left(&place, cluster(), &database);
+        run.stderr
+    };
+    // Where things are unpacked; and where the server has its data, if that is seen from here.
+    let small = place.path("small").display().to_string();
+    place.set("BACKUP_SCRATCH_DIR", &small);
+    for arguments in [&[][..], &["--own-server"]] {
+        let stderr = refused(40, arguments);
+        assert!(
+            stderr.contains(&format!("{small} has ")) && stderr.contains("free, the test needs "),
+            "{stderr}"
+        );
+    }
+    place.unset("BACKUP_SCRATCH_DIR");
+    place.set("PGDATA", &small);
+    let stderr = refused(40, &[]);
+    assert!(stderr.contains(&format!("{small} has ")), "{stderr}");
+    place.unset("PGDATA");
+    // What the kernel says of memory, on a machine that has little left.
+    let little = place.put("meminfo", b"MemTotal: 4000000 kB\nMemAvailable: 100000 kB\n");
+    disk.cover(Path::new("/proc/meminfo"), &little);
+    let stderr = refused(5, &["--own-server"]);
+    assert!(
+        stderr.contains("a throwaway server needs 256.0 MiB, and 97.7 MiB of memory is free"),
+        "{stderr}"
+    );
+    // Beside the databases in use no server is started.
+    disk.run(&place.command(&["test-restore"])).ok();
+    let log = place.catalog("SELECT state, count(*) FROM restore_log GROUP BY state ORDER BY state");
+    assert_eq!(log, [["done", "1"], ["failed", "3"], ["refused", "1"]]);
+}
+
+#[test]
+fn a_cluster_is_not_tested_without_room_or_memory_or_beside_its_own_tablespaces() {
+    let archiving = archiving(false);
+    let place = &archiving.place;
+    pitr::backup(&archiving);
+    archiving.archive();
+    let disk = SmallDisk::mount(&place.path("small"), "4m");
+    let little = place.put("meminfo", b"MemTotal: 4000000 kB\nMemAvailable: 100000 kB\n");
+    place.set("BACKUP_SCRATCH_DIR", &place.path("small").display().to_string());
+    let run = disk.run(&place.command(&["test-restore"])).fails_with(40);
+    assert!(run.stderr.contains(" free, "), "{}", run.stderr);
+    place.unset("BACKUP_SCRATCH_DIR");
+    disk.cover(Path::new("/proc/meminfo"), &little);
+    let run = disk.run(&place.command(&["test-restore"])).fails_with(5);
+    assert!(run.stderr.contains("a throwaway server needs 256.0 MiB"), "{}", run.stderr);
+    // Made after the backup: replaying would make it anew, in the place where the server in use has it.
+    let space = place.path("space");
+    fs::create_dir(&space).unwrap();
+    crate::support::give(&space);
+    archiving.cluster.psql("postgres", &format!("CREATE TABLESPACE fast LOCATION '{}'", space.display()));
+    let refused = |place: &Place| {
+        let stderr = tested_error(place, &[], 5);
+        assert!(
+            stderr.contains("a cluster with tablespaces can't be brought to life beside itself"),
+            "{stderr}"
+        );
+        assert!(stderr.contains(&space.display().to_string()), "{stderr}");
+    };
+    refused(place);
+    // In the backup itself, when the server no longer has it.
+    pitr::backup(&archiving);
+    archiving.archive();
+    archiving.cluster.psql("postgres", "DROP TABLESPACE fast");
+    refused(place);
+    assert_nothing_left(place, &archiving.cluster, "postgres");
 }
 
 #[test]

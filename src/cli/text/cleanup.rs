@@ -74,7 +74,7 @@ fn verdict(backup: &BackupVerdict) -> Vec<String> {
 }
 
 pub(in crate::cli) fn keep(report: &KeepReport) -> String {
-    match (&report.kept, &report.before) {
+    let mut text = match (&report.kept, &report.before) {
         (Some(kept), _) => format!("{} is kept whatever its age: {}\n", report.backup, kept.reason),
         (None, Some(before)) => format!(
             "{} is left to the rules again; it was kept since {} by {}: {}\n",
@@ -84,5 +84,7 @@ pub(in crate::cli) fn keep(report: &KeepReport) -> String {
             before.reason
         ),
         (None, None) => format!("{} was left to the rules before\n", report.backup),
-    }
+    };
+    warnings(&mut text, &report.warnings);
+    text
 }

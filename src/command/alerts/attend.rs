@@ -39,7 +39,7 @@ pub(in crate::command) async fn attend(place: Place<'_>, server: Server) -> anyh
     let Place { settings, catalog, .. } = place;
     let mut facts = gather(place)?;
     facts.server = server;
-    facts.holes = Some(recoverable::holes(settings, catalog)?);
+    facts.holes = recoverable::holes(settings, catalog)?;
     let conditions = conditions::evaluate(&facts, &limits(settings));
     let decided = conditions::decided(&facts);
     let alerts = catalog.alerts();

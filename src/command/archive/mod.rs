@@ -16,6 +16,7 @@ pub(super) mod reconcile;
 pub(super) mod registration;
 pub(super) mod settings;
 mod staged;
+pub(super) mod unheard;
 pub(super) mod unrecorded;
 pub(super) mod wait;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use chrono::{TimeDelta, Utc};
 use serde::Serialize;
 
-use super::unrecorded;
+use super::{unheard, unrecorded};
 use crate::catalog::{CopyState, ListedWal, WalRow};
 use crate::command::{Context, stores};
 use crate::format::names;
@@ -82,6 +82,10 @@ pub(in crate::command) async fn reconcile(
             }
         }
     }
+    let heard: Vec<StoreName> = all.held.keys().copied().collect();
+    let silent: Vec<(StoreName, String)> =
+        all.failed.iter().map(|error| (error.store, error.to_string())).collect();
+    unheard::note(context, &heard, &silent)?;
     all.findings.sort_by(|left, right| (&left.file, left.store).cmp(&(&right.file, right.store)));
     Ok(all)
 }

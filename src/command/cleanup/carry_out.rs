@@ -92,7 +92,7 @@ impl Clearing<'_> {
         }
         cleared.wal_copies = self.wal(store).await?;
         let (cluster, forgotten) = (&self.context.settings.cluster, Utc::now() - calendar::day());
-        for prefix in [names::backups(cluster), names::wal(cluster)] {
+        for prefix in [names::backups(cluster), names::wal(cluster), names::wishes(cluster)] {
             store.remove_empty(&prefix, forgotten).await.fault()?;
         }
         let day_ago = Utc::now() - TimeDelta::days(1);

@@ -77,7 +77,7 @@ fn orphan(
     Some(format!("the history of timeline {unknown} is not known"))
 }
 
-fn rules(context: &Context) -> Rules {
+pub(super) fn rules(context: &Context) -> Rules {
     let wanted = context.settings.retention;
     Rules {
         days: wanted.days,

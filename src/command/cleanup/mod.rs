@@ -6,6 +6,7 @@
 
 mod carry_out;
 mod clocks;
+pub(super) mod explained;
 mod facts;
 mod garbage;
 
@@ -15,10 +16,11 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::stores::{self, Absent};
-use super::{Context, Report, listing};
+use super::{Context, Report, listing, wishes};
 use crate::catalog::{BackupFilter, BackupRow, DoomedWal, WalStretch};
 use crate::model::{BackupId, BackupKind, Fault, Kind, StoreName};
 use crate::plan::retention::{self, Plan};
+use crate::store::StoreError;
 use crate::system::{Step, step};
 
 /// How often it is decided anew because somebody else has changed something meanwhile.
@@ -153,6 +155,8 @@ pub async fn run(context: &Context, request: CleanupRequest) -> anyhow::Result<C
     let mut listings = context.stop.or(async { Ok(listing::take(context, None).await) }).await?;
     listings.listed.retain(|store, _| presence.names().contains(store));
     report.warnings.extend(listings.failed.iter().map(ToString::to_string));
+    // What somebody on another host wants kept, or wanted before this catalog was lost.
+    let mut learned = wishes::take_in(context).await?;
     let unknown = garbage::unknown_clusters(context, &listings)?;
     report.warnings.extend(unknown.first().cloned());
     let garbage = garbage::find(context, &listings)?;
@@ -162,7 +166,11 @@ pub async fn run(context: &Context, request: CleanupRequest) -> anyhow::Result<C
         step::reached(Step::CleanupMarked)?;
         let clearing = carry_out::Clearing { context, presence: &presence, listings: &listings };
         clearing.carry_out(&garbage, &mut report).await?;
+        wishes::spread(context, &presence.present, &mut learned).await?;
     }
+    let is_new = |failed: &&StoreError| listings.listed.contains_key(&failed.store);
+    report.warnings.extend(learned.failed.iter().filter(is_new).map(ToString::to_string));
+    report.warnings.extend(learned.warnings);
     report.seconds = clock.elapsed().as_secs_f64();
     Ok(report)
 }

@@ -40,6 +40,7 @@ impl Restore<'_> {
         self.refuse_connections(&plan)?;
         if self.request.to_database.is_none() {
             confirm(&plan)?;
+            self.context.hold_again().await?;
         }
         // Written down before they exist: whoever comes after a crash knows what to drop and what to name, and where.
         self.context.catalog.restores().set_places(

@@ -131,6 +131,7 @@ pub async fn run(
     let result = async {
         if restore.plan.replaces {
             confirm(&restore.plan)?;
+            context.hold_again().await?;
         }
         restore.carry_out(context, request).await
     }

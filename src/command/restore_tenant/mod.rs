@@ -320,6 +320,7 @@ impl Work<'_> {
         }
         refuse_conflicts(&plan)?;
         confirm(&plan)?;
+        self.context.hold_again().await?;
         clock = Instant::now();
         let undo = self.save(image, report).await?;
         let loses = plan.tables.iter().any(|table| table.update + table.delete > 0);

@@ -208,6 +208,7 @@ impl Schema<'_> {
         let context = self.context;
         let plan = context.stop.or(self.plan(server)).await?;
         confirm(&plan)?;
+        context.hold_again().await?;
         let mut clock = Instant::now();
         let keep_as = plan.own.as_ref().and_then(|own| own.keep_as.clone());
         // Written down before it is made: whoever comes after a crash knows where to look.

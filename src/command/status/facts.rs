@@ -31,7 +31,7 @@ const TESTS: usize = 400;
 /// Gathers everything but the score.
 pub(super) fn gather(shelf: &Shelf, answers: Vec<Answer>, now: Timestamp) -> anyhow::Result<Status> {
     let rows = shelf.catalog.backups().list(&BackupFilter::default())?;
-    let Ledger { windows, inconsistent } = recoverable::ledger(&shelf.settings, &shelf.catalog)?;
+    let Ledger { windows, inconsistent, .. } = recoverable::ledger(&shelf.settings, &shelf.catalog)?;
     let windows: Vec<(WindowLine, Vec<BackupId>)> = windows
         .into_iter()
         .map(|dated| {

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{TimeDelta, Utc};
 
-use super::report::{WalConflict, WalContent, WalHole};
+use super::report::{Away, WalConflict, WalContent, WalHole};
 use crate::catalog::{BackupFilter, CopyState};
+use crate::command::archive::unheard;
 use crate::command::{Context, restore_cluster};
 use crate::model::{BackupKind, Digest, StoreName, Timestamp, WalKind, WalName, timestamp_text};
 use crate::plan::gaps::{self, Gap};
@@ -14,8 +15,17 @@ use crate::plan::recovery::{Archive, Base};
 /// Segments are archived several at a time, and a later one may be there a while before an earlier one.
 const UNDER_WAY: TimeDelta = TimeDelta::minutes(5);
 
-/// Looks at what the catalog knows, after the stores were listed and copies read.
-pub(super) fn look(context: &Context) -> anyhow::Result<(Vec<WalHole>, Vec<WalConflict>)> {
+/// What is the matter with the archive.
+pub(super) struct Looked {
+    pub(super) holes: Vec<WalHole>,
+    pub(super) conflicts: Vec<WalConflict>,
+    /// Gaps that may be none: a store did not answer.
+    pub(super) unknown: Vec<String>,
+}
+
+/// Looks at what the catalog knows, after the stores were listed and copies read. What is missing in those that answered may
+/// be in one that is away, unless that one has said otherwise before.
+pub(super) fn look(context: &Context, away: &[Away]) -> anyhow::Result<Looked> {
     let mut contents: BTreeMap<WalName, BTreeMap<String, (Digest, Vec<StoreName>)>> = BTreeMap::new();
     let mut archived: BTreeMap<WalName, Option<Timestamp>> = BTreeMap::new();
     for row in context.catalog.wal().all()? {
@@ -62,5 +72,33 @@ pub(super) fn look(context: &Context) -> anyhow::Result<(Vec<WalHole>, Vec<WalCo
             .any(|(first, last)| first.as_str() <= gap.first.as_str() && gap.last.as_str() <= last.as_str())
     };
     let gaps = gaps::gaps(&archive, &bases).into_iter().filter(is_missing).filter(is_old);
-    Ok((gaps.map(hole).collect(), conflicts))
+    let mut looked = Looked { holes: Vec::new(), conflicts, unknown: Vec::new() };
+    let mut unheard = unheard::stores(&context.settings, &context.catalog)?;
+    unheard.extend(away.iter().map(|away| away.store));
+    unheard.sort();
+    unheard.dedup();
+    let mut silent = BTreeSet::new();
+    for gap in gaps {
+        let may_have = unheard::that_may_have(&context.catalog, &unheard, &gap.first)?;
+        if may_have.is_empty() {
+            looked.holes.push(hole(gap));
+            continue;
+        }
+        let stores: Vec<&str> = may_have.iter().map(|store| store.as_str()).collect();
+        looked.unknown.push(format!(
+            "WAL segments {} to {} are in none of the stores that answered; {} may have them",
+            gap.first,
+            gap.last,
+            stores.join(" or ")
+        ));
+        silent.extend(may_have);
+    }
+    // Until they answer, nobody else calls it a hole either.
+    let silent: Vec<(StoreName, String)> = away
+        .iter()
+        .filter(|away| silent.contains(&away.store))
+        .map(|away| (away.store, away.message.clone()))
+        .collect();
+    unheard::note(context, &[], &silent)?;
+    Ok(looked)
 }

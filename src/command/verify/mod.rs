@@ -82,11 +82,14 @@ pub async fn run(context: &Context, request: &VerifyRequest) -> anyhow::Result<V
         if !request.deep {
             report.rolling = Some(rolling::figures(context, &candidates, &read, (budget, interval), &report));
         }
-        (report.wal_holes, report.wal_conflicts) = archive::look(context)?;
+        let looked = archive::look(context, &report.away)?;
+        (report.wal_holes, report.wal_conflicts) = (looked.holes, looked.conflicts);
+        report.warnings.extend(looked.unknown);
     }
     repair::alert_of_damage(context, &report)?;
     if request.repair {
-        repair::repair(context, &mut report).await?;
+        let left = request.max_time.map(|time| time.saturating_sub(clock.elapsed()));
+        repair::repair(context, &mut report, left).await?;
     }
     repair::alert_of_loss(context, &report)?;
     report.seconds = clock.elapsed().as_secs_f64();

@@ -1,6 +1,7 @@
 //! What was found wrong: said in alerts, and replaced from a good copy.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use chrono::Utc;
 
@@ -52,12 +53,17 @@ pub(super) fn alert_of_damage(context: &Context, report: &VerifyReport) -> anyho
     Ok(())
 }
 
-/// Makes the copies that are lacking out of good ones, as `sync` does.
-pub(super) async fn repair(context: &Context, report: &mut VerifyReport) -> anyhow::Result<()> {
+/// Makes the copies that are lacking out of good ones, as `sync` does. While that is at it itself, it is waited for as long as
+/// time is left, then this is left to it.
+pub(super) async fn repair(
+    context: &Context,
+    report: &mut VerifyReport,
+    left: Option<Duration>,
+) -> anyhow::Result<()> {
     if !report.findings.iter().any(|finding| is_mendable(finding.state)) && report.wal_findings.is_empty() {
         return Ok(());
     }
-    let synced = match sync::run(context, SyncRequest { dry_run: false }).await {
+    let synced = match sync::run(context, SyncRequest { dry_run: false, wait: left }).await {
         Ok(synced) => synced,
         Err(error) if judge(&error).exit_code == Kind::Interrupted.exit_code() => return Err(error),
         // What was found is worth more than that it could not be repaired now.

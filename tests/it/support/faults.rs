@@ -320,6 +320,12 @@ impl SmallDisk {
         assert!(done.expect("start mount").success(), "could not remount {}", self.path.display());
     }
 
+    /// Puts a file in the place of another one, for those who enter.
+    pub(crate) fn cover(&self, path: &Path, by: &Path) {
+        let done = self.enter().args(["mount", "--bind"]).args([by, path]).status();
+        assert!(done.expect("start mount").success(), "could not cover {}", path.display());
+    }
+
     /// Fills it up to this many free bytes, in steps of 4 KiB.
     pub(crate) fn fill(&self, left: u64) {
         let script =

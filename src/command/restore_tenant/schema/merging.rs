@@ -49,6 +49,7 @@ pub(super) async fn carry_out(
     let planned = tenant_plan(schema, &merged);
     refuse_conflicts(&planned)?;
     confirm(&planned)?;
+    context.hold_again().await?;
     clock = Instant::now();
     let undo = save(schema, report).await?;
     lap(report, "save what is there", &mut clock);
