@@ -125,9 +125,14 @@ pub(super) async fn run(
             let request = WalPushRequest { path: path.clone() };
             done(&command::wal_push::run(environment, &request).await?, text::wal_push)
         }
-        Command::WalFetch { name, destination, bounded, store } => {
-            let (name, destination) = (name.clone(), destination.clone());
-            let request = WalFetchRequest { name, destination, store: *store, bounded: *bounded };
+        Command::WalFetch { name, destination, bounded, contained, store } => {
+            let request = WalFetchRequest {
+                name: name.clone(),
+                destination: destination.clone(),
+                store: *store,
+                bounded: *bounded,
+                contained: *contained,
+            };
             done(&command::wal_fetch::run(environment, &request).await?, text::wal_fetch)
         }
         Command::WalPrefetch { first, segment_size, store } => {

@@ -183,6 +183,7 @@ fn cluster_request(restore: &Restore) -> anyhow::Result<RestoreClusterRequest> {
             Some(Action::Shutdown) => TargetAction::Shutdown,
         },
         tablespaces: wanted.tablespace.clone(),
+        contained: None,
         force: wanted.force,
         standby: wanted.standby,
         keep_archiving: wanted.keep_archiving,

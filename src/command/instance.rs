@@ -9,10 +9,16 @@ use anyhow::Context as _;
 use tokio::task::JoinHandle;
 
 use super::Context;
+use super::wal_fetch::MAKES_TABLESPACE;
 use crate::model::{ConnectionSettings, Fault, Kind, Lsn, RunId};
 use crate::postgres::{Server, tools};
 use crate::system::process::{Ended, ProcessGroup, Running};
 use crate::system::{Stop, durable};
+
+/// Where all of its tablespaces lie: beside the data directory, and nowhere near those of the original.
+pub(super) fn tablespaces_of(root: &Path) -> PathBuf {
+    root.with_file_name("tablespaces")
+}
 
 /// Where its log lies below the data directory.
 const LOGS: &str = "pgkeep-log";
@@ -153,6 +159,9 @@ impl Instance {
     }
 
     async fn died(&mut self) -> anyhow::Error {
+        if self.log().contains(MAKES_TABLESPACE) {
+            return self.would_make_a_tablespace().into();
+        }
         let account = match (&mut self.running).await {
             Ok(Ok(ended)) => {
                 let log = self.log();
@@ -167,6 +176,19 @@ impl Instance {
         )
         .hint("Nothing was changed. `pgkeep list --recoverable` shows which times can be reached.")
         .into()
+    }
+
+    /// It would have made it where it is, in the directory of the original.
+    fn would_make_a_tablespace(&self) -> Fault {
+        let message = format!(
+            "{} would have to make a tablespace again that was made between the backup and the target: in the directory that \
+             the server in use has",
+            self.what
+        );
+        Fault::new(Kind::Refused, message).hint(
+            "Nothing was changed. Take a target before the tablespace was made, or a cluster backup that was made after it; or \
+             restore on another machine with --to-dir.",
+        )
     }
 
     /// Ends it in good order; false when it does not end.
@@ -190,6 +212,7 @@ impl Instance {
         self.stop(context).await;
         durable::remove_dir_if_there(&self.socket).context("remove the socket's directory")?;
         durable::remove_dir_if_there(&self.root).with_context(|| format!("remove {}", self.what))?;
+        durable::remove_dir_if_there(&tablespaces_of(&self.root)).context("remove its tablespaces")?;
         Ok(())
     }
 }

@@ -1,17 +1,45 @@
 //! The facts for a quote: where a backup's objects are, and what past test restores took.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Context;
 use crate::catalog::{CopyState, Restore};
-use crate::format::manifest::Manifest;
+use crate::format::manifest::{Manifest, Volume};
 use crate::format::names;
 use crate::model::{BackupKind, StoreName, WalName};
-use crate::pipeline::requests;
+use crate::pipeline::{part, requests};
 use crate::plan::quote::{self, Past, Quote, Work};
 
 /// What fetching all of the backup takes, as far as the catalog knows where it is; `sealed` is the size of its manifest.
 pub(super) fn work(context: &Context, manifest: &Manifest, sealed: u64) -> anyhow::Result<Work> {
+    let volumes = manifest.volumes.iter().map(|volume| (volume, volume.size, requests(volume)));
+    add_up(context, manifest, sealed, volumes)
+}
+
+/// The same for some of its entries.
+pub(super) fn work_of(
+    context: &Context,
+    manifest: &Manifest,
+    sealed: u64,
+    entries: &[usize],
+) -> anyhow::Result<Work> {
+    let parts = manifest.volumes.iter().enumerate().filter_map(|(number, volume)| {
+        let of_entries = entries.iter().flat_map(|entry| &manifest.entries[*entry].extents);
+        let here = of_entries.filter(|extent| extent.backup == 0 && extent.volume as usize == number);
+        let frames: BTreeSet<u32> = here.map(|extent| extent.frame).collect();
+        let (bytes, requests) = part(volume, &frames)?;
+        Some((volume, bytes, requests))
+    });
+    add_up(context, manifest, sealed, parts)
+}
+
+/// Volumes with the bytes and the requests for what is wanted of each.
+fn add_up<'a>(
+    context: &Context,
+    manifest: &Manifest,
+    sealed: u64,
+    volumes: impl Iterator<Item = (&'a Volume, u64, u64)>,
+) -> anyhow::Result<Work> {
     let copies = context.catalog.copies().of(&manifest.id)?;
     // As it is read: from the first store in the order that is known to have a good copy.
     let good = |object: &str| -> Option<StoreName> {
@@ -21,14 +49,17 @@ pub(super) fn work(context: &Context, manifest: &Manifest, sealed: u64) -> anyho
         })
     };
     let mut work = Work { requests: 1, ..Work::default() };
-    let volumes = manifest.volumes.iter().map(|volume| (volume.name.as_str(), volume.size));
-    for (object, size) in volumes.chain([(names::MANIFEST, sealed)]) {
-        match good(object) {
-            Some(store) => *work.from.entry(store).or_default() += size,
-            None => work.nowhere += size,
-        }
+    let mut add = |object: &str, size: u64| match good(object) {
+        Some(store) => *work.from.entry(store).or_default() += size,
+        None => work.nowhere += size,
+    };
+    add(names::MANIFEST, sealed);
+    let mut asked = 0;
+    for (volume, bytes, requests) in volumes {
+        add(&volume.name, bytes);
+        asked += requests;
     }
-    work.requests += manifest.volumes.iter().map(requests).sum::<u64>();
+    work.requests += asked;
     Ok(work)
 }
 

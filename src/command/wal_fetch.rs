@@ -18,6 +18,7 @@ use super::{Environment, Report};
 use crate::catalog::{Catalog, Options};
 use crate::config::Settings;
 use crate::model::{Fault, Kind, StoreName, WalKind, WalName};
+use crate::postgres::wal_records;
 use crate::system::durable;
 use crate::system::step::{self, Step};
 
@@ -37,7 +38,14 @@ pub struct WalFetchRequest {
     /// A hole ends the archive: recovery has a target, and PostgreSQL (13 and newer) does not open for writing before it
     /// has reached that. It reads ahead of what it replays, so it may ask for what lies behind its target.
     pub bounded: bool,
+    /// The server is a throwaway one beside the original: it gets no segment in which a tablespace is made. To make it again
+    /// would be to empty the directory of that name, which the original has in use (`create_tablespace_directories` in
+    /// `tablespace.c`; later releases of PostgreSQL leave what is in it and write into it).
+    pub contained: bool,
 }
+
+/// What a message says of such a segment; by this it is found in the server's log.
+pub(super) const MAKES_TABLESPACE: &str = "a tablespace is made in it, and this server must make none";
 
 /// A file that was fetched.
 #[derive(Debug, Clone, Serialize)]
@@ -86,6 +94,9 @@ pub async fn run(environment: &Environment, request: &WalFetchRequest) -> anyhow
         let fetcher = Fetcher::open(settings.clone())?;
         store = Some(environment.stop.or(fetch(&fetcher, &name, request)).await?);
     }
+    if is_segment && request.contained {
+        refuse_tablespace(&name, request)?;
+    }
     let size_bytes =
         fs::metadata(destination).with_context(|| format!("look at {}", destination.display()))?.len();
     if is_segment {
@@ -94,6 +105,19 @@ pub async fn run(environment: &Environment, request: &WalFetchRequest) -> anyhow
     let seconds = clock.elapsed().as_secs_f64();
     let destination = destination.display().to_string();
     Ok(WalFetchReport { file: name, destination, store, size_bytes, seconds })
+}
+
+/// Where recovery has a target, "not there" lets it end short of that and never open; a server that reads ahead may not need
+/// the segment at all.
+fn refuse_tablespace(name: &WalName, request: &WalFetchRequest) -> anyhow::Result<()> {
+    let destination = &request.destination;
+    let bytes = fs::read(destination).with_context(|| format!("read {}", destination.display()))?;
+    if !wal_records::makes_tablespace(&bytes) {
+        return Ok(());
+    }
+    durable::remove_file_if_there(destination)?;
+    let kind = if request.bounded { Kind::NotThere } else { Kind::CannotTell };
+    Fault::new(kind, format!("{name} is not given out: {MAKES_TABLESPACE}")).err()
 }
 
 /// What PostgreSQL is told: 1 for "not in the archive", else a code above 125, on which recovery breaks off

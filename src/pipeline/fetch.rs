@@ -68,6 +68,27 @@ pub fn requests(volume: &Volume) -> u64 {
     reads
 }
 
+/// How many stored bytes these frames of the volume are, and how many reads they take, its header's among both; nothing where
+/// none is wanted.
+pub fn part(volume: &Volume, frames: &BTreeSet<u32>) -> Option<(u64, u64)> {
+    if frames.is_empty() {
+        return None;
+    }
+    let (mut bytes, mut reads, mut length, mut last) = (HEADER_BYTES.min(volume.size), 1, 0, None);
+    for number in frames {
+        let frame = *volume.frames.get(*number as usize)?;
+        let size = u64::from(frame) + FRAME_HEADER as u64;
+        if last.is_none_or(|last| last + 1 != *number) || length + size > FETCH_BYTES {
+            reads += 1;
+            length = 0;
+        }
+        length += size;
+        bytes += size;
+        last = Some(*number);
+    }
+    Some((bytes, reads))
+}
+
 /// A wanted run of bytes: where it goes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {

@@ -13,7 +13,7 @@ mod unpack;
 
 pub use alone::{SealAlone, SealFile, open_alone, seal_alone, seal_file, sha256_of};
 pub use buffers::Buffers;
-pub use fetch::{Fetched, RangeReader, Refusal, requests};
+pub use fetch::{Fetched, RangeReader, Refusal, part, requests};
 pub use frames::{FinishedEntry, Framer, OpenEntry, PlainFrame};
 pub use hashed::read_hashed;
 pub use pack::{ClosedVolume, PackPlan, Packed, pack};

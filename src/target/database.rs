@@ -1,5 +1,7 @@
 //! A database made anew beside those that are there, filled with `pg_restore`, checked, and only then put in place.
 
+pub mod part;
+
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::File;

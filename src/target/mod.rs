@@ -5,5 +5,6 @@ pub mod config;
 pub mod database;
 pub mod directory;
 pub mod kept_wal;
+pub mod rows;
 pub mod schema;
 pub mod tenant;

@@ -43,7 +43,7 @@ pub(crate) const OWNED: [(&str, &str); 19] = [
 ];
 
 /// Rows by table and owner.
-fn contents(cluster: &Cluster, database: &str) -> BTreeMap<(String, String), String> {
+pub(crate) fn contents(cluster: &Cluster, database: &str) -> BTreeMap<(String, String), String> {
     let mut found = BTreeMap::new();
     for (table, owner) in OWNED {
         let sql = format!(
@@ -58,12 +58,12 @@ fn contents(cluster: &Cluster, database: &str) -> BTreeMap<(String, String), Str
     found
 }
 
-fn of(contents: &BTreeMap<(String, String), String>, tenant: &str) -> BTreeMap<String, String> {
+pub(crate) fn of(contents: &BTreeMap<(String, String), String>, tenant: &str) -> BTreeMap<String, String> {
     let mine = contents.iter().filter(|((_, owner), _)| owner == tenant);
     mine.map(|((table, _), rows)| (table.clone(), rows.clone())).collect()
 }
 
-fn without(
+pub(crate) fn without(
     contents: &BTreeMap<(String, String), String>,
     tenant: &str,
 ) -> BTreeMap<(String, String), String> {
@@ -81,7 +81,7 @@ pub(crate) fn ready(tenants: u32) -> (Place, String) {
     (place, database)
 }
 
-fn fill(cluster: &Cluster, place: &Place, database: &str, tenants: u32) {
+pub(crate) fn fill(cluster: &Cluster, place: &Place, database: &str, tenants: u32) {
     cluster.psql_file(database, &place.put("tenants.sql", include_str!("tenants.sql").as_bytes()));
     cluster.psql(database, &format!("SET my.tenants = {tenants}; {FILL}"));
     place.set("PGDATABASE", database);
@@ -123,7 +123,7 @@ const FILL: &str = "
 ";
 
 /// Damages of every sort to one tenant.
-fn wreck(cluster: &Cluster, database: &str, tenant: u32) {
+pub(crate) fn wreck(cluster: &Cluster, database: &str, tenant: u32) {
     cluster.psql(
         database,
         &format!(
@@ -273,16 +273,6 @@ fn one_tenant_goes_back_in_time_and_everybody_elses_later_work_stays() {
     assert_eq!((log[0][0].as_str(), log[0][1].as_str(), log[0][3].as_str()), ("pitr", "[\"5\"]", "done"));
     assert!(instant.starts_with(&log[0][2][..19]), "{log:?}");
     assert_eq!(place.files("state/scratch"), [""; 0]);
-    // What is replayed of a tablespace would go into the files of the server in use.
-    let outside = crate::support::base().join(format!("space{}", crate::support::unique()));
-    std::fs::create_dir(&outside).unwrap();
-    crate::support::set_mode(&outside, 0o700);
-    crate::support::give(&outside);
-    cluster.psql("postgres", &format!("CREATE TABLESPACE later LOCATION '{}'", outside.display()));
-    let pitr = ["restore", "--mode", "pitr", "--tenant", "5", "--target-time", &instant, "--yes"];
-    let refused = place.pgkeep(&pitr).fails_with(5);
-    assert!(refused.stderr.contains("tablespaces"), "{}", refused.stderr);
-    cluster.psql("postgres", "DROP TABLESPACE later");
     // A time that can't be reached is refused before anything is made.
     place
         .pgkeep(&[

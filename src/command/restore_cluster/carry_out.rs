@@ -95,6 +95,9 @@ impl Restore {
         if self.target != Target::End && !request.standby {
             restore_command.push("--bounded".to_owned());
         }
+        if request.contained.is_some() {
+            restore_command.push("--contained".to_owned());
+        }
         if context.settings.env_file.is_none() {
             report.warnings.push(
                 "the settings are in the environment alone: the server must be started with the same variables, or \

@@ -75,6 +75,9 @@ pub struct RestoreClusterRequest {
     pub action: TargetAction,
     /// Where tablespaces go: from, to.
     pub tablespaces: Vec<(PathBuf, PathBuf)>,
+    /// For a server that is to live beside the original: the directory below which all tablespaces go, by their numbers. WAL
+    /// in which another one is made is not replayed then.
+    pub contained: Option<PathBuf>,
     /// Replace the data directory that is there.
     pub force: bool,
     /// Make a standby: it goes on asking for WAL.

@@ -233,6 +233,7 @@ fn places(request: &RestoreClusterRequest, cluster: &Cluster) -> anyhow::Result<
         // One that lay in the data directory (the server warns of that) moves with it.
         let inner = cluster.data_directory.as_ref().and_then(|top| was.strip_prefix(top).ok());
         let stays = inner.map_or_else(|| was.clone(), |inner| root.join(inner));
+        let stays = request.contained.as_ref().map_or(stays, |into| into.join(tablespace.oid.to_string()));
         let path = moved.map_or(stays, |(_, to)| to.clone());
         let path = std::path::absolute(path)?;
         tablespaces.push((tablespace.oid, path));

@@ -1,17 +1,15 @@
 //! Where the rows of then come from: a tenant's backup, or a database that is brought to life for the time of reading.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use chrono::Utc;
 
+use super::staging::{self, Staging};
 use super::{RestoreTenantReport, RestoreTenantRequest, instance, lap, of_another_database};
-use crate::catalog::{
-    BackupFilter, BackupRow, NewRestore, Purpose, RestoreEnd, RestoreMode, RestorePlaces, RestoreState,
-};
+use crate::catalog::{BackupFilter, BackupRow};
 use crate::command::volumes::Volumes;
 use crate::command::{Context, manifests, quoting, restore_cluster};
 use crate::format::manifest::Manifest;
@@ -19,10 +17,10 @@ use crate::format::tenant::{Tenant, TenantTable};
 use crate::model::{BackupId, BackupKind, ConnectionSettings, Fault, Kind};
 use crate::pipeline::{RangeReader, Unpack, unpack};
 use crate::plan::quote::{Quote, Work};
-use crate::postgres::{Server, facts, swap};
+use crate::plan::tenants::TenantGraph;
+use crate::postgres::{Server, tenants};
 use crate::source::tenant::{Spool, TenantPlan, TenantSource, Wanted};
 use crate::system::durable;
-use crate::target::database::{self as target, LoadPlan};
 use crate::target::directory::DirectoryTarget;
 use crate::target::tenant::Lines;
 
@@ -137,7 +135,7 @@ pub(super) fn choose(
 pub(super) async fn quote(
     context: &Context,
     request: &RestoreTenantRequest,
-    database: &str,
+    (database, server, graph): (&str, &Server, &TenantGraph),
     source: &Source,
 ) -> anyhow::Result<Quote> {
     let rows: Vec<&BackupRow> = match source {
@@ -152,8 +150,20 @@ pub(super) async fn quote(
     let (mut all, mut instants) = (Work::default(), Vec::new());
     for row in &rows {
         let fetched = manifests::fetch(&context.settings, context.reading(), &row.id, &keyring).await?;
-        let mut work = quoting::work(context, &fetched.manifest, fetched.object.len() as u64)?;
-        work.scratch_bytes = fetched.manifest.original_size;
+        let (manifest, sealed) = (&fetched.manifest, fetched.object.len() as u64);
+        // As far as what is needed of then is what is needed of now.
+        let entries = match (row.kind, tenants::needed(server, graph).await?) {
+            (BackupKind::Database, Some(needed)) => staging::entries_of(manifest, &needed),
+            _ => None,
+        };
+        let mut work = match &entries {
+            Some(entries) => quoting::work_of(context, manifest, sealed, entries)?,
+            None => quoting::work(context, manifest, sealed)?,
+        };
+        work.scratch_bytes = match &entries {
+            Some(entries) => entries.iter().map(|entry| manifest.entries[*entry].size).sum(),
+            None => manifest.original_size,
+        };
         all.add(work);
         instants.push(fetched.manifest.consistent_at);
     }
@@ -186,11 +196,9 @@ pub(super) async fn open(
             Ok(images)
         }
         Source::Database(row) => {
-            let (manifest, directory) = context.stop.or(unpack_all(context, &row, "dump", report)).await?;
-            lap(report, "fetch", &mut clock);
+            let manifest = context.stop.or(manifest_of(context, &row, report)).await?;
             let staging = Staging { context, request, manifest: &manifest };
-            let spool = staging.read(&directory).await?;
-            lap(report, "load", &mut clock);
+            let spool = Box::pin(staging.read(report)).await?;
             Ok(images(&Arc::new(spool), &manifest.id, &manifest.consistent_at))
         }
         Source::Cluster => {
@@ -217,7 +225,7 @@ fn images(spool: &Arc<Spool>, backup: &BackupId, consistent_at: &str) -> Vec<Ima
 }
 
 /// Reads the tenants out of a database that is there for nothing else.
-async fn read(
+pub(super) async fn read(
     context: &Context,
     request: &RestoreTenantRequest,
     database: &str,
@@ -238,30 +246,38 @@ async fn read(
     Ok(spool)
 }
 
-/// Unpacks a whole backup into the scratch directory.
-async fn unpack_all(
+/// Finds the backup's manifest.
+async fn manifest_of(
     context: &Context,
     row: &BackupRow,
-    name: &str,
     report: &mut RestoreTenantReport,
-) -> anyhow::Result<(Arc<Manifest>, PathBuf)> {
+) -> anyhow::Result<Arc<Manifest>> {
     let keyring = context.keyring()?;
     let fetched = manifests::fetch(&context.settings, context.reading(), &row.id, &keyring).await?;
     report.warnings.extend(manifests::mark(context, &row.id, &fetched.bad)?);
-    let manifest = Arc::new(fetched.manifest);
+    Ok(Arc::new(fetched.manifest))
+}
+
+/// Unpacks these entries of a backup into a directory of that name below the scratch directory.
+pub(super) async fn unpack_entries(
+    context: &Context,
+    manifest: &Arc<Manifest>,
+    name: &str,
+    entries: Vec<usize>,
+    report: &mut RestoreTenantReport,
+) -> anyhow::Result<PathBuf> {
     let directory = context.scratch()?.join(name);
-    let sink = DirectoryTarget::create(directory.clone(), Arc::clone(&manifest))?;
-    let request = Unpack {
-        entries: (0..manifest.entries.len()).collect(),
-        stage: context.progress.bytes("unpack", manifest.original_size),
-        manifest: Arc::clone(&manifest),
-    };
-    let reader = Arc::new(Volumes::in_all_stores(context, &row.id)?);
+    durable::remove_dir_if_there(&directory)?;
+    let sink = DirectoryTarget::create(directory.clone(), Arc::clone(manifest))?;
+    let bytes = entries.iter().map(|entry| manifest.entries[*entry].size).sum();
+    let stage = context.progress.bytes("unpack", bytes);
+    let request = Unpack { entries, stage, manifest: Arc::clone(manifest) };
+    let reader = Arc::new(Volumes::in_all_stores(context, &manifest.id)?);
     let volumes = Arc::clone(&reader) as Arc<dyn RangeReader>;
     let done = unpack(request, volumes, sink, context.stop.clone()).await;
-    report.warnings.extend(manifests::mark(context, &row.id, &reader.bad())?);
+    report.warnings.extend(manifests::mark(context, &manifest.id, &reader.bad())?);
     done?;
-    Ok((manifest, directory))
+    Ok(directory)
 }
 
 async fn unpacked(
@@ -269,7 +285,9 @@ async fn unpacked(
     row: &BackupRow,
     report: &mut RestoreTenantReport,
 ) -> anyhow::Result<Image> {
-    let (manifest, directory) = unpack_all(context, row, &format!("then-{}", row.id), report).await?;
+    let manifest = manifest_of(context, row, report).await?;
+    let all = (0..manifest.entries.len()).collect();
+    let directory = unpack_entries(context, &manifest, &format!("then-{}", row.id), all, report).await?;
     let Some(tenant) = manifest.tenant.clone() else {
         return Fault::new(Kind::Damaged, format!("{} does not say which tenant it is of", row.id)).err();
     };
@@ -285,79 +303,4 @@ async fn unpacked(
         tenant,
         rows: Rows::Files(directory),
     })
-}
-
-/// A database beside the one in use, for the time of reading.
-struct Staging<'a> {
-    context: &'a Context,
-    request: &'a RestoreTenantRequest,
-    manifest: &'a Manifest,
-}
-
-impl Staging<'_> {
-    async fn read(&self, directory: &Path) -> anyhow::Result<Spool> {
-        let (context, manifest) = (self.context, self.manifest);
-        let Some(database) = &manifest.database else {
-            return Fault::new(Kind::Damaged, format!("{} is no backup of a database", manifest.id)).err();
-        };
-        let name = swap::derived_name(&database.properties.name, &format!("_tenants_{}", context.run));
-        let load = LoadPlan {
-            connection: context.settings.postgres.clone(),
-            jobs: self.request.jobs.unwrap_or(context.settings.jobs),
-            bindir: context.settings.pg_bindir.clone(),
-            no_owner: true,
-            no_privileges: true,
-        };
-        let server = target::connect_beside(&load.connection, &[&name], &context.stop).await?;
-        // The log knows of it before it is there: whatever becomes of this run, the next one removes it.
-        let entry = self.announce(&server, &name).await?;
-        let filled = async {
-            target::create(&server, database, &name, &load).await?;
-            target::load(&server, directory, &name, &load, &context.stop).await?;
-            let spool = read(context, self.request, &name, &load.connection).await?;
-            Ok(spool.of_database(&database.properties.name))
-        };
-        let filled = context.stop.or(filled).await;
-        let dropped = facts::drop_database(&server, &name, true).await;
-        let restores = context.catalog.restores();
-        let end = RestoreEnd {
-            state: if filled.is_ok() { RestoreState::Done } else { RestoreState::Failed },
-            message: Some("a database beside the one in use, for reading tenants out of it".to_owned()),
-            rows: None,
-            checks: None,
-            at: Utc::now(),
-        };
-        restores.end(entry, &end)?;
-        match dropped {
-            Ok(()) => restores.clear_staging(entry)?,
-            // The next run tries again.
-            Err(error) => {
-                context.progress.note(&format!("warning: the database \"{name}\" is still there: {error:#}"));
-            }
-        }
-        server.close().await;
-        durable::remove_dir_if_there(directory)?;
-        filled
-    }
-
-    async fn announce(&self, server: &Server, name: &str) -> anyhow::Result<i64> {
-        let restores = self.context.catalog.restores();
-        let entry = restores.begin(&NewRestore {
-            run_id: Some(self.context.run.clone()),
-            backup_id: self.manifest.id.clone(),
-            purpose: Purpose::Restore,
-            store: None,
-            initiated_by: self.context.caller.user.clone(),
-            tenant_ids: Some(self.request.tenants.clone()),
-            mode: RestoreMode::Full,
-            target_timestamp: None,
-            source_database: self.manifest.database_name(),
-            target_database: Some(name.to_owned()),
-            target_directory: None,
-            started_at: Utc::now(),
-        })?;
-        let system_identifier = facts::system_identifier(server).await.ok();
-        restores.set_places(entry, RestorePlaces { system_identifier, staging: name, previous: None })?;
-        Ok(entry)
-    }
 }

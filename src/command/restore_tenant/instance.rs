@@ -1,12 +1,13 @@
-//! The cluster as it was at a point in time, for reading: restored into the scratch directory and replayed there.
+//! The cluster as it was at a point in time, for reading: restored into the scratch directory, its tablespaces with it, and
+//! replayed there.
 
 use std::time::Instant;
 
 use super::{RestoreTenantReport, RestoreTenantRequest, lap};
-use crate::command::instance::{Instance, Wanted};
+use crate::command::instance::{Instance, Wanted, tablespaces_of};
 use crate::command::restore_cluster::{self, RestoreClusterRequest, TargetAction, TimelineWish};
 use crate::command::{Context, manifests};
-use crate::model::{BackupId, Fault, Kind, timestamp_text};
+use crate::model::{BackupId, timestamp_text};
 use crate::plan::recovery::Target;
 
 /// The running cluster.
@@ -22,9 +23,11 @@ pub(super) fn wanted(
     context: &Context,
     request: &RestoreTenantRequest,
 ) -> anyhow::Result<RestoreClusterRequest> {
+    let root = context.scratch()?.join("cluster");
     Ok(RestoreClusterRequest {
         backup: request.backup.clone(),
-        to_dir: context.scratch()?.join("cluster"),
+        contained: Some(tablespaces_of(&root)),
+        to_dir: root,
         target: request.pitr.flatten().map_or(Target::End, Target::Time),
         timeline: TimelineWish::Latest,
         action: TargetAction::Pause,
@@ -48,7 +51,6 @@ pub(super) async fn start(
     let wanted = wanted(context, request)?;
     let root = wanted.to_dir.clone();
     let plan = restore_cluster::run(context, &wanted, &|_| Ok(())).await?.plan;
-    refuse_tablespaces(plan.tablespaces.iter().map(|(from, _)| from.as_str()))?;
     let wanted = RestoreClusterRequest { backup: plan.backup.to_string(), dry_run: false, ..wanted };
     let restored = restore_cluster::run(context, &wanted, &|_| Ok(())).await?;
     report.warnings.extend(restored.warnings);
@@ -77,23 +79,4 @@ pub(super) async fn start(
             Err(error)
         }
     }
-}
-
-/// Refuses clusters with tablespaces, of now or of then: what is replayed of one that was made after the backup would be
-/// written to where it is, into the files of the server in use (`tblspc_redo` in `tablespace.c`).
-pub(in crate::command) fn refuse_tablespaces<'a>(paths: impl Iterator<Item = &'a str>) -> anyhow::Result<()> {
-    let paths: Vec<&str> = paths.collect();
-    if paths.is_empty() {
-        return Ok(());
-    }
-    let message = format!(
-        "a cluster with tablespaces can't be brought to life beside itself, it would write into them: {}",
-        paths.join(", ")
-    );
-    Fault::new(Kind::Refused, message)
-        .hint(
-            "Nothing was changed. Restore the tenant out of a backup of its own or of the database, or restore the cluster on \
-             another machine with --to-dir.",
-        )
-        .err()
 }

@@ -2,14 +2,15 @@
 //! database, or out of the cluster as it was at a point in time.
 //!
 //! Tenants with a schema or a database of their own are restored by `own`, `schema` and `database`. For those that share
-//! tables there are three rooms: `image` gets at the rows of then, `instance` brings a cluster to life for that, and here they are laid
-//! beside those of now, confirmed, saved as they are, and written.
+//! tables there are three rooms: `image` gets at the rows of then, `instance` brings a cluster to life for that (`staging` a
+//! database), and here they are laid beside those of now, confirmed, saved as they are, and written.
 
 mod database;
 mod image;
-pub(super) mod instance;
+mod instance;
 mod own;
 mod schema;
+mod staging;
 mod then;
 
 use std::time::{Duration, Instant};
@@ -27,7 +28,6 @@ use crate::format::tenant::Tenant;
 use crate::model::{BackupId, Fault, Kind, Tenancy, Timestamp};
 use crate::plan::quote::Quote;
 use crate::plan::tenants::TenantGraph;
-use crate::postgres::base_backup::tablespaces;
 use crate::postgres::{Server, tenants};
 use crate::source::tenant::{graph_of, refuse_undecided};
 use crate::target::tenant::{Applied, Mode, Renaming, Restoring, TablePlan};
@@ -179,9 +179,6 @@ pub async fn run(
     let request = &RestoreTenantRequest { tenants: wanted, new_id, ..request.clone() };
     if request.pitr.is_some() {
         refuse_unlogged(&server, &graph).await?;
-        let there = tablespaces(&server).await?;
-        let there: Vec<String> = there.iter().map(|(_, path)| path.display().to_string()).collect();
-        instance::refuse_tablespaces(there.iter().map(String::as_str))?;
     }
     let sources = image::choose(context, request, &database)?;
     let mut report = RestoreTenantReport {
@@ -189,7 +186,7 @@ pub async fn run(
         tenants: Vec::new(),
         failed: Vec::new(),
         quote: if request.dry_run {
-            Some(image::quote(context, request, &database, &sources).await?)
+            Some(image::quote(context, request, (&database, &server, &graph), &sources).await?)
         } else {
             None
         },

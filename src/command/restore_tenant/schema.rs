@@ -264,6 +264,7 @@ impl Schema<'_> {
             anyhow::Ok((replacing, loaded))
         };
         let (replacing, loaded) = or_cancel(server, stop.or(loading).await).await?;
+        or_cancel(server, stop.or(replacing.refuse_hanging()).await).await?;
         let ready = || {
             context.catalog.restores().set_schema_oid(entry, loaded.oid)?;
             step::reached(Step::SchemaLoaded)?;
@@ -313,6 +314,17 @@ impl Schema<'_> {
     ) -> Option<String> {
         if let Err(error) = step::reached(Step::SchemaCommitted) {
             report.warnings.push(format!("the restored schema is in its place; {error:#}"));
+        }
+        if let Some(kept) = &kept {
+            match target::made_meanwhile(server, kept).await {
+                Ok(hanging) if hanging.is_empty() => {}
+                Ok(hanging) => report.warnings.push(format!(
+                    "made while the schema was being replaced, so that it still reads the one of before, which is kept as \
+                     \"{kept}\": {}; make it again",
+                    hanging.join(", ")
+                )),
+                Err(error) => report.warnings.push(format!("the restored schema is in its place; {error:#}")),
+            }
         }
         let old = kept.as_deref().filter(|_| self.request.drop_old);
         let Some(old) = old else { return kept };

@@ -10,8 +10,6 @@ use crate::command::{Context, manifests};
 use crate::format::manifest::{Database, Entry, EntryKind, Manifest, Table};
 use crate::format::tenant::Tenant;
 use crate::model::{BackupKind, Digest, Fault, Kind, PlaceKind};
-use crate::postgres::Server;
-use crate::postgres::base_backup::tablespaces;
 use crate::postgres::tenants::places;
 use crate::source::database::{DatabaseSource, DumpPlan};
 
@@ -24,11 +22,6 @@ pub(super) async fn images(
     wanted: &[Wanted],
     report: &mut RestoreTenantReport,
 ) -> anyhow::Result<Vec<Image>> {
-    let server = Server::connect(&context.settings.postgres, database, &context.stop).await?;
-    let there = tablespaces(&server).await?;
-    server.close().await;
-    let there: Vec<String> = there.iter().map(|(_, path)| path.display().to_string()).collect();
-    instance::refuse_tablespaces(there.iter().map(String::as_str))?;
     let then = instance::start(context, request, report).await?;
     let dumped = dump(context, request, kind, database, wanted, &then).await;
     then.instance.end(context).await?;

@@ -5,17 +5,15 @@ use std::path::Path;
 
 use super::home::{THROWAWAY, refuse_little_memory};
 use super::{Laps, Test, Tested};
-use crate::command::instance::{Instance, Reached, Wanted};
+use crate::command::instance::{Instance, Reached, Wanted, tablespaces_of};
 use crate::command::restore_cluster::{PlannedRestore, RestoreClusterRequest, TargetAction, TimelineWish};
-use crate::command::restore_tenant::instance::refuse_tablespaces;
 use crate::format::manifest::Manifest;
-use crate::model::{ConnectionSettings, Fault, Kind, WalName, timestamp_text};
+use crate::model::{ConnectionSettings, WalName, timestamp_text};
 use crate::plan::recovery::Target;
-use crate::postgres::base_backup::tablespaces;
 use crate::postgres::proof::{self, Proven};
 use crate::postgres::{Server, facts, tools};
 use crate::system::process::Running;
-use crate::system::{Step, step};
+use crate::system::{Step, durable, step};
 use crate::target::database as target;
 
 /// Lines of a program that are findings.
@@ -35,6 +33,7 @@ impl Test<'_> {
             // Open for writing: amcheck has to be made in it.
             action: TargetAction::Promote,
             tablespaces: Vec::new(),
+            contained: Some(tablespaces_of(&root)),
             force: false,
             standby: false,
             keep_archiving: false,
@@ -43,16 +42,15 @@ impl Test<'_> {
             dry_run: false,
         };
         refuse_little_memory()?;
-        self.refuse_tablespaces_of_now().await?;
         let planned = context.stop.or(PlannedRestore::plan(context, &request)).await?;
-        refuse_tablespaces(planned.plan.tablespaces.iter().map(|(from, _)| from.as_str()))?;
         let restored = context.stop.or(planned.carry_out(context, &request)).await?;
         tested.warnings.extend(restored.warnings);
         tested.bytes_fetched += planned.plan.fetch_bytes;
         step::reached(Step::TestRestoreUnpacked)?;
         laps.lap(tested, "fetch");
         let result = self.prove_cluster(&planned, &root, tested, &mut laps).await;
-        let removed = crate::system::durable::remove_dir_if_there(&root);
+        let removed = durable::remove_dir_if_there(&root)
+            .and_then(|()| durable::remove_dir_if_there(&tablespaces_of(&root)));
         laps.lap(tested, "drop");
         result?;
         removed
@@ -231,42 +229,4 @@ impl Test<'_> {
         }
         Ok(proven)
     }
-
-    /// What is replayed of a tablespace that was made after the backup would be written to where it is, into the files of
-    /// the server in use. So that server is asked; where it can't be, there must be no files of it on this machine.
-    async fn refuse_tablespaces_of_now(&self) -> anyhow::Result<()> {
-        let connection = &self.context.settings.postgres;
-        let asked = async {
-            let server = target::connect_beside(connection, &[], &self.context.stop).await?;
-            let there = tablespaces(&server).await;
-            server.close().await;
-            there
-        };
-        match asked.await {
-            Ok(there) => {
-                let there: Vec<String> = there.iter().map(|(_, path)| path.display().to_string()).collect();
-                refuse_tablespaces(there.iter().map(String::as_str))
-            }
-            Err(error) => {
-                let directory = self.context.settings.data_directory.as_ref();
-                if directory.is_none_or(|directory| !directory.exists()) && !connection_is_local(connection) {
-                    return Ok(());
-                }
-                Err(error.context(
-                    Fault::new(
-                        Kind::Postgres,
-                        "whether the server in use has tablespaces, into which replay would write, can't be asked",
-                    )
-                    .hint("Run it when the server can be asked, or on a machine without it (PGHOST elsewhere)."),
-                ))
-            }
-        }
-    }
-}
-
-/// Whether the settings name a server on this machine.
-fn connection_is_local(connection: &ConnectionSettings) -> bool {
-    connection.host.as_ref().is_none_or(|host| {
-        host.starts_with('/') || matches!(host.as_str(), "localhost" | "127.0.0.1" | "::1")
-    })
 }

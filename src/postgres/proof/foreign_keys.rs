@@ -3,11 +3,13 @@
 use tokio_postgres::Row;
 
 use super::{Proven, damage};
+use crate::plan::tenants::TableName;
 use crate::postgres::Server;
 use crate::postgres::quote::{identifier, qualified};
 use crate::postgres::text::ServerText;
 
 /// One column of a key and what it refers to.
+#[derive(Debug)]
 struct Pair {
     own: String,
     theirs: String,
@@ -17,58 +19,43 @@ struct Pair {
     collate: String,
 }
 
-/// A foreign key.
-struct Key {
+/// A foreign key that can be checked by a query.
+#[derive(Debug)]
+pub struct Key {
     /// `constraint of schema.table`, for people.
-    shown: String,
-    child: String,
-    parent: String,
+    pub shown: String,
+    /// The constraint's name.
+    pub name: String,
+    /// Whose rows refer; it may be a partition.
+    pub child: TableName,
+    /// To whose.
+    pub parent: TableName,
+    child_relation: String,
+    parent_relation: String,
     pairs: Vec<Pair>,
     is_full: bool,
     validated: bool,
+}
+
+/// Foreign keys, and what is to be said of those that no query can check.
+#[derive(Debug, Default)]
+pub struct Keys {
+    /// Those that can be checked.
+    pub keys: Vec<Key>,
+    /// The others, a sentence each.
+    pub uncheckable: Vec<String>,
 }
 
 /// Looks for orphans of every foreign key of the database whose referring table `is_wanted` (schema, name).
 ///
 /// A constraint that is `NOT VALID` promises nothing of old rows: what it has is a note and no finding.
 pub async fn orphans(server: &Server, is_wanted: impl Fn(&str, &str) -> bool) -> anyhow::Result<Proven> {
-    let mut proven = Proven::default();
-    // A temporal key (18 and newer) asks for a span that others cover together.
-    let period = if server.major() >= 18 { "k.conperiod" } else { "false" };
-    let sql = format!(
-        "SELECT k.oid, k.conname::text, n.nspname::text, c.relname::text, c.relkind = 'p', \
-                pn.nspname::text, p.relname::text, p.relkind = 'p', k.confmatchtype = 'f', k.convalidated, {period} \
-         FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
-         JOIN pg_class p ON p.oid = k.confrelid JOIN pg_namespace pn ON pn.oid = p.relnamespace \
-         WHERE k.contype = 'f' AND k.conparentid = 0 AND n.nspname !~ '^pg_' \
-         ORDER BY n.nspname COLLATE \"C\", c.relname COLLATE \"C\", k.conname COLLATE \"C\""
-    );
-    for row in server.query("list the foreign keys", &sql, &[]).await? {
-        let names: Vec<ServerText> = [1, 2, 3, 5, 6].iter().map(|column| row.get(*column)).collect();
-        let shown = format!("{} of {}.{}", names[0].shown(), names[1].shown(), names[2].shown());
-        if !is_wanted(&names[1].shown(), &names[2].shown()) {
-            continue;
-        }
-        if !names.iter().all(ServerText::is_utf8) {
-            proven.notes.push(format!("foreign key {shown}: not checked, a name is not UTF-8"));
-            continue;
-        }
-        if row.get::<_, bool>(10) {
-            proven.notes.push(format!("foreign key {shown}: not checked, it is one over periods"));
-            continue;
-        }
-        let key = Key {
-            shown,
-            child: relation(&row, &names[1], &names[2], 4),
-            parent: relation(&row, &names[3], &names[4], 7),
-            pairs: pairs(server, row.get(0)).await?,
-            is_full: row.get(8),
-            validated: row.get(9),
-        };
-        let action = format!("check the foreign key {}", key.shown);
+    let found = foreign_keys(server, |child, _| is_wanted(&child.schema, &child.name)).await?;
+    let mut proven = Proven { notes: found.uncheckable, ..Proven::default() };
+    for key in found.keys {
         proven.checked += 1;
-        let open: i64 = match server.query_one(&action, &key.sql(), &[]).await {
-            Ok(row) => row.get(0),
+        let open = match key.open(server).await {
+            Ok(open) => open,
             Err(error) => {
                 proven.findings.push(format!("foreign key {}: {}", key.shown, damage(error)?));
                 continue;
@@ -87,10 +74,57 @@ pub async fn orphans(server: &Server, is_wanted: impl Fn(&str, &str) -> bool) ->
     Ok(proven)
 }
 
+/// The foreign keys, those of partitions too, whose two tables (child, parent) `are_wanted`.
+pub async fn foreign_keys(
+    server: &Server,
+    are_wanted: impl Fn(&TableName, &TableName) -> bool,
+) -> anyhow::Result<Keys> {
+    let mut found = Keys::default();
+    // A temporal key (18 and newer) asks for a span that others cover together.
+    let period = if server.major() >= 18 { "k.conperiod" } else { "false" };
+    let sql = format!(
+        "SELECT k.oid, k.conname::text, n.nspname::text, c.relname::text, c.relkind = 'p', \
+                pn.nspname::text, p.relname::text, p.relkind = 'p', k.confmatchtype = 'f', k.convalidated, {period} \
+         FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+         JOIN pg_class p ON p.oid = k.confrelid JOIN pg_namespace pn ON pn.oid = p.relnamespace \
+         WHERE k.contype = 'f' AND k.conparentid = 0 AND n.nspname !~ '^pg_' \
+         ORDER BY n.nspname COLLATE \"C\", c.relname COLLATE \"C\", k.conname COLLATE \"C\""
+    );
+    for row in server.query("list the foreign keys", &sql, &[]).await? {
+        let names: Vec<ServerText> = [1, 2, 3, 5, 6].iter().map(|column| row.get(*column)).collect();
+        let table = |at: usize| TableName::new(names[at].shown(), names[at + 1].shown());
+        let (child, parent) = (table(1), table(3));
+        if !are_wanted(&child, &parent) {
+            continue;
+        }
+        let shown = format!("{} of {child}", names[0].shown());
+        if !names.iter().all(ServerText::is_utf8) {
+            found.uncheckable.push(format!("foreign key {shown}: not checked, a name is not UTF-8"));
+            continue;
+        }
+        if row.get::<_, bool>(10) {
+            found.uncheckable.push(format!("foreign key {shown}: not checked, it is one over periods"));
+            continue;
+        }
+        found.keys.push(Key {
+            shown,
+            name: names[0].shown(),
+            child_relation: relation(&child, row.get(4)),
+            parent_relation: relation(&parent, row.get(7)),
+            child,
+            parent,
+            pairs: pairs(server, row.get(0)).await?,
+            is_full: row.get(8),
+            validated: row.get(9),
+        });
+    }
+    Ok(found)
+}
+
 /// A table as foreign keys see it: without those that inherit from it, with its partitions.
-fn relation(row: &Row, schema: &ServerText, name: &ServerText, partitioned: usize) -> String {
-    let name = qualified(&schema.shown(), &name.shown());
-    if row.get(partitioned) { name } else { format!("ONLY {name}") }
+fn relation(table: &TableName, is_partitioned: bool) -> String {
+    let name = qualified(&table.schema, &table.name);
+    if is_partitioned { name } else { format!("ONLY {name}") }
 }
 
 async fn pairs(server: &Server, constraint: u32) -> anyhow::Result<Vec<Pair>> {
@@ -117,18 +151,41 @@ async fn pairs(server: &Server, constraint: u32) -> anyhow::Result<Vec<Pair>> {
 }
 
 impl Key {
+    /// How many rows refer to what is not there.
+    pub async fn open(&self, server: &Server) -> anyhow::Result<i64> {
+        let action = format!("check the foreign key {}", self.shown);
+        Ok(server.query_one(&action, &self.sql(), &[]).await?.get(0))
+    }
+
+    /// Keeps the rows that are referred to from being deleted or getting another key until the transaction ends, as the
+    /// server's own trigger does (`RI_FKey_check` in `ri_triggers.c`). Who reads or changes anything else is not held up.
+    pub async fn hold(&self, server: &Server) -> anyhow::Result<()> {
+        let sql = format!(
+            "SELECT count(*) FROM (SELECT FROM {} AS p WHERE EXISTS (SELECT FROM {} AS c WHERE {}) FOR KEY SHARE OF p) AS held",
+            self.parent_relation,
+            self.child_relation,
+            self.same()
+        );
+        server.query_one(&format!("hold what {} refers to", self.shown), &sql, &[]).await?;
+        Ok(())
+    }
+
+    fn same(&self) -> String {
+        let same = self
+            .pairs
+            .iter()
+            .map(|Pair { own, theirs, operator, collate }| format!("p.{theirs} {operator} c.{own}{collate}"));
+        same.collect::<Vec<_>>().join(" AND ")
+    }
+
     fn sql(&self) -> String {
         let each = |word: &str| {
             let parts = self.pairs.iter().map(|pair| format!("c.{} {word}", pair.own));
             parts.collect::<Vec<_>>()
         };
-        let same = self
-            .pairs
-            .iter()
-            .map(|Pair { own, theirs, operator, collate }| format!("p.{theirs} {operator} c.{own}{collate}"));
-        let same = same.collect::<Vec<_>>().join(" AND ");
+        let (same, parent) = (self.same(), &self.parent_relation);
         let whole = each("IS NOT NULL").join(" AND ");
-        let lonely = format!("{whole} AND NOT EXISTS (SELECT FROM {} AS p WHERE {same})", self.parent);
+        let lonely = format!("{whole} AND NOT EXISTS (SELECT FROM {parent} AS p WHERE {same})");
         let wrong = if self.is_full {
             // All of it is there or nothing.
             format!(
@@ -139,7 +196,7 @@ impl Key {
         } else {
             lonely
         };
-        format!("SELECT count(*) FROM {} AS c WHERE {wrong}", self.child)
+        format!("SELECT count(*) FROM {} AS c WHERE {wrong}", self.child_relation)
     }
 }
 
@@ -156,8 +213,11 @@ mod tests {
         };
         Key {
             shown: "k of s.t".to_owned(),
-            child: "ONLY s.t".to_owned(),
-            parent: "s.p".to_owned(),
+            name: "k".to_owned(),
+            child: TableName::new("s", "t"),
+            parent: TableName::new("s", "p"),
+            child_relation: "ONLY s.t".to_owned(),
+            parent_relation: "s.p".to_owned(),
             pairs: vec![pair("a"), pair("b")],
             is_full,
             validated: true,

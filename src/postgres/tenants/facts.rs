@@ -234,6 +234,21 @@ pub async fn unchecked(server: &Server) -> anyhow::Result<Vec<(TableName, String
     Ok(named.collect())
 }
 
+/// Tables with keys or exclusions that are deferrable, which triggers check (`unique_key_recheck`): nobody
+/// does while these are off.
+pub async fn deferrable(server: &Server) -> anyhow::Result<Vec<(TableName, String)>> {
+    let sql = "SELECT DISTINCT n.nspname::text, r.relname::text, k.conname::text \
+               FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid \
+               JOIN pg_class r ON r.oid = coalesce(pg_partition_root(c.oid), c.oid) \
+               JOIN pg_namespace n ON n.oid = r.relnamespace \
+               WHERE k.contype IN ('p', 'u', 'x') AND k.condeferrable ORDER BY 1, 2, 3";
+    let rows = server.query("list the constraints that are deferrable", sql, &[]).await?;
+    let named = rows.iter().map(|row| {
+        (TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)), row.get::<_, String>(2))
+    });
+    Ok(named.collect())
+}
+
 /// Tables without WAL: at a point in time they are empty.
 pub async fn unlogged(server: &Server) -> anyhow::Result<Vec<TableName>> {
     let sql = format!(

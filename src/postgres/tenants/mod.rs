@@ -2,8 +2,12 @@
 //! those that have a schema or a database of their own.
 
 mod facts;
+mod needed;
 pub mod places;
 mod select;
 
-pub use facts::{Tenant, canonical, facts, find_tenants, sizes, tenants, unchecked, uncovered, unlogged};
+pub use facts::{
+    Tenant, canonical, deferrable, facts, find_tenants, sizes, tenants, unchecked, uncovered, unlogged,
+};
+pub use needed::{Needed, needed};
 pub use select::{Selection, owned, references, torn_between};

@@ -187,6 +187,27 @@ pub async fn hanging_on(server: &Server, schema: &str) -> anyhow::Result<Vec<Str
     Ok(rows.iter().filter_map(|row| row.get::<_, Option<String>>(0)).collect())
 }
 
+/// Transactions of others that use tables of the schema and that may be making something that hangs on it, which nobody else
+/// sees yet: those that hold a lock as it comes with a new view, table or foreign key elsewhere; of `writers`, all that have
+/// written anything (a new function holds no lock that is its own).
+pub async fn making(server: &Server, schema: &str, writers: bool) -> anyhow::Result<Vec<String>> {
+    let sql = "SELECT DISTINCT coalesce('process ' || l.pid, 'a prepared transaction') FROM pg_locks l \
+               JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace \
+               WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid() \
+                 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+                 AND n.nspname::text = $1 AND EXISTS ( \
+                   SELECT FROM pg_locks m WHERE m.virtualtransaction = l.virtualtransaction AND m.granted \
+                     AND CASE WHEN $2 THEN m.locktype = 'transactionid' \
+                         ELSE m.locktype = 'relation' AND m.database = l.database \
+                           AND m.mode IN ('AccessExclusiveLock', 'ShareRowExclusiveLock') \
+                           AND NOT EXISTS (SELECT FROM pg_class o JOIN pg_namespace s ON s.oid = o.relnamespace \
+                                           WHERE o.oid = m.relation AND s.nspname::text IN ($1, 'pg_toast')) END) \
+               ORDER BY 1";
+    let action = format!("look who is making something that hangs on the schema \"{schema}\"");
+    let rows = server.query(&action, sql, &[&schema, &writers]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
 /// Functions of the schema whose text has its name in it: texts are not renamed with a schema.
 pub async fn naming(server: &Server, schema: &str, name: &str) -> anyhow::Result<Vec<String>> {
     let sql = "SELECT DISTINCT p.proname::text FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace \

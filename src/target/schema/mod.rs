@@ -4,8 +4,10 @@
 //!
 //! Whoever works in the schema meanwhile works in the one that is there, and is not held up: renaming a schema locks none of
 //! its tables. (A foreign key to a table of another schema is checked at the end, and lets nobody write that table until the
-//! commit.)
+//! commit.) What somebody makes meanwhile that hangs on the schema from outside would go on hanging on the one of before:
+//! that is looked for before the commit and, because nobody can be kept from it, once more after it, see `hanging`.
 
+mod hanging;
 mod merge;
 mod script;
 mod selection;
@@ -29,7 +31,7 @@ use crate::system::process::{Piped, Running};
 use super::database::{LoadPlan, restorer};
 use script::{Piece, Script, is_for_others, not_utf8, statements};
 
-pub use merge::Merged;
+pub use hanging::made_meanwhile;
 pub use selection::{Selection, select};
 
 /// The first of the two numbers of the lock that a restore of a schema holds: `pgke`.
@@ -110,7 +112,8 @@ pub async fn wait_for_others(server: &Server, schema: &str) -> anyhow::Result<()
 impl<'a> Replacing<'a> {
     /// Begins on a connection that is used for nothing else; refused while another run is at the same schema.
     pub async fn begin(server: &'a Server, load: &'a LoadPlan, plan: &'a SchemaPlan) -> anyhow::Result<Self> {
-        server.run("begin the restore", "BEGIN").await?;
+        // Each statement is to see what others have committed until then, whatever the database's default is.
+        server.run("begin the restore", "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
         let sql = "SELECT pg_try_advisory_xact_lock($1, hashtext($2))";
         let row = server.query_one("take the schema's lock", sql, &[&LOCK, &plan.becomes]).await?;
         if !row.get::<_, bool>(0) {

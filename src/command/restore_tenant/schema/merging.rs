@@ -12,7 +12,8 @@ use crate::command::backup::tenant::{self as backup, BackupTenants, Wanted};
 use crate::model::BackupId;
 use crate::postgres::Server;
 use crate::system::{Step, step};
-use crate::target::schema::{Dump, Merged, Replacing, SchemaPlan};
+use crate::target::rows::Merged;
+use crate::target::schema::{Dump, Replacing, SchemaPlan};
 use crate::target::tenant::Applied;
 
 /// Shows what would be done.
