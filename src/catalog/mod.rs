@@ -12,6 +12,7 @@ mod backups;
 mod cleanup;
 mod cluster;
 mod copies;
+mod deliveries;
 mod failure;
 mod history;
 mod jobs;
@@ -39,10 +40,11 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 use crate::model::{Fault, FaultContext, Kind};
 use crate::system::durable;
 
-pub use alerts::{Alert, Alerts, Deliveries, Delivery, Event, Severity};
+pub use alerts::{Alert, Alerts, Severity};
 pub use backups::{BackupFilter, BackupRow, BackupStatus, Backups, Pin, WalPlace};
 pub use cleanup::{Cleanup, DoomedWal, Instant, Leaving, LeavingWal, Marked, Standing, WalEnds, WalStretch};
 pub use copies::{Copies, CopyKey, CopyRow, CopyState, Proof};
+pub use deliveries::{Again, Audience, Deliveries, Delivery, Event, Recipient};
 pub use history::Taken;
 pub use jobs::{Job, JobState, Jobs, NewJob};
 pub use overview::{

@@ -8,8 +8,11 @@ use chrono::TimeDelta;
 
 use crate::model::{BackupId, Bytes, Elapsed, Severity, StoreName, Thousands, Timestamp, timestamp_text};
 
+pub mod exposure;
 mod runs;
 mod series;
+
+use exposure::{Position, Safe, Seen};
 
 /// Something that holds now and should not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,8 +82,6 @@ const OWED: Duration = Duration::from_hours(24);
 const SKEW: TimeDelta = TimeDelta::minutes(2);
 /// How long before its end a certificate is spoken of.
 const CERTIFICATE: TimeDelta = TimeDelta::days(21);
-/// WAL that a server writes without anybody having written anything: snapshots of running transactions, checkpoints.
-const IDLE: u64 = 8 << 10;
 
 /// What is known.
 #[derive(Debug, Clone)]
@@ -95,6 +96,8 @@ pub struct Facts {
     pub latest: Option<Timestamp>,
     /// Runs that have ended within a week, oldest first.
     pub runs: Vec<EndedRun>,
+    /// The last test restore of each database, tenant and cluster that failed.
+    pub tests: Vec<FailedTest>,
     /// Backups that are complete, newest first.
     pub backups: Vec<Made>,
     /// Backups of which some object has fewer good copies than this.
@@ -111,8 +114,10 @@ pub struct Facts {
     pub usage: Vec<Usage>,
     /// When certificates end, by file.
     pub certificates: Vec<(String, Timestamp)>,
-    /// When the newest WAL was safe in enough stores.
-    pub archived_at: Option<Timestamp>,
+    /// The newest WAL that is safe in enough stores.
+    pub safe: Option<Safe>,
+    /// How far the server was when somebody looked.
+    pub seen: Vec<Seen>,
     /// Holes in the WAL; `None`: nobody has looked.
     pub holes: Option<Vec<Hole>>,
     /// What the server says.
@@ -122,6 +127,8 @@ pub struct Facts {
 /// A run that has ended.
 #[derive(Debug, Clone)]
 pub struct EndedRun {
+    /// Its identifier.
+    pub id: String,
     /// The command.
     pub command: String,
     /// The whole command line.
@@ -134,6 +141,23 @@ pub struct EndedRun {
     pub message: Option<String>,
     /// When it began.
     pub at: Timestamp,
+}
+
+/// A test restore that failed, and no later one of the same has passed.
+#[derive(Debug, Clone)]
+pub struct FailedTest {
+    /// What its backup is of.
+    pub series: String,
+    /// The backup.
+    pub backup: BackupId,
+    /// The store that it was read from.
+    pub store: Option<StoreName>,
+    /// Whether it was not even begun, because it would have done harm.
+    pub refused: bool,
+    /// Why.
+    pub message: String,
+    /// The run that tested it.
+    pub run: Option<String>,
 }
 
 /// How a run ended.
@@ -235,8 +259,10 @@ pub struct Archiving {
     pub waiting: Option<u64>,
     /// The file with which the archiver has failed since it last succeeded, and when.
     pub failing: Option<(String, Timestamp)>,
-    /// Bytes that are in the present segment and in no archived one.
+    /// Bytes in the present segment.
     pub pending: u64,
+    /// Where it writes; `None` of a standby.
+    pub position: Option<Position>,
     /// By how much the server's clock is ahead of this machine's.
     pub clock_ahead: TimeDelta,
 }
@@ -264,6 +290,7 @@ pub fn is_condition(kind: &str) -> bool {
 pub fn evaluate(facts: &Facts, limits: &Limits) -> Vec<Condition> {
     let mut found = Vec::new();
     runs::failed(facts, &mut found);
+    runs::tested(facts, &mut found);
     series::evaluate(facts, limits, &mut found);
     stored(facts, limits, &mut found);
     machine(facts, limits, &mut found);
@@ -390,9 +417,7 @@ fn archive(facts: &Facts, limits: &Limits, found: &mut Vec<Condition>) {
         let message = format!("{} wait for the server's archiver", count(waiting, "WAL file"));
         found.push(warning("archiver-backlog", "", message));
     }
-    // Where nobody has written anything since, nothing could be lost.
-    let has_more = server.waiting.unwrap_or(0) > 0 || server.pending > IDLE;
-    let since = facts.archived_at.or(facts.begun).filter(|_| has_more);
+    let since = exposure::since(facts, server);
     if let Some(age) = since.map(|since| age(since, facts.now)).filter(|age| *age > limits.rpo) {
         let message = format!(
             "what was written in the last {} is in no archive: more than RPO_TARGET, {}",
