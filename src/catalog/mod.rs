@@ -9,6 +9,7 @@
 
 mod alerts;
 mod backups;
+mod certificates;
 mod cleanup;
 mod cluster;
 mod copies;
@@ -42,6 +43,7 @@ use crate::system::durable;
 
 pub use alerts::{Alert, Alerts, Severity};
 pub use backups::{BackupFilter, BackupRow, BackupStatus, Backups, Pin, WalPlace};
+pub use certificates::SeenCertificate;
 pub use cleanup::{Cleanup, DoomedWal, Instant, Leaving, LeavingWal, Marked, Standing, WalEnds, WalStretch};
 pub use copies::{Copies, CopyKey, CopyRow, CopyState, Proof};
 pub use deliveries::{Again, Audience, Deliveries, Delivery, Event, Recipient};

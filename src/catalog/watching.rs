@@ -41,6 +41,7 @@ impl Catalog {
                 test_restore: test_restore(connection)?,
                 usage: usage(connection)?,
                 certificates: Vec::new(),
+                exposed: Vec::new(),
                 safe: None,
                 seen: seen(connection)?,
                 holes: None,

@@ -23,8 +23,17 @@ pub(super) struct Looking<'a> {
 }
 
 impl<'a> Looking<'a> {
-    /// Writes down that it begins.
+    /// Writes down that it begins, and that the ones before it have died that did not say how they ended: nothing else is
+    /// left of them.
     pub(super) fn begin(environment: &'a Environment, shelf: &'a Shelf, command: &str) -> anyhow::Result<Self> {
+        let caller = Caller::find();
+        for other in shelf.catalog.runs().unfinished()? {
+            let lock = run_lock(&shelf.settings, &other.id);
+            if other.command == command && other.host == caller.host && !FileLock::is_held(&lock)? {
+                shelf.catalog.runs().mark_died(&other.id)?;
+                durable::remove_file_if_there(&lock)?;
+            }
+        }
         let run = RunId::new(random_u32()?);
         durable::create_private_dir(&locks(&shelf.settings))?;
         // The lock before the row: a row without its lock is taken for that of a dead run.
@@ -33,7 +42,7 @@ impl<'a> Looking<'a> {
             id: run.clone(),
             command: command.to_owned(),
             arguments: environment.arguments.clone(),
-            caller: Caller::find(),
+            caller,
             pid: std::process::id(),
             scratch_directory: None,
             staging_directory: None,

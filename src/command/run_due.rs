@@ -100,10 +100,12 @@ impl Due<'_> {
         let mut is_first = true;
         let mut wrong = None;
         loop {
-            if let Some(job) = newest
-                && self.shelf.catalog.runs().of_job(job)?.is_some()
-            {
-                newest = None;
+            if let Some(job) = newest {
+                match self.shelf.catalog.runs().of_job(job) {
+                    Ok(None) => {}
+                    Ok(Some(_)) => newest = None,
+                    Err(error) => (newest, wrong) = (None, wrong.or(Some(error))),
+                }
             }
             let may_begin = newest.is_none() && wrong.is_none() && running.len() < AT_ONCE;
             if may_begin && !self.environment.stop.is_requested() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::alerts::{Attended, Place, attend};
+use super::alerts::{Attended, Place, attend, look_at_certificates};
 use super::looking::Looking;
 use super::{Environment, Report, Shelf};
 use crate::config::Settings;
@@ -69,6 +69,7 @@ async fn look(environment: &Environment, shelf: &Shelf, run: &RunId) -> anyhow::
         run: Some(run),
         tells: true,
     };
+    environment.stop.or(look_at_certificates(place)).await?;
     let Attended { conditions, new, told } = attend(place, server).await?;
     let conditions = conditions.into_iter().map(|it| WatchedCondition {
         alert_type: it.kind,

@@ -45,6 +45,7 @@ pub const ALWAYS: &[&str] = &[
     "rto",
     "clock-skew",
     "certificate",
+    "key-exposed",
 ];
 /// What is decided upon only when the ledger of WAL has been drawn up.
 pub const WATCHED: &[&str] = &["wal-hole"];
@@ -81,7 +82,7 @@ const OWED: Duration = Duration::from_hours(24);
 /// How far clocks may be apart.
 const SKEW: TimeDelta = TimeDelta::minutes(2);
 /// How long before its end a certificate is spoken of.
-const CERTIFICATE: TimeDelta = TimeDelta::days(21);
+const CERTIFICATE: TimeDelta = TimeDelta::days(14);
 
 /// What is known.
 #[derive(Debug, Clone)]
@@ -112,8 +113,10 @@ pub struct Facts {
     pub test_restore: Option<Duration>,
     /// How full places are.
     pub usage: Vec<Usage>,
-    /// When certificates end, by file.
-    pub certificates: Vec<(String, Timestamp)>,
+    /// The certificates that are known.
+    pub certificates: Vec<Certificate>,
+    /// Files with secrets that others can get at: the file, and how.
+    pub exposed: Vec<(String, String)>,
     /// The newest WAL that is safe in enough stores.
     pub safe: Option<Safe>,
     /// How far the server was when somebody looked.
@@ -228,6 +231,15 @@ pub struct Usage {
     pub used: u64,
     /// Bytes in all.
     pub of: u64,
+}
+
+/// A certificate.
+#[derive(Debug, Clone)]
+pub struct Certificate {
+    /// Whose, or in which file.
+    pub of: String,
+    /// When it ends.
+    pub until: Timestamp,
 }
 
 /// A hole in the WAL.
@@ -374,13 +386,20 @@ fn machine(facts: &Facts, limits: &Limits, found: &mut Vec<Condition>) {
         );
         found.push(warning("clock-skew", "", message));
     }
-    for (file, until) in &facts.certificates {
-        if *until - facts.now < CERTIFICATE {
-            let how = if *until < facts.now { "has expired" } else { "expires" };
-            let message = format!("the certificate {file} {how} on {}", until.format("%F"));
-            found.push(warning("certificate", file.as_str(), message));
-        }
+    for certificate in facts.certificates.iter().filter(|it| ends_soon(it, facts.now)) {
+        let Certificate { of, until } = certificate;
+        let how = if *until < facts.now { "expired" } else { "expires" };
+        let message = format!("the certificate of {of} {how} on {}", until.format("%F"));
+        found.push(warning("certificate", of.as_str(), message));
     }
+    for (file, how) in &facts.exposed {
+        found.push(warning("key-exposed", file.as_str(), format!("{file} holds a secret, and {how}")));
+    }
+}
+
+/// Whether a certificate must be thought of.
+pub fn ends_soon(certificate: &Certificate, now: Timestamp) -> bool {
+    certificate.until - now < CERTIFICATE
 }
 
 /// The stream of WAL.

@@ -3,6 +3,7 @@
 use chrono::{Local, Utc};
 
 use super::deliver::{self, Told};
+use super::{certificates, exposed};
 use crate::catalog::{Audience, Catalog, Recipient};
 use crate::command::archive::unrecorded;
 use crate::command::context::run_lock;
@@ -11,7 +12,6 @@ use crate::config::Settings;
 use crate::model::{Progress, RunId, Severity, StoreName, Timestamp};
 use crate::plan::conditions::exposure::{self, Position, Safe, Seen};
 use crate::plan::conditions::{self, Condition, End, EndedRun, Facts, Limits, Server, Usage};
-use crate::postgres::certificate;
 use crate::system::caller::Caller;
 use crate::system::lock::FileLock;
 use crate::system::space;
@@ -111,10 +111,8 @@ fn gather(place: Place<'_>) -> anyhow::Result<Facts> {
     }
     facts.runs.sort_by_key(|run| run.at);
     facts.usage = usage(settings, &facts.usage);
-    let certificate = settings.postgres.sslcert.iter();
-    facts.certificates = certificate
-        .filter_map(|path| Some((path.display().to_string(), certificate::expires(path)?)))
-        .collect();
+    facts.certificates = certificates::known(place)?;
+    facts.exposed = exposed::files(settings);
     Ok(facts)
 }
 

@@ -1,7 +1,9 @@
 //! `pgkeep alerts`: what somebody should look at, who has looked, and whether the channels work.
 
 mod attend;
+mod certificates;
 mod deliver;
+mod exposed;
 mod messages;
 mod post;
 
@@ -18,6 +20,7 @@ use crate::system::caller::Caller;
 use post::Post;
 
 pub(in crate::command) use attend::{Attended, Place, attend};
+pub(in crate::command) use certificates::look as look_at_certificates;
 
 /// How many alerts `--all` shows.
 const ALL: usize = 200;

@@ -16,13 +16,15 @@ pub(super) fn failed(facts: &Facts, found: &mut Vec<Condition>) {
     let mut last: BTreeMap<(&'static str, String), &EndedRun> = BTreeMap::new();
     for run in &facts.runs {
         let Some(kind) = kind_of(&run.command) else { continue };
-        // What is said of a backup's test is not said once more of the run that made it.
-        let is_said = facts.tests.iter().any(|test| test.run.as_ref() == Some(&run.id));
-        if counts(run) && !is_said {
+        if counts(run) {
             last.insert((kind, about(&run.command, &run.arguments)), run);
         }
     }
     for ((kind, about), run) in last {
+        // What is said of a backup's test is not said once more of the run that made it.
+        if facts.tests.iter().any(|test| test.run.as_ref() == Some(&run.id)) {
+            continue;
+        }
         let why = run.message.as_deref().unwrap_or("no word of why");
         match run.end {
             End::Failed => found.push(critical(kind, &about, format!("{about} failed: {why}"))),

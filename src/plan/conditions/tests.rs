@@ -51,7 +51,8 @@ fn facts() -> Facts {
         proofs: vec![(StoreName::Local, at(NOW - 24))],
         test_restore: Some(Duration::from_mins(10)),
         usage: vec![Usage { place: "store r2".to_owned(), used: 80, of: 100 }],
-        certificates: vec![("client.crt".to_owned(), at(NOW + 24 * 60))],
+        certificates: vec![Certificate { of: "client.crt".to_owned(), until: at(NOW + 24 * 60) }],
+        exposed: Vec::new(),
         safe: Some(safe(at(NOW))),
         seen: Vec::new(),
         tests: Vec::new(),
@@ -312,7 +313,9 @@ fn req_6_23_what_fills_up_grows_old_or_is_owed_is_a_warning() {
     expect(|it| it.owed = owed(23), &[]);
     expect(|it| it.proofs = vec![(StoreName::R2, at(NOW - 36 * 24))], &["W proof-too-old r2"]);
     expect(|it| it.test_restore = Some(Duration::from_mins(61)), &["W rto"]);
-    expect(|it| it.certificates[0].1 = at(NOW + 20 * 24), &["W certificate client.crt"]);
+    expect(|it| it.certificates[0].until = at(NOW + 13 * 24), &["W certificate client.crt"]);
+    expect(|it| it.certificates[0].until = at(NOW + 15 * 24), &[]);
+    expect(|it| it.exposed = vec![("k".to_owned(), "others can read it".to_owned())], &["W key-exposed k"]);
 }
 
 #[test]
