@@ -1,28 +1,14 @@
-//! The table `alerts`: what somebody should look at, until it is over or somebody has; and the table `deliveries`: each
-//! message to each channel, until it has arrived.
+//! The table `alerts`: what somebody should look at, until it is over or somebody has.
 
 use rusqlite::{OptionalExtension, Row, Transaction, named_params};
 use serde::Serialize;
 
 use super::values::{count, integer, json_or_null, parsed, time, time_or_null};
-use super::words::words;
 use super::{Catalog, failure};
-use crate::model::{Channel, Timestamp, timestamp_text};
+use crate::model::{Timestamp, timestamp_text};
 use crate::plan::conditions::Condition;
 
 pub use crate::model::Severity;
-
-words! {
-    /// What a message is about.
-    pub enum Event {
-        /// Something has begun.
-        Raised = "raised",
-        /// It is still so.
-        Repeated = "repeated",
-        /// It is over.
-        Closed = "closed",
-    }
-}
 
 /// An alert as the catalog has it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -63,43 +49,16 @@ pub struct Alert {
     pub run_id: Option<String>,
 }
 
-/// A message that waits to be sent.
-#[derive(Debug, Clone)]
-pub struct Delivery {
-    /// Its number.
-    pub id: i64,
-    /// Through which channel.
-    pub channel: Channel,
-    /// What happened.
-    pub event: Event,
-    /// How often it was tried.
-    pub attempts: u64,
-    /// When it came to be.
-    pub created_at: Timestamp,
-    /// The alert.
-    pub alert: Alert,
-}
-
-/// How many deliveries there are in each state.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Deliveries {
-    /// Those that wait.
-    pub waiting: u64,
-    /// Attempts that failed, of those that wait.
-    pub failed_attempts: u64,
-    /// Those that were never delivered and are not tried any more.
-    pub given_up: u64,
-    /// Why the last one that waits did not arrive.
-    pub last_error: Option<String>,
-}
-
 /// How long somebody who has acknowledged that something happened is not told of it again.
 const KNOWN: chrono::TimeDelta = chrono::TimeDelta::days(7);
+
+/// How an event came to be over: who has acknowledged it need not be told.
+pub(super) const ACKNOWLEDGED: &str = "acknowledged";
 
 /// What can be done with the table of alerts.
 #[derive(Debug, Clone, Copy)]
 pub struct Alerts<'a> {
-    catalog: &'a Catalog,
+    pub(super) catalog: &'a Catalog,
 }
 
 impl<'a> Alerts<'a> {
@@ -159,115 +118,6 @@ impl<'a> Alerts<'a> {
         })
     }
 
-    /// Decides who is told of what has no decision yet, and of what has been open for long: `way` says for a severity
-    /// through which channels, and from when on.
-    pub fn route(
-        self,
-        way: &dyn Fn(Severity) -> Vec<(Channel, Timestamp)>,
-        repeat: std::time::Duration,
-        now: Timestamp,
-    ) -> anyhow::Result<()> {
-        let at = timestamp_text(now);
-        self.catalog.write("decide who is told of an alert", |transaction| {
-            let undecided = "notification_channels IS NULL AND closed_at IS NULL AND acknowledged_at IS NULL";
-            for alert in select(transaction, undecided)? {
-                let channels = way(alert.severity);
-                let names: Vec<_> = channels.iter().map(|(channel, _)| channel.as_str()).collect();
-                transaction.execute(
-                    "UPDATE alerts SET notification_channels = :channels WHERE id = :id",
-                    named_params! { ":id": alert.id, ":channels": serde_json::json!(names).to_string() },
-                )?;
-                announce(transaction, alert.id, Event::Raised, &channels, &at)?;
-            }
-            let since = now - chrono::TimeDelta::from_std(repeat).unwrap_or(chrono::TimeDelta::MAX);
-            let due = format!(
-                "closed_at IS NULL AND acknowledged_at IS NULL AND notification_channels IS NOT NULL \
-                 AND (SELECT max(created_at) FROM deliveries WHERE alert_id = alerts.id) < '{}' \
-                 AND NOT EXISTS (SELECT 1 FROM deliveries WHERE alert_id = alerts.id AND state = 'waiting')",
-                timestamp_text(since)
-            );
-            for alert in select(transaction, &due)? {
-                announce(transaction, alert.id, Event::Repeated, &way(alert.severity), &at)?;
-            }
-            Ok(())
-        })
-    }
-
-    /// The messages whose time has come, oldest first.
-    pub fn due(self, now: Timestamp) -> anyhow::Result<Vec<Delivery>> {
-        self.catalog.read("look for messages that wait", |connection| {
-            let mut statement = connection.prepare(
-                "SELECT alerts.*, deliveries.id AS delivery, channel, event, attempts, \
-                 deliveries.created_at AS asked_at FROM deliveries JOIN alerts ON alerts.id = alert_id \
-                 WHERE state = 'waiting' AND not_before <= :now ORDER BY deliveries.id",
-            )?;
-            let rows = statement.query_map(named_params! { ":now": timestamp_text(now) }, |row| {
-                Ok(Delivery {
-                    id: row.get("delivery")?,
-                    channel: parsed(row, "channel")?,
-                    event: parsed(row, "event")?,
-                    attempts: count(row, "attempts")?,
-                    created_at: time(row, "asked_at")?,
-                    alert: alert(row)?,
-                })
-            })?;
-            rows.collect()
-        })
-    }
-
-    /// Writes down that messages have arrived, and what is to be said about that.
-    pub fn delivered(self, ids: &[i64], note: Option<&str>, at: Timestamp) -> anyhow::Result<()> {
-        self.catalog.write("write down that messages have arrived", |transaction| {
-            let mut statement = transaction.prepare(
-                "UPDATE deliveries SET state = 'delivered', delivered_at = :at, attempts = attempts + 1, \
-                 last_error = :note WHERE id = :id",
-            )?;
-            for id in ids {
-                statement.execute(named_params! { ":id": id, ":at": timestamp_text(at), ":note": note })?;
-            }
-            Ok(())
-        })
-    }
-
-    /// Writes down that messages did not arrive: when they are tried again, or (`None`) that they are given up.
-    pub fn failed(self, ids: &[i64], error: &str, again: Option<Timestamp>) -> anyhow::Result<()> {
-        self.catalog.write("write down that messages have not arrived", |transaction| {
-            let mut statement = transaction.prepare(
-                "UPDATE deliveries SET attempts = attempts + 1, last_error = :error, \
-                 state = iif(:again IS NULL, 'given up', state), not_before = coalesce(:again, not_before) \
-                 WHERE id = :id",
-            )?;
-            for id in ids {
-                statement.execute(
-                    named_params! { ":id": id, ":error": error, ":again": again.map(timestamp_text) },
-                )?;
-            }
-            Ok(())
-        })
-    }
-
-    /// How it stands with the messages.
-    pub fn deliveries(self) -> anyhow::Result<Deliveries> {
-        self.catalog.read("count messages", |connection| {
-            connection.query_row(
-                "SELECT count(*) FILTER (WHERE state = 'waiting') AS waiting, \
-                 coalesce(sum(attempts) FILTER (WHERE state = 'waiting'), 0) AS failed, \
-                 count(*) FILTER (WHERE state = 'given up') AS given_up, \
-                 (SELECT last_error FROM deliveries WHERE state = 'waiting' AND last_error IS NOT NULL \
-                  ORDER BY id DESC LIMIT 1) AS last_error FROM deliveries",
-                [],
-                |row| {
-                    Ok(Deliveries {
-                        waiting: count(row, "waiting")?,
-                        failed_attempts: count(row, "failed")?,
-                        given_up: count(row, "given_up")?,
-                        last_error: row.get("last_error")?,
-                    })
-                },
-            )
-        })
-    }
-
     /// The alerts that are open, the worst and then the newest first.
     pub fn open(self) -> anyhow::Result<Vec<Alert>> {
         self.catalog.read("list the open alerts", |connection| select(connection, "closed_at IS NULL"))
@@ -308,10 +158,11 @@ impl<'a> Alerts<'a> {
                 "UPDATE alerts SET acknowledged_at = coalesce(acknowledged_at, :at), \
                  acknowledged_by = coalesce(acknowledged_by, :by), note = coalesce(:note, note), \
                  closed_at = iif(:is_over, coalesce(closed_at, :at), closed_at), \
-                 closed_message = iif(:is_over, coalesce(closed_message, 'acknowledged'), closed_message) \
+                 closed_message = iif(:is_over, coalesce(closed_message, :acknowledged), closed_message) \
                  WHERE id = :id",
                 named_params! {
                     ":id": id, ":by": by, ":note": note, ":is_over": is_over, ":at": timestamp_text(at),
+                    ":acknowledged": ACKNOWLEDGED,
                 },
             )
         })?;
@@ -370,7 +221,7 @@ fn see_again(
     Ok(())
 }
 
-/// Who was told that it began is told that it is over; who was not yet, is told both at once.
+/// Who was told that it began is told that it is over, by [`Alerts::route`]; who was not yet, is told both at once.
 fn close(transaction: &Transaction<'_>, over: &Alert, now: Timestamp) -> rusqlite::Result<()> {
     let at = timestamp_text(now);
     let lasted = crate::model::Elapsed((now - over.created_at).to_std().unwrap_or_default());
@@ -383,35 +234,6 @@ fn close(transaction: &Transaction<'_>, over: &Alert, now: Timestamp) -> rusqlit
          WHERE alert_id = :id AND state = 'waiting' AND event = 'repeated'",
         named_params! { ":id": over.id },
     )?;
-    transaction.execute(
-        "INSERT INTO deliveries (alert_id, channel, event, not_before, created_at) \
-         SELECT DISTINCT alert_id, channel, 'closed', :at, :at FROM deliveries \
-         WHERE alert_id = :id AND state = 'delivered'",
-        named_params! { ":id": over.id, ":at": at },
-    )?;
-    Ok(())
-}
-
-fn announce(
-    transaction: &Transaction<'_>,
-    alert: i64,
-    event: Event,
-    channels: &[(Channel, Timestamp)],
-    at: &str,
-) -> rusqlite::Result<()> {
-    let mut statement = transaction.prepare_cached(
-        "INSERT INTO deliveries (alert_id, channel, event, not_before, created_at) \
-         VALUES (:alert, :channel, :event, :not_before, :at)",
-    )?;
-    for (channel, not_before) in channels {
-        statement.execute(named_params! {
-            ":alert": alert,
-            ":channel": channel.as_str(),
-            ":event": event.as_str(),
-            ":not_before": timestamp_text(*not_before),
-            ":at": at,
-        })?;
-    }
     Ok(())
 }
 
@@ -421,7 +243,7 @@ fn open_of(transaction: &Transaction<'_>, kinds: &[&str]) -> rusqlite::Result<Ve
     Ok(open)
 }
 
-fn select(connection: &rusqlite::Connection, condition: &str) -> rusqlite::Result<Vec<Alert>> {
+pub(super) fn select(connection: &rusqlite::Connection, condition: &str) -> rusqlite::Result<Vec<Alert>> {
     let sql = format!(
         "SELECT * FROM alerts WHERE {condition} \
          ORDER BY CASE severity WHEN 'CRITICAL' THEN 0 WHEN 'WARNING' THEN 1 ELSE 2 END, created_at DESC, id DESC"
@@ -429,7 +251,7 @@ fn select(connection: &rusqlite::Connection, condition: &str) -> rusqlite::Resul
     connection.prepare(&sql)?.query_map([], alert)?.collect()
 }
 
-fn alert(row: &Row<'_>) -> rusqlite::Result<Alert> {
+pub(super) fn alert(row: &Row<'_>) -> rusqlite::Result<Alert> {
     let created_at = time(row, "created_at")?;
     Ok(Alert {
         id: row.get("id")?,

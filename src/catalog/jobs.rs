@@ -37,6 +37,8 @@ pub struct NewJob {
     pub arguments: Vec<String>,
     /// The file with the settings, if they are not the default ones.
     pub env_file: Option<String>,
+    /// The directory in which it was put off.
+    pub directory: String,
     /// Its priority.
     pub priority: u8,
     /// When it is to run.
@@ -56,6 +58,8 @@ pub struct Job {
     pub arguments: Vec<String>,
     /// The file with the settings.
     pub env_file: Option<String>,
+    /// The directory in which it was put off, from where its relative paths are meant; jobs of before have none.
+    pub directory: Option<String>,
     /// Its priority.
     pub priority: u8,
     /// When it is to run.
@@ -97,12 +101,13 @@ impl<'a> Jobs<'a> {
     pub fn add(self, job: &NewJob, at: Timestamp) -> anyhow::Result<i64> {
         self.catalog.write("write down a job", |transaction| {
             transaction.execute(
-                "INSERT INTO jobs (command, arguments, env_file, priority, scheduled_for, requested_by, created_at) \
-                 VALUES (:command, :arguments, :env_file, :priority, :scheduled_for, :requested_by, :at)",
+                "INSERT INTO jobs (command, arguments, env_file, directory, priority, scheduled_for, requested_by, \
+                 created_at) VALUES (:command, :arguments, :env_file, :directory, :priority, :scheduled_for, :requested_by, :at)",
                 named_params! {
                     ":command": job.command,
                     ":arguments": serde_json::json!(job.arguments).to_string(),
                     ":env_file": job.env_file,
+                    ":directory": job.directory,
                     ":priority": job.priority,
                     ":scheduled_for": timestamp_text(job.scheduled_for),
                     ":requested_by": job.requested_by,
@@ -110,6 +115,15 @@ impl<'a> Jobs<'a> {
                 },
             )?;
             Ok(transaction.last_insert_rowid())
+        })
+    }
+
+    /// Whether a job's time has come that nobody has taken.
+    pub fn is_any_due(self, now: Timestamp) -> anyhow::Result<bool> {
+        self.catalog.read("look for jobs whose time has come", |connection| {
+            let sql = "SELECT EXISTS (SELECT 1 FROM jobs WHERE state IN ('waiting', 'running') \
+                       AND state = 'waiting' AND scheduled_for <= :now)";
+            connection.query_row(sql, named_params! { ":now": timestamp_text(now) }, |row| row.get(0))
         })
     }
 
@@ -224,6 +238,7 @@ fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
         command: row.get("command")?,
         arguments: super::values::json_or_null(row, "arguments")?.unwrap_or_default(),
         env_file: row.get("env_file")?,
+        directory: row.get("directory")?,
         priority: row.get("priority")?,
         scheduled_for: time(row, "scheduled_for")?,
         state: parsed(row, "state")?,

@@ -11,13 +11,14 @@ use crate::model::{Fault, Kind};
 const APPLICATION_ID: i32 = 0x7067_6B70;
 
 /// The steps in order; the schema's version is how many were taken. Released ones are never changed.
-const STEPS: [&str; 6] = [
+const STEPS: [&str; 7] = [
     include_str!("migrations/001_first.sql"),
     include_str!("migrations/002_settling.sql"),
     include_str!("migrations/003_lineage.sql"),
     include_str!("migrations/004_wal.sql"),
     include_str!("migrations/005_tenants.sql"),
     include_str!("migrations/006_operations.sql"),
+    include_str!("migrations/007_telling.sql"),
 ];
 
 /// What a SQLite file is to this version of pgkeep.

@@ -9,9 +9,11 @@
 
 mod alerts;
 mod backups;
+mod certificates;
 mod cleanup;
 mod cluster;
 mod copies;
+mod deliveries;
 mod failure;
 mod history;
 mod jobs;
@@ -40,10 +42,12 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 use crate::model::{Fault, FaultContext, Kind};
 use crate::system::durable;
 
-pub use alerts::{Alert, Alerts, Deliveries, Delivery, Event, Severity};
+pub use alerts::{Alert, Alerts, Severity};
 pub use backups::{BackupFilter, BackupRow, BackupStatus, Backups, WalPlace};
+pub use certificates::SeenCertificate;
 pub use cleanup::{Cleanup, DoomedWal, Instant, Leaving, LeavingWal, Marked, Standing, WalEnds, WalStretch};
 pub use copies::{Copies, CopyKey, CopyRow, CopyState, Proof};
+pub use deliveries::{Again, Audience, Deliveries, Delivery, Event, Recipient};
 pub use history::Taken;
 pub use jobs::{Job, JobState, Jobs, NewJob};
 pub use overview::{

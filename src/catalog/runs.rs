@@ -209,6 +209,21 @@ impl<'a> Runs<'a> {
         failure::require_one(changed, || format!("no run {id}"))
     }
 
+    /// Writes down that a run which is done has found nothing: it takes the place of the last one of its command of
+    /// which the same was true.
+    pub fn replace_quiet(self, id: &RunId) -> anyhow::Result<()> {
+        self.catalog.write("write down that the run has found nothing", |transaction| {
+            let named = named_params! { ":id": id.as_str() };
+            transaction.execute("UPDATE runs SET quiet = 1 WHERE id = :id", named)?;
+            transaction.execute(
+                "DELETE FROM runs WHERE quiet = 1 AND id <> :id \
+                 AND command = (SELECT command FROM runs WHERE id = :id)",
+                named,
+            )
+        })?;
+        Ok(())
+    }
+
     /// The runs that have not ended as far as the catalog knows, oldest first; the caller's own is among them.
     pub fn unfinished(self) -> anyhow::Result<Vec<Run>> {
         self.catalog.read("look for unfinished runs", |connection| {
@@ -271,11 +286,12 @@ impl<'a> Runs<'a> {
         })
     }
 
-    /// The last runs, newest first.
+    /// The last runs that found or did something, newest first.
     pub fn recent(self, count: usize) -> anyhow::Result<Vec<Run>> {
         self.catalog.read("list the last runs", |connection| {
-            let mut statement =
-                connection.prepare("SELECT * FROM runs ORDER BY started_at DESC, id DESC LIMIT :count")?;
+            let mut statement = connection.prepare(
+                "SELECT * FROM runs WHERE quiet = 0 ORDER BY started_at DESC, id DESC LIMIT :count",
+            )?;
             statement.query_map(named_params! { ":count": integer(count as u64) }, run)?.collect()
         })
     }

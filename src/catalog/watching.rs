@@ -3,21 +3,24 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
-use super::values::{count, parsed, time, time_or_null};
-use super::{Catalog, RunOutcome};
+use super::values::{count, json_or_null, parsed, parsed_or_null, time, time_or_null};
+use super::{Catalog, RestoreState, RunOutcome};
 use crate::model::{BackupId, StoreName, Timestamp, timestamp_text};
-use crate::plan::conditions::{Damaged, End, EndedRun, Facts, Made, Owed, Server, Short, Usage};
+use crate::plan::conditions::exposure::Seen;
+use crate::plan::conditions::{Damaged, End, EndedRun, Facts, FailedTest, Made, Owed, Server, Short, Usage};
 
 /// How far back runs are looked at: what failed longer ago, and was not tried since, is nobody's concern any more.
 const RUNS: chrono::TimeDelta = chrono::TimeDelta::days(7);
 /// How many backups of a series are compared: the newest one and seven before it.
 const SERIES: u32 = 8;
-/// How many of the newest WAL files may have to be passed over until one is safe in enough stores.
-const NEWEST_WAL: u32 = 512;
+/// The same for test restores, which are made once a month.
+const TESTS: chrono::TimeDelta = chrono::TimeDelta::days(35);
+/// How far back looks at the server are kept.
+const SEEN: chrono::TimeDelta = chrono::TimeDelta::days(7);
 
 impl Catalog {
     /// The facts that the catalog has; those of the machine and of the server are for others to add.
-    pub fn facts(&self, now: Timestamp, min_copies: u64) -> anyhow::Result<Facts> {
+    pub fn facts(&self, now: Timestamp) -> anyhow::Result<Facts> {
         self.read("look for conditions", |connection| {
             Ok(Facts {
                 now,
@@ -29,6 +32,7 @@ impl Catalog {
                      UNION ALL SELECT max(created_at) FROM alerts)",
                 )?,
                 runs: runs(connection, now)?,
+                tests: tests(connection, now)?,
                 backups: backups(connection)?,
                 short: short(connection)?,
                 damaged: damaged(connection)?,
@@ -37,10 +41,45 @@ impl Catalog {
                 test_restore: test_restore(connection)?,
                 usage: usage(connection)?,
                 certificates: Vec::new(),
-                archived_at: archived_at(connection, min_copies)?,
+                exposed: Vec::new(),
+                safe: None,
+                seen: seen(connection)?,
                 holes: None,
                 server: Server::NotAsked,
             })
+        })
+    }
+}
+
+impl Catalog {
+    /// Writes down how far the server was, and forgets what that makes worthless: what was seen before everything was last
+    /// in the archive, and what a clock has seen that was put back since.
+    pub fn saw_wal(&self, seen: &Seen) -> anyhow::Result<()> {
+        self.write("write down how far the server has written", |transaction| {
+            let at = timestamp_text(seen.at);
+            transaction.execute("DELETE FROM wal_seen WHERE seen_at >= :at", named_params! { ":at": at })?;
+            transaction.execute(
+                "INSERT INTO wal_seen (seen_at, timeline, lsn, archived) VALUES (:at, :timeline, :lsn, :archived)",
+                named_params! {
+                    ":at": at,
+                    ":timeline": seen.timeline,
+                    ":lsn": seen.lsn.to_string(),
+                    ":archived": seen.archived,
+                },
+            )?;
+            transaction.execute(
+                "DELETE FROM wal_seen WHERE seen_at < :old \
+                 OR seen_at < (SELECT max(seen_at) FROM wal_seen WHERE archived = 1)",
+                named_params! { ":old": timestamp_text(seen.at - SEEN) },
+            )
+        })?;
+        Ok(())
+    }
+
+    /// When somebody last saw that everything the server had written was in enough stores.
+    pub fn seen_archived(&self) -> anyhow::Result<Option<Timestamp>> {
+        self.read("look when all WAL was archived", |connection| {
+            one_time(connection, "SELECT max(seen_at) AS at FROM wal_seen WHERE archived = 1")
         })
     }
 }
@@ -59,12 +98,13 @@ fn one_time(connection: &Connection, sql: &str) -> rusqlite::Result<Option<Times
 
 fn runs(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<EndedRun>> {
     let mut statement = connection.prepare(
-        "SELECT command, arguments, outcome, exit_code, message, started_at FROM runs \
+        "SELECT id, command, arguments, outcome, exit_code, message, started_at FROM runs \
          WHERE started_at > :since AND outcome <> 'running' ORDER BY started_at, id",
     )?;
     let since = timestamp_text(now - RUNS);
     let found = statement.query_map(named_params! { ":since": since }, |row| {
         Ok(EndedRun {
+            id: row.get("id")?,
             command: row.get("command")?,
             arguments: row.get("arguments")?,
             end: match parsed::<RunOutcome>(row, "outcome")? {
@@ -79,6 +119,41 @@ fn runs(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<EndedRu
         })
     })?;
     found.collect()
+}
+
+/// Those that failed, of the last ones of each series that came to an end.
+fn tests(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<FailedTest>> {
+    let mut statement = connection.prepare(
+        "SELECT * FROM restore_log WHERE purpose = 'test' AND started_at > :since \
+         AND state IN ('done', 'failed', 'refused') ORDER BY started_at DESC, id DESC",
+    )?;
+    let since = timestamp_text(now - TESTS);
+    let found = statement.query_map(named_params! { ":since": since }, |row| {
+        let backup: BackupId = parsed(row, "backup_id")?;
+        let tenants: Vec<String> = json_or_null(row, "tenant_ids")?.unwrap_or_default();
+        let database: Option<String> = row.get("source_database")?;
+        let tenants = if tenants.is_empty() { String::new() } else { format!(" {} of", tenants.join(" ")) };
+        let database = database.map(|name| format!(" {name}")).unwrap_or_default();
+        let state: RestoreState = parsed(row, "state")?;
+        let test = FailedTest {
+            series: format!("{}{tenants}{database}", backup.kind()),
+            backup,
+            store: parsed_or_null(row, "store")?,
+            refused: state == RestoreState::Refused,
+            message: row.get::<_, Option<String>>("message")?.unwrap_or_default(),
+            run: row.get("run_id")?,
+        };
+        Ok((test, state))
+    })?;
+    let mut seen = std::collections::BTreeSet::new();
+    let mut failed = Vec::new();
+    for test in found {
+        let (test, state) = test?;
+        if seen.insert(test.series.clone()) && state != RestoreState::Done {
+            failed.push(test);
+        }
+    }
+    Ok(failed)
 }
 
 /// The newest ones of each series. Those that a restore made before itself are nobody's schedule.
@@ -173,10 +248,13 @@ fn usage(connection: &Connection) -> rusqlite::Result<Vec<Usage>> {
     })
 }
 
-fn archived_at(connection: &Connection, min_copies: u64) -> rusqlite::Result<Option<Timestamp>> {
-    let sql = format!(
-        "SELECT max(at) AS at FROM (SELECT max(stored_at) AS at, sum(state = 'good') AS good FROM wal_segments \
-         GROUP BY segment, content_sha256 ORDER BY segment DESC LIMIT {NEWEST_WAL}) WHERE good >= {min_copies}"
-    );
-    one_time(connection, &sql)
+fn seen(connection: &Connection) -> rusqlite::Result<Vec<Seen>> {
+    rows(connection, "SELECT * FROM wal_seen ORDER BY seen_at", |row| {
+        Ok(Seen {
+            at: time(row, "seen_at")?,
+            timeline: row.get("timeline")?,
+            lsn: parsed(row, "lsn")?,
+            archived: row.get("archived")?,
+        })
+    })
 }

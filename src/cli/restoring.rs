@@ -24,13 +24,13 @@ pub(super) async fn run(
     progress: &Arc<Console>,
 ) -> anyhow::Result<Done> {
     if !restore.tenants.tenant.is_empty() {
-        return tenants(environment, words, restore, ask, progress).await;
+        return Box::pin(tenants(environment, words, restore, ask, progress)).await;
     }
     if restore.mode == Some(Mode::Merge) {
         return Fault::new(Kind::Usage, "--mode merge is for tenants").hint("Name them: --tenant ID.").err();
     }
     if restore.cluster.to_dir.is_some() {
-        return cluster(environment, words, restore, ask, progress).await;
+        return Box::pin(cluster(environment, words, restore, ask, progress)).await;
     }
     if restore.mode == Some(Mode::Pitr) {
         return Fault::new(Kind::Usage, "--mode pitr needs --to-dir: the directory for the restored cluster")

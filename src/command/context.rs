@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::Utc;
 
 use super::alerts::{Place, attend};
-use super::outcome::{Report, Verdict, judge};
+use super::outcome::{Report, Verdict, ended, judge};
 use super::{access, saved, settle, stores, turn};
 use crate::catalog::{BackupStatus, Catalog, NewRun, RunOutcome};
 use crate::config::{Inputs, Settings};
@@ -263,18 +263,7 @@ impl Context {
     /// Writes down how the run ended, saves the catalog in the stores, and clears away what is only this run's. Never
     /// hides the result.
     pub async fn conclude<T: Report>(self, result: anyhow::Result<T>) -> anyhow::Result<T> {
-        let (outcome, exit_code, message) = match &result {
-            Ok(report) => match report.shortfall() {
-                None => (RunOutcome::Done, 0, None),
-                Some(kind) => (RunOutcome::Incomplete, kind.exit_code(), Some(kind.meaning().to_owned())),
-            },
-            Err(error) => {
-                let verdict = judge(error);
-                let interrupted = verdict.exit_code == Kind::Interrupted.exit_code();
-                let outcome = if interrupted { RunOutcome::Interrupted } else { RunOutcome::Failed };
-                (outcome, verdict.exit_code, Some(verdict.message))
-            }
-        };
+        let (outcome, exit_code, message) = ended(&result);
         let tidied = durable::remove_dir_if_there(&scratch_of(&self.settings.scratch_dir, &self.run));
         let written = self.catalog.runs().end(&self.run, outcome, exit_code, message.as_deref(), Utc::now());
         for error in [tidied, written].into_iter().filter_map(Result::err) {

@@ -75,6 +75,16 @@ pub fn put_off(environment: &Environment, later: &Later<'_>) -> anyhow::Result<J
             .hint("Leave --at out to do it now.")
             .err();
     }
+    let directory = environment.inputs.current_dir.to_str();
+    let unreadable = line.iter().any(|word| word.contains(char::REPLACEMENT_CHARACTER));
+    let Some(directory) = directory.filter(|_| !unreadable) else {
+        return Fault::new(
+            Kind::Usage,
+            "what is put off is written down as text, and a path here is not UTF-8",
+        )
+        .hint("Run it from another directory, or name its paths otherwise.")
+        .err();
+    };
     let Shelf { settings, catalog } = Shelf::open(environment)?;
     let env_file = settings.env_file.as_ref().map(std::path::absolute).transpose()?;
     let caller = Caller::find();
@@ -82,6 +92,7 @@ pub fn put_off(environment: &Environment, later: &Later<'_>) -> anyhow::Result<J
         command: (*words).to_owned(),
         arguments: without(line, &TAKEN_OUT),
         env_file: env_file.map(|path| path.display().to_string()),
+        directory: directory.to_owned(),
         priority,
         scheduled_for: *at,
         requested_by: format!("{}@{}", caller.sudo_user.unwrap_or(caller.user), caller.host),

@@ -17,6 +17,7 @@ pub mod key;
 pub mod key_rotate;
 pub mod list;
 mod listing;
+mod looking;
 mod manifests;
 mod outcome;
 mod quoting;

@@ -4,6 +4,7 @@ use std::io;
 
 use serde::Serialize;
 
+use crate::catalog::RunOutcome;
 use crate::model::{Fault, Kind};
 use crate::system::stop::Interrupted;
 
@@ -50,6 +51,22 @@ pub fn judge(error: &anyhow::Error) -> Verdict {
         }
     }
     Verdict { exit_code: kind.exit_code(), meaning: kind.meaning(), message, hint }
+}
+
+/// How a run ended, its exit code, and a word on it, as its row has them.
+pub(super) fn ended<T: Report>(result: &anyhow::Result<T>) -> (RunOutcome, u8, Option<String>) {
+    match result {
+        Ok(report) => match report.shortfall() {
+            None => (RunOutcome::Done, 0, None),
+            Some(kind) => (RunOutcome::Incomplete, kind.exit_code(), Some(kind.meaning().to_owned())),
+        },
+        Err(error) => {
+            let verdict = judge(error);
+            let interrupted = verdict.exit_code == Kind::Interrupted.exit_code();
+            let outcome = if interrupted { RunOutcome::Interrupted } else { RunOutcome::Failed };
+            (outcome, verdict.exit_code, Some(verdict.message))
+        }
+    }
 }
 
 /// What the operating system says it is, whether it was asked by the standard library or by rustix.

@@ -1,5 +1,9 @@
 //! `pgkeep run-due`: runs the jobs whose time has come, each once, the highest priority first. A job is a run of its own
 //! in a process of its own.
+//!
+//! A long job holds up none that is due later, also where nobody calls a second `run-due` while the first one runs, as a
+//! timer of systemd's does: as long as a job runs, one looks for others and begins them beside it. What must not run at the
+//! same time sees to that itself, by its turn.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -8,11 +12,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use chrono::{TimeDelta, Utc};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 
 use super::alerts::{Place, attend};
 use super::context::{locks, run_lock, take};
+use super::looking::Looking;
 use super::{Environment, Report, Shelf};
 use crate::catalog::{Job, JobState, Run, RunOutcome};
 use crate::model::{Elapsed, Fault, Kind};
@@ -23,6 +30,12 @@ use crate::system::{Step, Stop, durable, step};
 /// How long one waits for another to have looked for jobs.
 const TRIES: u32 = 600;
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// How many jobs one `run-due` has under way.
+const AT_ONCE: usize = 16;
+/// How often one looks whether something else is due, while a job runs; and whether the newest one has begun.
+const LOOK: Duration = Duration::from_secs(1);
+const BEGUN: Duration = Duration::from_millis(20);
 
 /// The variable that tells a process which job it is.
 pub const JOB_VARIABLE: &str = "PGKEEP_JOB";
@@ -60,26 +73,16 @@ impl Report for RunDueReport {
 /// Runs what is due.
 pub async fn run(environment: &Environment) -> anyhow::Result<RunDueReport> {
     let shelf = Shelf::open(environment)?;
+    let looking = Looking::begin(environment, &shelf, "run-due")?;
     let due = Due { shelf: &shelf, environment };
-    durable::create_private_dir(&locks(&shelf.settings))?;
-    let (mut jobs, mut found) = (Vec::new(), Vec::new());
-    while !environment.stop.is_requested() {
-        let Some((job, lock)) = due.next(&mut found)? else { break };
-        jobs.push(due.carry_out(job).await?);
-        drop(lock);
+    let mut result = due.all().await;
+    if let Ok(report) = &result
+        && let Err(error) = due.attend(report, &looking).await
+    {
+        result = Err(error);
     }
-    // Whoever has died could not look for itself.
-    if jobs.iter().any(|it| it.job.state == JobState::Died) || !found.is_empty() {
-        let place = Place {
-            settings: &shelf.settings,
-            catalog: &shelf.catalog,
-            progress: &*environment.progress,
-            run: None,
-            tells: true,
-        };
-        attend(place, Server::NotAsked).await?;
-    }
-    Ok(RunDueReport { jobs, found })
+    looking.end(&result, |report| report.jobs.is_empty() && report.found.is_empty());
+    result
 }
 
 struct Due<'a> {
@@ -88,6 +91,82 @@ struct Due<'a> {
 }
 
 impl Due<'_> {
+    /// Begins one job after the other, in their order: the next one when the run of the one before has its row. What goes
+    /// wrong with pgkeep itself ends that, and is said when those that run have ended.
+    async fn all(&self) -> anyhow::Result<RunDueReport> {
+        let (mut jobs, mut found) = (Vec::new(), Vec::new());
+        let mut running = FuturesUnordered::new();
+        let mut newest = None;
+        let mut is_first = true;
+        let mut wrong = None;
+        loop {
+            if let Some(job) = newest {
+                match self.shelf.catalog.runs().of_job(job) {
+                    Ok(None) => {}
+                    Ok(Some(_)) => newest = None,
+                    Err(error) => (newest, wrong) = (None, wrong.or(Some(error))),
+                }
+            }
+            let may_begin = newest.is_none() && wrong.is_none() && running.len() < AT_ONCE;
+            if may_begin && !self.environment.stop.is_requested() {
+                match self.look(is_first, &mut found) {
+                    Ok(Some((job, lock))) => {
+                        newest = Some(job.id);
+                        running.push(self.carry_out(job, lock));
+                    }
+                    Ok(None) => {}
+                    Err(error) => wrong = Some(error),
+                }
+                is_first = false;
+            }
+            let pause = if newest.is_some() { BEGUN } else { LOOK };
+            let ended = tokio::select! {
+                ended = running.next() => ended,
+                () = tokio::time::sleep(pause) => continue,
+            };
+            match ended {
+                None => break,
+                Some(Ok(ran)) => {
+                    let ran: RanJob = ran;
+                    if newest == Some(ran.job.id) {
+                        newest = None;
+                    }
+                    jobs.push(ran);
+                }
+                Some(Err(error)) => (newest, wrong) = (None, wrong.or(Some(error))),
+            }
+        }
+        match wrong {
+            None => Ok(RunDueReport { jobs, found }),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// The next job that is due. Only the first look finds out what became of jobs of others.
+    fn look(&self, is_first: bool, found: &mut Vec<Job>) -> anyhow::Result<Option<(Job, FileLock)>> {
+        if is_first || self.shelf.catalog.jobs().is_any_due(Utc::now())? {
+            self.next(found)
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Whoever has died could not look for itself what is to be alerted.
+    async fn attend(&self, report: &RunDueReport, looking: &Looking<'_>) -> anyhow::Result<()> {
+        let any_died = report.jobs.iter().any(|it| it.job.state == JobState::Died);
+        if any_died || !report.found.is_empty() {
+            let place = Place {
+                settings: &self.shelf.settings,
+                catalog: &self.shelf.catalog,
+                progress: &*self.environment.progress,
+                run: Some(&looking.run),
+                tells: true,
+            };
+            attend(place, Server::NotAsked).await?;
+        }
+        Ok(())
+    }
+
     fn lock_of(&self, job: i64) -> PathBuf {
         locks(&self.shelf.settings).join(format!("job-{job}.lock"))
     }
@@ -148,7 +227,8 @@ impl Due<'_> {
         Ok(())
     }
 
-    async fn carry_out(&self, job: Job) -> anyhow::Result<RanJob> {
+    /// Runs it to its end; its lock is held as long.
+    async fn carry_out(&self, job: Job, _lock: FileLock) -> anyhow::Result<RanJob> {
         let jobs = self.shelf.catalog.jobs();
         let progress = &self.environment.progress;
         step::reached(Step::JobTaken)?;
@@ -158,11 +238,17 @@ impl Due<'_> {
             progress.note(&format!("job {} ({}): {text}", job.id, job.command));
             jobs.remark(job.id, &text)?;
         }
-        let output = execute(&job, &self.environment.stop).await?;
+        let executed = execute(&job, &self.environment.stop).await;
         step::reached(Step::JobEnded)?;
         let run = self.shelf.catalog.runs().of_job(job.id)?;
-        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        let (state, code, message) = judged(&output, run.as_ref(), &errors);
+        let (state, code, message, output, errors) = match &executed {
+            Ok(output) => {
+                let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+                let (state, code, message) = judged(output, run.as_ref(), &errors);
+                (state, code, message, String::from_utf8_lossy(&output.stdout).into_owned(), errors)
+            }
+            Err(error) => (JobState::Failed, None, Some(format!("{error:#}")), String::new(), String::new()),
+        };
         jobs.end(job.id, state, code, message.as_deref(), Utc::now())?;
         durable::remove_file_if_there(&self.lock_of(job.id))?;
         if state != JobState::Done {
@@ -173,7 +259,6 @@ impl Due<'_> {
             progress.note(&format!("job {} ({}) {}: {why}", job.id, job.command, ended(state)));
         }
         let job = jobs.get(job.id)?.unwrap_or(job);
-        let output = String::from_utf8_lossy(&output.stdout).into_owned();
         Ok(RanJob { job, late_seconds: late.as_seconds_f64().max(0.0), output })
     }
 }
@@ -200,7 +285,13 @@ async fn execute(job: &Job, stop: &Stop) -> anyhow::Result<Output> {
     if let Some(env_file) = &job.env_file {
         command.env("PGKEEP_ENV_FILE", env_file);
     }
-    let child = command.spawn().with_context(|| format!("start job {}", job.id))?;
+    let mut place = String::new();
+    if let Some(directory) = &job.directory {
+        // Its relative paths mean what they meant when it was put off.
+        command.current_dir(directory);
+        place = format!(" in {directory}");
+    }
+    let child = command.spawn().with_context(|| format!("start job {}{place}", job.id))?;
     let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
     let mut ending = std::pin::pin!(child.wait_with_output());
     let output = tokio::select! {

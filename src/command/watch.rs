@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::alerts::{Attended, Place, attend};
+use super::alerts::{Attended, Place, attend, look_at_certificates};
+use super::looking::Looking;
 use super::{Environment, Report, Shelf};
 use crate::config::Settings;
-use crate::model::{Kind, Severity};
+use crate::model::{Kind, RunId, Severity};
 use crate::plan::conditions::{Archiving, Server as Answer};
 use crate::postgres::{Server, archiver};
 use crate::system::Stop;
@@ -52,14 +53,23 @@ impl Report for WatchReport {
 /// Looks, writes down, and tells.
 pub async fn run(environment: &Environment) -> anyhow::Result<WatchReport> {
     let shelf = Shelf::open(environment)?;
+    let looking = Looking::begin(environment, &shelf, "watch")?;
+    let result = look(environment, &shelf, &looking.run).await;
+    // What is known already, and told, is no news.
+    looking.end(&result, |report| report.new == 0 && report.delivered == 0);
+    result
+}
+
+async fn look(environment: &Environment, shelf: &Shelf, run: &RunId) -> anyhow::Result<WatchReport> {
     let server = ask(&shelf.settings, &environment.stop).await?;
     let place = Place {
         settings: &shelf.settings,
         catalog: &shelf.catalog,
         progress: &*environment.progress,
-        run: None,
+        run: Some(run),
         tells: true,
     };
+    environment.stop.or(look_at_certificates(place)).await?;
     let Attended { conditions, new, told } = attend(place, server).await?;
     let conditions = conditions.into_iter().map(|it| WatchedCondition {
         alert_type: it.kind,

@@ -51,6 +51,16 @@ impl AlertSettings {
         set.into_iter().filter(|(_, is_set)| *is_set).map(|(channel, _)| channel).collect()
     }
 
+    /// Whom a channel reaches; a webhook has one recipient without a name.
+    pub fn recipients(&self, channel: Channel) -> Vec<String> {
+        let found = match channel {
+            Channel::Email => self.email.as_ref().map(|email| email.to.clone()),
+            Channel::Sms => self.sms.as_ref().map(|sms| sms.to.clone()),
+            Channel::Webhook => self.webhook.as_ref().map(|_| vec![String::new()]),
+        };
+        found.unwrap_or_default()
+    }
+
     /// The channels through which something this bad goes.
     pub fn channels_of(&self, severity: Severity) -> &[Channel] {
         match severity {
@@ -214,8 +224,15 @@ fn channels(values: &Values, name: &'static str, set: &[Channel], faults: &mut F
     found
 }
 
+/// The words between commas, each once.
 fn list(value: &Value) -> Vec<String> {
-    value.text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(ToOwned::to_owned).collect()
+    let mut found: Vec<String> = Vec::new();
+    for word in value.text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+        if !found.iter().any(|known| known == word) {
+            found.push(word.to_owned());
+        }
+    }
+    found
 }
 
 /// All of these, if any of them is set; what is missing is a fault.

@@ -118,6 +118,8 @@ pub struct Settings {
     pub home: Option<PathBuf>,
     /// `PATH`, where programs are looked for when no directory is set.
     pub search_path: Option<OsString>,
+    /// `BACKUP_ENCRYPTION_KEY_FILE`, if that is where the keys are.
+    pub key_file: Option<PathBuf>,
     /// The env file that was read, if there was one.
     pub env_file: Option<PathBuf>,
     /// Every setting that was set and where; secrets are `[redacted]`.

@@ -71,6 +71,8 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
     let cluster = values.get("BACKUP_CLUSTER").map_or_else(|| DEFAULT_CLUSTER.parse(), Value::parse);
     let cluster: Option<ClusterName> = faults.keep(cluster);
     let keys = faults.keep(keys::read(&values, &inputs.current_dir));
+    let key_file = values.get("BACKUP_ENCRYPTION_KEY_FILE");
+    let key_file = key_file.map(|value| inputs.current_dir.join(value.text.as_str()));
     let compression = values.get("BACKUP_COMPRESSION").and_then(|value| faults.keep(value.parse()));
     let wal_compression = values.get("BACKUP_WAL_COMPRESSION").and_then(|value| faults.keep(value.parse()));
     let jobs = values.get("BACKUP_JOBS").and_then(|value| faults.keep(value.number(1, 64)));
@@ -128,6 +130,7 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
         home: inputs.home.clone(),
         search_path: inputs.variable("PATH").map(ToOwned::to_owned),
         variables: values.variables(),
+        key_file,
         env_file,
     })
 }

@@ -1,8 +1,8 @@
 //! Alerts as everybody sees them: how bad, through which channel, and when people are left alone.
 
-use chrono::{NaiveDateTime, NaiveTime};
+use chrono::{NaiveDateTime, NaiveTime, TimeDelta, TimeZone};
 
-use super::words;
+use super::{Timestamp, words};
 
 words! {
     /// How bad it is.
@@ -57,12 +57,89 @@ impl QuietHours {
         }
         (time >= self.from).then(|| date.succ_opt().unwrap_or(date).and_time(self.until))
     }
+
+    /// The same on a clock that is put forward in spring and back in autumn: a time that it shows twice is the second
+    /// one, and one that it leaves out is the moment at which it does.
+    pub fn over_at<Z: TimeZone>(self, now: Timestamp, zone: &Z) -> Option<Timestamp> {
+        const STEP: TimeDelta = TimeDelta::minutes(15);
+        let mut end = self.end_after(now.with_timezone(zone).naive_local())?;
+        // No clock leaves out more than a day (Samoa did, once).
+        for _ in 0..=25 * 4 {
+            if let Some(found) = zone.from_local_datetime(&end).latest() {
+                return Some(found.to_utc());
+            }
+            end += STEP;
+        }
+        None
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    /// The clock of Berlin in 2027: put forward on March 28 at 01:00 UTC and back on October 31 at 01:00 UTC.
+    #[derive(Debug, Clone, Copy)]
+    struct Berlin;
+
+    impl Berlin {
+        fn offset(utc: NaiveDateTime) -> chrono::FixedOffset {
+            let is_summer = (at("2027-03-28 01:00")..at("2027-10-31 01:00")).contains(&utc);
+            chrono::FixedOffset::east_opt(if is_summer { 7200 } else { 3600 }).unwrap()
+        }
+    }
+
+    impl TimeZone for Berlin {
+        type Offset = chrono::FixedOffset;
+        fn from_offset(_: &Self::Offset) -> Self {
+            Self
+        }
+        fn offset_from_local_date(&self, _: &chrono::NaiveDate) -> chrono::MappedLocalTime<Self::Offset> {
+            chrono::MappedLocalTime::None
+        }
+        fn offset_from_local_datetime(&self, local: &NaiveDateTime) -> chrono::MappedLocalTime<Self::Offset> {
+            let fits = |seconds| {
+                let offset = chrono::FixedOffset::east_opt(seconds).unwrap();
+                (Self::offset(*local - TimeDelta::seconds(seconds.into())) == offset).then_some(offset)
+            };
+            match (fits(7200), fits(3600)) {
+                (Some(first), Some(second)) => chrono::MappedLocalTime::Ambiguous(first, second),
+                (one, other) => {
+                    one.or(other).map_or(chrono::MappedLocalTime::None, chrono::MappedLocalTime::Single)
+                }
+            }
+        }
+        fn offset_from_utc_date(&self, date: &chrono::NaiveDate) -> Self::Offset {
+            Self::offset(date.and_time(NaiveTime::MIN))
+        }
+        fn offset_from_utc_datetime(&self, utc: &NaiveDateTime) -> Self::Offset {
+            Self::offset(*utc)
+        }
+    }
+
+    #[test]
+    fn quiet_hours_end_once_when_the_clock_is_put_forward_and_back() {
+        let over = |hours: &str, utc: &str| {
+            let end = QuietHours::parse(hours).unwrap().over_at(at(utc).and_utc(), &Berlin);
+            end.map(|end| end.format("%Y-%m-%d %H:%M").to_string())
+        };
+        let end = |text: &str| Some(text.to_owned());
+        // Spring, 01:59 is followed by 03:00: 02:30 is not, and the hours end when it would have been.
+        assert_eq!(over("22:00-02:30", "2027-03-27 22:30"), end("2027-03-28 01:00"));
+        assert_eq!(over("22:00-02:30", "2027-03-28 01:00"), None, "it is 03:00");
+        assert_eq!(over("22:00-07:00", "2027-03-27 22:30"), end("2027-03-28 05:00"), "an hour less");
+        // Autumn, 02:00 to 03:00 is twice: the hours end with the second 02:30.
+        assert_eq!(over("22:00-02:30", "2027-10-30 21:30"), end("2027-10-31 01:30"));
+        assert_eq!(
+            over("22:00-02:30", "2027-10-31 00:15"),
+            end("2027-10-31 01:30"),
+            "02:15 for the first time"
+        );
+        assert_eq!(over("22:00-02:30", "2027-10-31 01:15"), end("2027-10-31 01:30"), "and for the second");
+        assert_eq!(over("22:00-02:30", "2027-10-31 01:30"), None);
+        assert_eq!(over("22:00-07:00", "2027-10-30 21:30"), end("2027-10-31 06:00"), "an hour more");
+    }
 
     fn at(text: &str) -> NaiveDateTime {
         NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M").unwrap()

@@ -1,6 +1,6 @@
 //! Points in time: always UTC inside, RFC 3339 outside.
 
-use chrono::{DateTime, NaiveDateTime, SecondsFormat, Utc};
+use chrono::{DateTime, MappedLocalTime, NaiveDateTime, SecondsFormat, Utc};
 
 use super::{Fault, Kind};
 
@@ -12,17 +12,22 @@ pub fn timestamp_text(time: Timestamp) -> String {
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-/// Reads a time of RFC 3339. One without an offset is refused with the two readings that it could have.
+/// Reads a time of RFC 3339. One without an offset is refused with the readings that it could have: in UTC, and by the
+/// local clock, which shows some times twice and others never.
 pub fn parse_timestamp(text: &str) -> Result<Timestamp, Fault> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Ok(time.to_utc());
     }
     for form in ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"] {
         if let Ok(naive) = NaiveDateTime::parse_from_str(text, form) {
-            let local = naive.and_local_timezone(chrono::Local).earliest();
-            let local = local.map_or_else(String::new, |time| {
+            let shown = |time: DateTime<chrono::Local>| {
                 format!(" or {}", time.to_rfc3339_opts(SecondsFormat::AutoSi, true))
-            });
+            };
+            let local = match naive.and_local_timezone(chrono::Local) {
+                MappedLocalTime::Single(time) => shown(time),
+                MappedLocalTime::Ambiguous(first, second) => format!("{}{}", shown(first), shown(second)),
+                MappedLocalTime::None => ", which this machine's clock does not show that day".to_owned(),
+            };
             let utc = naive.and_utc().to_rfc3339_opts(SecondsFormat::AutoSi, true);
             return Err(Fault::new(Kind::Usage, format!("the time \"{text}\" has no offset from UTC"))
                 .hint(format!("Write {utc}{local}, whichever is meant.")));

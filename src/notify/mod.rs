@@ -1,4 +1,4 @@
-//! Telling people: one message through one channel, to each of its recipients, within a time limit.
+//! Telling people: one message through one channel to one recipient, within a time limit.
 //!
 //! What a message says is decided by the command; here it is put into the form of the channel. Whatever came from a
 //! database or a person is made harmless for that form.
@@ -15,6 +15,8 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// What is to be said.
 #[derive(Debug, Clone)]
 pub struct Message {
+    /// What tells it from every other one, and is the same when it is sent again: letters, digits, `.` and `-`.
+    pub id: String,
     /// In one line.
     pub subject: String,
     /// In full.
@@ -23,24 +25,31 @@ pub struct Message {
     pub document: serde_json::Value,
 }
 
-/// How a message got on: it has arrived with all of them, with some, or with nobody.
+/// Why a message has not arrived at its recipient, as far as is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sent {
-    /// With everybody.
-    ToAll,
-    /// With some; the others were refused, which sending it again would not change for the better.
-    ToSome(String),
+pub enum Failure {
+    /// The service can't be reached, or refuses whoever sends: nobody gets anything through it now.
+    Service(String),
+    /// Not now, and only this one.
+    NotNow(String),
+    /// Never: this recipient is not there, or does not want it.
+    Refused(String),
+    /// It was handed over, and whether it was taken was not said in time.
+    Unanswered(String),
 }
 
-/// Puts the answers of single recipients together.
-fn together(results: Vec<Result<(), String>>) -> Result<Sent, String> {
-    let all = results.len();
-    let failed: Vec<String> = results.into_iter().filter_map(Result::err).collect();
-    if failed.is_empty() {
-        return Ok(Sent::ToAll);
+impl Failure {
+    /// The reason.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Service(text) | Self::NotNow(text) | Self::Refused(text) | Self::Unanswered(text) => text,
+        }
     }
-    let text = failed.join("; ");
-    if failed.len() == all { Err(text) } else { Ok(Sent::ToSome(text)) }
+
+    /// Whether there is no sense in trying the next recipient at once.
+    pub fn is_of_all(&self) -> bool {
+        matches!(self, Self::Service(_) | Self::Unanswered(_))
+    }
 }
 
 /// Text without line ends and other control characters, at most so many characters.
@@ -66,15 +75,18 @@ fn client(url: &reqwest::Url) -> Result<reqwest::Client, String> {
     if is_loopback(url) {
         http = http.no_proxy();
     }
-    http.build().map_err(|error| format!("make the HTTP client: {}", why(error)))
+    http.build().map_err(|error| format!("make the HTTP client: {}", crate::system::https::causes(&error)))
 }
 
-/// Why a request failed, without the address: it may be a secret.
-fn why(error: reqwest::Error) -> String {
-    if error.is_timeout() {
-        return format!("no answer within {} s", PATIENCE.as_secs());
-    }
-    crate::system::https::causes(&error.without_url())
+/// Why a request failed, without the address: it may be a secret. What was sent may have been understood.
+fn why(error: reqwest::Error) -> Failure {
+    let was_sent = !error.is_connect() && !error.is_builder();
+    let text = if error.is_timeout() {
+        format!("no answer within {} s", PATIENCE.as_secs())
+    } else {
+        crate::system::https::causes(&error.without_url())
+    };
+    if was_sent { Failure::Unanswered(text) } else { Failure::Service(text) }
 }
 
 #[cfg(test)]
@@ -86,13 +98,5 @@ mod tests {
         assert_eq!(plain("shop\r\nBcc: everybody@example.com", 80), "shop  Bcc: everybody@example.com");
         assert_eq!(plain("ääääää", 4), "äää…");
         assert_eq!(plain("four", 4), "four");
-    }
-
-    #[test]
-    fn a_message_that_some_got_is_not_sent_again() {
-        let no = |who: &str| Err(format!("{who}: refused"));
-        assert_eq!(together(vec![Ok(()), Ok(())]), Ok(Sent::ToAll));
-        assert_eq!(together(vec![Ok(()), no("b")]), Ok(Sent::ToSome("b: refused".to_owned())));
-        assert_eq!(together(vec![no("a"), no("b")]), Err("a: refused; b: refused".to_owned()));
     }
 }

@@ -1,13 +1,13 @@
 //! Text messages over the HTTP interface of Twilio, which others offer too: a form with `To`, `From` and `Body`, posted
 //! with the account's name and token.
 
-use super::{Message, Sent, client, plain, together, why};
+use super::{Failure, Message, client, plain, why};
 use crate::system::Secret;
 
 /// Two parts of a text message; more would be paid for and not be read.
 const LONGEST: usize = 300;
 
-/// The service, and who sends to whom.
+/// The service, and who sends.
 #[derive(Debug, Clone)]
 pub struct Sms {
     /// Its address without a path.
@@ -18,35 +18,41 @@ pub struct Sms {
     pub token: Secret,
     /// The sender's number.
     pub from: String,
-    /// The recipients' numbers.
-    pub to: Vec<String>,
 }
 
+/// What Twilio answers about the recipient's number (its documentation, "Error and Warning Dictionary"): it is none, is not
+/// reached from here, has unsubscribed, takes no text messages. Another 400 may be about the sender.
+const OF_THE_RECIPIENT: [i64; 8] = [21211, 21214, 21217, 21408, 21604, 21610, 21612, 21614];
+
 impl Sms {
-    /// Sends the message's subject to each number.
-    pub async fn send(&self, message: &Message) -> Result<Sent, String> {
+    /// Sends the message's subject to a number.
+    pub async fn send(&self, to: &str, message: &Message) -> Result<(), Failure> {
         let url = format!("{}/2010-04-01/Accounts/{}/Messages.json", self.base_url, self.account);
-        let url = reqwest::Url::parse(&url).map_err(|error| format!("TWILIO_BASE_URL: {error}"))?;
-        let http = client(&url)?;
+        let url = reqwest::Url::parse(&url)
+            .map_err(|error| Failure::Service(format!("TWILIO_BASE_URL: {error}")))?;
+        let http = client(&url).map_err(Failure::Service)?;
         let body = plain(&message.subject, LONGEST);
-        let mut results = Vec::new();
-        for to in &self.to {
-            let form = [("To", to.as_str()), ("From", self.from.as_str()), ("Body", body.as_str())];
-            let request =
-                http.post(url.clone()).basic_auth(&self.account, Some(self.token.expose())).form(&form);
-            let sent = match request.send().await {
-                Err(error) => Err(why(error)),
-                Ok(response) if response.status().is_success() => Ok(()),
-                Ok(response) => {
-                    let status = response.status();
-                    let text = response.text().await.unwrap_or_default();
-                    Err(format!("the service answered {status}: {}", reason(&text)))
-                }
-            };
-            results.push(sent.map_err(|error| format!("{to}: {error}")));
+        let form = [("To", to), ("From", self.from.as_str()), ("Body", body.as_str())];
+        let request = http.post(url).basic_auth(&self.account, Some(self.token.expose())).form(&form);
+        let response = request.send().await.map_err(why)?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(());
         }
-        together(results)
+        let answer = response.text().await.unwrap_or_default();
+        let text = format!("the service answered {status}: {}", reason(&answer));
+        Err(match status.as_u16() {
+            400 if code(&answer).is_some_and(|code| OF_THE_RECIPIENT.contains(&code)) => {
+                Failure::Refused(text)
+            }
+            429 => Failure::NotNow(text),
+            _ => Failure::Service(text),
+        })
     }
+}
+
+fn code(answer: &str) -> Option<i64> {
+    serde_json::from_str::<serde_json::Value>(answer).ok()?.get("code")?.as_i64()
 }
 
 /// The sentence in Twilio's answer; of another answer, its beginning.

@@ -3,7 +3,7 @@
 
 use ring::hmac;
 
-use super::{Message, Sent, client, plain, why};
+use super::{Failure, Message, client, plain, why};
 use crate::system::Secret;
 
 /// The header with the signature.
@@ -19,23 +19,26 @@ pub struct Webhook {
 }
 
 impl Webhook {
-    /// Posts the message's document with its text.
-    pub async fn send(&self, message: &Message) -> Result<Sent, String> {
-        let url = reqwest::Url::parse(self.url.expose()).map_err(|error| format!("WEBHOOK_URL: {error}"))?;
+    /// Posts the message's document with its text. Its field `id` is the same when it is posted again.
+    pub async fn send(&self, message: &Message) -> Result<(), Failure> {
+        let url = reqwest::Url::parse(self.url.expose())
+            .map_err(|error| Failure::Service(format!("WEBHOOK_URL: {error}")))?;
         let mut document = message.document.clone();
         document["text"] = escaped(&message.text).into();
+        document["id"] = message.id.as_str().into();
         let body = document.to_string();
-        let mut request = client(&url)?.post(url).header("Content-Type", "application/json");
+        let http = client(&url).map_err(Failure::Service)?;
+        let mut request = http.post(url).header("Content-Type", "application/json");
         if let Some(secret) = &self.secret {
             request = request.header(SIGNATURE, signature(secret.expose(), body.as_bytes()));
         }
         let response = request.body(body).send().await.map_err(why)?;
         let status = response.status();
         if status.is_success() {
-            return Ok(Sent::ToAll);
+            return Ok(());
         }
         let text = response.text().await.unwrap_or_default();
-        Err(format!("the service answered {status}: {}", plain(text.trim(), 200)))
+        Err(Failure::Service(format!("the service answered {status}: {}", plain(text.trim(), 200))))
     }
 }
 

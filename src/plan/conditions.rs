@@ -8,8 +8,11 @@ use chrono::TimeDelta;
 
 use crate::model::{BackupId, Bytes, Elapsed, Severity, StoreName, Thousands, Timestamp, timestamp_text};
 
+pub mod exposure;
 mod runs;
 mod series;
+
+use exposure::{Position, Safe, Seen};
 
 /// Something that holds now and should not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +45,7 @@ pub const ALWAYS: &[&str] = &[
     "rto",
     "clock-skew",
     "certificate",
+    "key-exposed",
 ];
 /// What is decided upon only when the ledger of WAL has been drawn up.
 pub const WATCHED: &[&str] = &["wal-hole"];
@@ -80,9 +84,7 @@ const OWED: Duration = Duration::from_hours(24);
 /// How far clocks may be apart.
 const SKEW: TimeDelta = TimeDelta::minutes(2);
 /// How long before its end a certificate is spoken of.
-const CERTIFICATE: TimeDelta = TimeDelta::days(21);
-/// WAL that a server writes without anybody having written anything: snapshots of running transactions, checkpoints.
-const IDLE: u64 = 8 << 10;
+const CERTIFICATE: TimeDelta = TimeDelta::days(14);
 
 /// What is known.
 #[derive(Debug, Clone)]
@@ -97,6 +99,8 @@ pub struct Facts {
     pub latest: Option<Timestamp>,
     /// Runs that have ended within a week, oldest first.
     pub runs: Vec<EndedRun>,
+    /// The last test restore of each database, tenant and cluster that failed.
+    pub tests: Vec<FailedTest>,
     /// Backups that are complete, newest first.
     pub backups: Vec<Made>,
     /// Backups of which some object has fewer good copies than this.
@@ -111,10 +115,14 @@ pub struct Facts {
     pub test_restore: Option<Duration>,
     /// How full places are.
     pub usage: Vec<Usage>,
-    /// When certificates end, by file.
-    pub certificates: Vec<(String, Timestamp)>,
-    /// When the newest WAL was safe in enough stores.
-    pub archived_at: Option<Timestamp>,
+    /// The certificates that are known.
+    pub certificates: Vec<Certificate>,
+    /// Files with secrets that others can get at: the file, and how.
+    pub exposed: Vec<(String, String)>,
+    /// The newest WAL that is safe in enough stores.
+    pub safe: Option<Safe>,
+    /// How far the server was when somebody looked.
+    pub seen: Vec<Seen>,
     /// Holes in the WAL; `None`: nobody has looked.
     pub holes: Option<Vec<Hole>>,
     /// What the server says.
@@ -124,6 +132,8 @@ pub struct Facts {
 /// A run that has ended.
 #[derive(Debug, Clone)]
 pub struct EndedRun {
+    /// Its identifier.
+    pub id: String,
     /// The command.
     pub command: String,
     /// The whole command line.
@@ -136,6 +146,23 @@ pub struct EndedRun {
     pub message: Option<String>,
     /// When it began.
     pub at: Timestamp,
+}
+
+/// A test restore that failed, and no later one of the same has passed.
+#[derive(Debug, Clone)]
+pub struct FailedTest {
+    /// What its backup is of.
+    pub series: String,
+    /// The backup.
+    pub backup: BackupId,
+    /// The store that it was read from.
+    pub store: Option<StoreName>,
+    /// Whether it was not even begun, because it would have done harm.
+    pub refused: bool,
+    /// Why.
+    pub message: String,
+    /// The run that tested it.
+    pub run: Option<String>,
 }
 
 /// How a run ended.
@@ -208,6 +235,15 @@ pub struct Usage {
     pub of: u64,
 }
 
+/// A certificate.
+#[derive(Debug, Clone)]
+pub struct Certificate {
+    /// Whose, or in which file.
+    pub of: String,
+    /// When it ends.
+    pub until: Timestamp,
+}
+
 /// A hole in the WAL.
 #[derive(Debug, Clone)]
 pub struct Hole {
@@ -237,8 +273,10 @@ pub struct Archiving {
     pub waiting: Option<u64>,
     /// The file with which the archiver has failed since it last succeeded, and when.
     pub failing: Option<(String, Timestamp)>,
-    /// Bytes that are in the present segment and in no archived one.
+    /// Bytes in the present segment.
     pub pending: u64,
+    /// Where it writes; `None` of a standby.
+    pub position: Option<Position>,
     /// By how much the server's clock is ahead of this machine's.
     pub clock_ahead: TimeDelta,
 }
@@ -266,6 +304,7 @@ pub fn is_condition(kind: &str) -> bool {
 pub fn evaluate(facts: &Facts, limits: &Limits) -> Vec<Condition> {
     let mut found = Vec::new();
     runs::failed(facts, &mut found);
+    runs::tested(facts, &mut found);
     series::evaluate(facts, limits, &mut found);
     stored(facts, limits, &mut found);
     machine(facts, limits, &mut found);
@@ -349,13 +388,20 @@ fn machine(facts: &Facts, limits: &Limits, found: &mut Vec<Condition>) {
         );
         found.push(warning("clock-skew", "", message));
     }
-    for (file, until) in &facts.certificates {
-        if *until - facts.now < CERTIFICATE {
-            let how = if *until < facts.now { "has expired" } else { "expires" };
-            let message = format!("the certificate {file} {how} on {}", until.format("%F"));
-            found.push(warning("certificate", file.as_str(), message));
-        }
+    for certificate in facts.certificates.iter().filter(|it| ends_soon(it, facts.now)) {
+        let Certificate { of, until } = certificate;
+        let how = if *until < facts.now { "expired" } else { "expires" };
+        let message = format!("the certificate of {of} {how} on {}", until.format("%F"));
+        found.push(warning("certificate", of.as_str(), message));
     }
+    for (file, how) in &facts.exposed {
+        found.push(warning("key-exposed", file.as_str(), format!("{file} holds a secret, and {how}")));
+    }
+}
+
+/// Whether a certificate must be thought of.
+pub fn ends_soon(certificate: &Certificate, now: Timestamp) -> bool {
+    certificate.until - now < CERTIFICATE
 }
 
 /// The stream of WAL.
@@ -392,9 +438,7 @@ fn archive(facts: &Facts, limits: &Limits, found: &mut Vec<Condition>) {
         let message = format!("{} wait for the server's archiver", count(waiting, "WAL file"));
         found.push(warning("archiver-backlog", "", message));
     }
-    // Where nobody has written anything since, nothing could be lost.
-    let has_more = server.waiting.unwrap_or(0) > 0 || server.pending > IDLE;
-    let since = facts.archived_at.or(facts.begun).filter(|_| has_more);
+    let since = exposure::since(facts, server);
     if let Some(age) = since.map(|since| age(since, facts.now)).filter(|age| *age > limits.rpo) {
         let message = format!(
             "what was written in the last {} is in no archive: more than RPO_TARGET, {}",

@@ -3,8 +3,9 @@
 use chrono::{TimeDelta, Utc};
 
 use super::connection::Server;
-use crate::model::Timestamp;
+use crate::model::{Lsn, Timestamp, WalName};
 use crate::plan::conditions::Archiving;
+use crate::plan::conditions::exposure::Position;
 
 /// Asks for it.
 pub async fn archiving(server: &Server) -> anyhow::Result<Archiving> {
@@ -16,7 +17,10 @@ pub async fn archiving(server: &Server) -> anyhow::Result<Archiving> {
                CASE WHEN pg_is_in_recovery() THEN 0 ELSE \
                (pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0') % (SELECT setting::int8 FROM pg_settings \
                WHERE name = 'wal_segment_size'))::int8 END, \
-               has_function_privilege('pg_ls_archive_statusdir()', 'EXECUTE') FROM pg_stat_archiver";
+               has_function_privilege('pg_ls_archive_statusdir()', 'EXECUTE'), \
+               CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_lsn()::text END, \
+               CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_lsn()) END, \
+               (SELECT setting::int8 FROM pg_settings WHERE name = 'wal_segment_size') FROM pg_stat_archiver";
     let row = server.query_one(ACTION, sql, &[]).await?;
     let here = Utc::now();
     let time = |milliseconds: i64| Timestamp::from_timestamp_millis(milliseconds);
@@ -30,7 +34,13 @@ pub async fn archiving(server: &Server) -> anyhow::Result<Archiving> {
     } else {
         None
     };
+    let (lsn, file): (Option<String>, Option<String>) = (row.get(7), row.get(8));
+    let lsn = lsn.and_then(|text| text.parse::<Lsn>().ok());
+    let timeline = file.and_then(|name| name.parse::<WalName>().ok()).map(|name| name.timeline());
+    let size = u32::try_from(row.get::<_, i64>(9)).ok();
+    let position = lsn.zip(timeline).zip(size);
     Ok(Archiving {
+        position: position.map(|((lsn, timeline), segment_size)| Position { timeline, lsn, segment_size }),
         is_on: row.get(0),
         waiting,
         failing,

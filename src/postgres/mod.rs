@@ -6,7 +6,6 @@
 
 pub mod archiver;
 pub mod base_backup;
-pub mod certificate;
 pub mod config_files;
 mod connection;
 pub mod database;

@@ -5,8 +5,10 @@
 pub mod boot;
 pub mod calendar;
 pub mod caller;
+pub mod certificate;
 pub mod durable;
 pub mod gentle;
+pub mod handshake;
 pub mod https;
 pub mod lock;
 pub mod process;

@@ -275,6 +275,101 @@ fn req_6_22_an_archiver_that_has_stopped_is_mailed_by_watch_and_so_is_its_end() 
 }
 
 #[test]
+fn req_6_12_the_first_write_after_a_long_pause_is_no_alert_while_somebody_looks() {
+    let archiving = Archiving::ready();
+    let (place, cluster) = (&archiving.place, &archiving.cluster);
+    place.set("ALERT_STORAGE", "100");
+    place.pgkeep(&["backup", "cluster", "--fast"]).ok();
+    archiving.archive();
+    cluster.set("archive_command", "/bin/false");
+    let kinds = |run: &serde_json::Value| {
+        let conditions = run["conditions"].as_array().unwrap().iter();
+        conditions.map(|it| it["alert_type"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let watch = || kinds(&place.pgkeep(&["--output", "json", "watch"]).ok().json());
+    assert!(!watch().contains(&"rpo".to_owned()));
+    assert_eq!(place.catalog("SELECT archived FROM wal_seen"), [["1"]]);
+    // A long pause.
+    place.catalog("UPDATE wal_segments SET stored_at = '2026-01-01T00:00:00.000Z' RETURNING 1");
+    let status = place.pgkeep(&["--output", "json", "status"]).json();
+    assert!(status["rpo"]["now_seconds"].as_u64().unwrap() < 300, "{}", status["rpo"]);
+    // Somebody writes, less than a segment.
+    cluster.psql("postgres", "CREATE TABLE written AS SELECT md5(n::text) FROM generate_series(1, 2000) n");
+    assert!(!watch().contains(&"rpo".to_owned()));
+    assert_eq!(place.catalog("SELECT archived FROM wal_seen ORDER BY seen_at"), [["1"], ["0"]]);
+    // Nobody has looked for an hour before.
+    place.catalog(
+        "UPDATE wal_seen SET seen_at = strftime('%FT%H:%M:%fZ', 'now', '-1 hour') WHERE archived = 1 RETURNING 1",
+    );
+    place.catalog(
+        "UPDATE wal_seen SET seen_at = strftime('%FT%H:%M:%fZ', 'now', '-16 minutes') WHERE archived = 0 RETURNING 1",
+    );
+    assert!(watch().contains(&"rpo".to_owned()));
+    archiving.archive_through("");
+    archiving.archive();
+    assert!(!watch().contains(&"rpo".to_owned()));
+    assert_eq!(open(place), [""; 0]);
+    assert_eq!(place.catalog("SELECT archived FROM wal_seen"), [["1"]], "what was before is worth nothing");
+}
+
+#[test]
+fn watch_and_run_due_have_a_row_and_quiet_ones_take_each_others_place() {
+    let place = place();
+    let rows = "SELECT command, outcome, quiet FROM runs WHERE command IN ('watch', 'run-due') ORDER BY id";
+    for _ in 0..3 {
+        place.pgkeep(&["watch"]).ok();
+        place.pgkeep(&["run-due"]).ok();
+    }
+    let mut found = place.catalog(rows);
+    found.sort();
+    assert_eq!(found, [["run-due", "done", "1"], ["watch", "done", "1"]]);
+    let recent = place.pgkeep(&["--output", "json", "status"]).json();
+    let shown = |list: &str| recent[list].to_string();
+    assert!(!shown("runs").contains("watch"), "{}", shown("runs"));
+    assert!(shown("last_runs").contains("watch"), "{}", shown("last_runs"));
+    // What was found stays, and so does what died.
+    place.set("PGPORT", "1");
+    place.pgkeep(&["watch"]).ok();
+    place.set("PGPORT", &cluster().port.to_string());
+    let killed = [("PGKEEP_TEST_STOP", "AlertsSending:kill")];
+    let http = Http::start();
+    http.is_webhook_of(&place);
+    place.set("ALERT_STORAGE", "1");
+    place.pgkeep_with(&killed, &["watch"]).ended_with(128 + 9);
+    place.pgkeep(&["verify"]).ok();
+    place.pgkeep(&["watch"]).ok();
+    let mut found = place.catalog("SELECT outcome, quiet FROM runs WHERE command = 'watch'");
+    found.sort();
+    assert_eq!(found, [["died", "0"], ["done", "0"], ["done", "1"]]);
+    assert!(!place.files("state/locks").iter().any(|name| name.starts_with("run-")));
+}
+
+#[test]
+fn a_test_restore_that_fails_is_one_alert_until_one_passes() {
+    let database = cluster().fresh_shop();
+    let place = place();
+    place.set("PGDATABASE", &database);
+    place.backup(&database);
+    let http = Http::start();
+    http.is_webhook_of(&place);
+    let stop = [("PGKEEP_TEST_STOP", "TestRestoreLoaded:fail")];
+    for _ in 0..2 {
+        let failed = place.pgkeep_with(&stop, &["test-restore"]);
+        assert_ne!(failed.code, 0, "{}", failed.stdout);
+    }
+    let raised = http.request().json();
+    let alert = &raised["alerts"][0];
+    assert_eq!((&raised["event"], &alert["alert_type"]), (&"raised".into(), &"test-restore-failed".into()));
+    assert_eq!(alert["subject"], format!("database {database}"));
+    http.is_silent();
+    assert_eq!(open(&place), ["CRITICAL test-restore-failed"]);
+    assert_eq!(place.catalog("SELECT times FROM alerts"), [["2"]]);
+    place.pgkeep(&["test-restore"]).ok();
+    assert_eq!(http.request().json()["event"], "closed");
+    assert_eq!(open(&place), ["INFO test-restore"]);
+}
+
+#[test]
 fn a_server_that_does_not_answer_is_said_and_nothing_is_guessed_about_its_archiver() {
     let place = place();
     place.set("PGPORT", "1");

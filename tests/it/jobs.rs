@@ -6,8 +6,8 @@ use chrono::{SecondsFormat, TimeDelta, Utc};
 use rustix::process::Signal;
 
 use crate::support::dialog::{Dialog, ENTER};
-use crate::support::faults::{databases_beginning, fresh_large, wait_for};
-use crate::support::{Place, Running, cluster, give, set_mode};
+use crate::support::faults::{Gate, databases_beginning, fresh_large, wait_for};
+use crate::support::{Place, Running, cluster, give, run, set_mode};
 
 /// So many seconds from now, as `--at` takes it.
 fn in_seconds(seconds: i64) -> String {
@@ -138,6 +138,65 @@ fn a_job_that_was_killed_ends_as_died_and_the_next_run_due_goes_on() {
     }
     assert_eq!(place.backups().len(), 1, "no job was run twice");
     assert_eq!(place.catalog("SELECT count(*) FROM runs WHERE outcome = 'running'"), [["0"]]);
+}
+
+#[test]
+fn a_long_job_holds_up_none_that_is_due_later() {
+    let cluster = cluster();
+    let database = cluster.fresh_shop();
+    let place = Place::ready();
+    let gate = Gate::shut(cluster, &database);
+    let now = || in_seconds(0).replace('Z', ".000Z");
+    place.pgkeep(&["backup", "database", &database, "--at", &in_seconds(60)]).ok();
+    time_comes(&place, &now());
+    // One run-due and no other, as a timer of systemd's has it.
+    let mut run_due = place.start(&[], &["--output", "json", "run-due"]);
+    gate.wait_for_somebody();
+    place.pgkeep(&["verify", "--at", &in_seconds(60)]).ok();
+    time_comes(&place, &now());
+    wait_for("the second job", || (jobs(&place)[1][2] == "done").then_some(()));
+    assert_eq!(jobs(&place)[0][2], "running");
+    assert!(run_due.is_running());
+    gate.open();
+    let ran = run_due.wait().ok().json();
+    let order: Vec<_> = ran["jobs"].as_array().unwrap().iter().map(|it| &it["job"]["command"]).collect();
+    assert_eq!(order, ["verify", "backup database"]);
+    assert!(jobs(&place).iter().all(|job| job[2] == "done"), "{:?}", jobs(&place));
+}
+
+#[test]
+fn relative_paths_of_a_job_mean_what_they_meant_when_it_was_put_off() {
+    let place = Place::ready();
+    let key = place.setting("BACKUP_ENCRYPTION_KEY");
+    place.unset("BACKUP_ENCRYPTION_KEY");
+    place.set("BACKUP_ENCRYPTION_KEY_FILE", "key.txt");
+    place.put("key.txt", key.as_bytes());
+    place.pgkeep(&["backup", "config"]).ok();
+    let id = place.catalog("SELECT id FROM backups")[0][0].clone();
+    let words = ["--env-file", "pgkeep.env", "restore", &id, "--to-dir", "copy", "--yes", "--at"];
+    for directory in [".", "gone"] {
+        std::fs::create_dir_all(place.path(directory)).unwrap();
+        set_mode(&place.path(directory), 0o777);
+        let up = if directory == "." { "pgkeep.env" } else { "../pgkeep.env" };
+        let mut words = words;
+        words[1] = up;
+        let mut command = place.command(&[&words[..], &[&in_seconds(60)]].concat());
+        if directory == "gone" {
+            command.env("BACKUP_ENCRYPTION_KEY_FILE", place.path("key.txt"));
+        }
+        run(command.current_dir(place.path(directory))).ok();
+    }
+    std::fs::remove_dir(place.path("gone")).unwrap();
+    time_comes(&place, &in_seconds(0).replace('Z', ".000Z"));
+    // cron stands elsewhere.
+    let settings = std::fs::read_to_string(place.env_file()).unwrap();
+    let absolute = place.path("key.txt").display().to_string();
+    let cron = place.put("cron.env", settings.replace("='key.txt'", &format!("='{absolute}'")).as_bytes());
+    run(place.command(&["run-due"]).env("PGKEEP_ENV_FILE", cron).current_dir("/")).ended_with(3);
+    assert!(place.path("copy").is_dir());
+    let told = place.catalog("SELECT state, message FROM jobs ORDER BY id");
+    assert_eq!(told[0][0], "done", "{told:?}");
+    assert!(told[1][0] == "failed" && told[1][1].contains("/gone: No such file"), "{told:?}");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 """A mail server for the tests: aiosmtpd, with STARTTLS or TLS from the first byte, and a login.
 
 Prints its port, then one line of JSON for each mail. Arguments: plain, starttls or tls; then any of: login (which is
-pgkeep / sesame), slow (never answers DATA), refuse=ADDRESS; a certificate and a key with cert=FILE and key=FILE.
+pgkeep / sesame), slow (never answers DATA), gone (takes the mail and hangs up without a word), refuse=ADDRESS,
+later=ADDRESS (refused for now, the first time); a certificate and a key with cert=FILE and key=FILE.
 """
 
 import asyncio
@@ -20,6 +21,9 @@ class Handler:
     async def handle_RCPT(self, server, session, envelope, address, rcpt_options):
         if address == options.get("refuse"):
             return "550 5.1.1 nobody of that name"
+        if address == options.get("later"):
+            del options["later"]
+            return "451 4.7.1 come back later"
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
@@ -33,6 +37,7 @@ class Handler:
                     "to": envelope.rcpt_tos,
                     "from": envelope.mail_from,
                     "subject": mail["Subject"],
+                    "id": mail["Message-ID"],
                     "headers": sorted(mail.keys()),
                     "type": mail.get_content_type(),
                     "text": mail.get_content(),
@@ -42,6 +47,8 @@ class Handler:
             ),
             flush=True,
         )
+        if "gone" in options:
+            server.transport.abort()
         return "250 OK"
 
 

@@ -3,14 +3,15 @@
 use chrono::{Local, Utc};
 
 use super::deliver::{self, Told};
-use crate::catalog::Catalog;
+use super::{certificates, exposed};
+use crate::catalog::{Audience, Catalog, Recipient};
 use crate::command::archive::unrecorded;
 use crate::command::context::run_lock;
 use crate::command::recoverable;
 use crate::config::Settings;
-use crate::model::{Channel, Progress, RunId, Severity, StoreName, Timestamp};
+use crate::model::{Progress, RunId, Severity, StoreName, Timestamp};
+use crate::plan::conditions::exposure::{self, Position, Safe, Seen};
 use crate::plan::conditions::{self, Condition, End, EndedRun, Facts, Limits, Server, Usage};
-use crate::postgres::certificate;
 use crate::system::caller::Caller;
 use crate::system::lock::FileLock;
 use crate::system::space;
@@ -39,25 +40,38 @@ pub(in crate::command) async fn attend(place: Place<'_>, server: Server) -> anyh
     let Place { settings, catalog, .. } = place;
     let mut facts = gather(place)?;
     facts.server = server;
+    remember(catalog, &facts)?;
     facts.holes = recoverable::holes(settings, catalog)?;
     let conditions = conditions::evaluate(&facts, &limits(settings));
     let decided = conditions::decided(&facts);
     let alerts = catalog.alerts();
     let new = alerts.hold(&conditions, &decided, place.run.map(RunId::as_str), facts.now)?;
-    let way = |severity| way(settings, severity, facts.now);
-    alerts.route(&way, settings.alerts.repeat, facts.now)?;
+    let audience = |severity| audience(settings, severity, facts.now);
+    alerts.route(&audience, settings.alerts.repeat, facts.now)?;
     let told = if place.tells { deliver::due(place).await? } else { Told::default() };
     Ok(Attended { conditions, new, told })
 }
 
-/// Through which channels something this bad goes, and from when on.
-fn way(settings: &Settings, severity: Severity, now: Timestamp) -> Vec<(Channel, Timestamp)> {
-    let quiet = settings.alerts.quiet.filter(|_| severity != Severity::Critical);
-    let until = quiet.and_then(|quiet| quiet.end_after(now.with_timezone(&Local).naive_local()));
-    // An hour that the clock leaves out in spring: then at once.
-    let not_before = until.and_then(|until| until.and_local_timezone(Local).earliest());
-    let not_before = not_before.map_or(now, |time| time.to_utc());
-    settings.alerts.channels_of(severity).iter().map(|channel| (*channel, not_before)).collect()
+/// Writes down how far the server is, if it was asked: by that a later look knows since when it has something to lose.
+fn remember(catalog: &Catalog, facts: &Facts) -> anyhow::Result<()> {
+    let Server::Answered(server) = &facts.server else { return Ok(()) };
+    let Some(Position { timeline, lsn, .. }) = server.position.filter(|_| server.is_on) else {
+        return Ok(());
+    };
+    let archived = exposure::is_all_archived(server, facts.safe.as_ref());
+    catalog.saw_wal(&Seen { at: facts.now, timeline, lsn, archived })
+}
+
+/// Who is told of something this bad, and from when on.
+fn audience(settings: &Settings, severity: Severity, now: Timestamp) -> Audience {
+    let alerts = &settings.alerts;
+    let quiet = alerts.quiet.filter(|_| severity != Severity::Critical);
+    let not_before = quiet.and_then(|quiet| quiet.over_at(now, &Local)).unwrap_or(now);
+    let recipients = alerts.channels_of(severity).iter().flat_map(|channel| {
+        let addresses = alerts.recipients(*channel).into_iter();
+        addresses.map(|address| Recipient { channel: *channel, address })
+    });
+    Audience { not_before, recipients: recipients.collect() }
 }
 
 fn limits(settings: &Settings) -> Limits {
@@ -78,13 +92,16 @@ fn limits(settings: &Settings) -> Limits {
 fn gather(place: Place<'_>) -> anyhow::Result<Facts> {
     let Place { settings, catalog, .. } = place;
     unrecorded::take_in(settings, catalog)?;
-    let mut facts = catalog.facts(Utc::now(), settings.min_copies as u64)?;
+    let mut facts = catalog.facts(Utc::now())?;
+    let safe = recoverable::newest_safe(catalog, settings.min_copies)?;
+    facts.safe = safe.map(|(name, at)| Safe { name, at });
     facts.has_key = !settings.keys.is_empty();
     let host = Caller::find().host;
     for run in catalog.runs().unfinished()? {
         let is_ours = run.host == host && place.run != Some(&run.id);
         if is_ours && !FileLock::is_held(&run_lock(settings, &run.id))? {
             facts.runs.push(EndedRun {
+                id: run.id.to_string(),
                 command: run.command,
                 arguments: run.arguments,
                 end: End::Died,
@@ -96,10 +113,8 @@ fn gather(place: Place<'_>) -> anyhow::Result<Facts> {
     }
     facts.runs.sort_by_key(|run| run.at);
     facts.usage = usage(settings, &facts.usage);
-    let certificate = settings.postgres.sslcert.iter();
-    facts.certificates = certificate
-        .filter_map(|path| Some((path.display().to_string(), certificate::expires(path)?)))
-        .collect();
+    facts.certificates = certificates::known(place)?;
+    facts.exposed = exposed::files(settings);
     Ok(facts)
 }
 

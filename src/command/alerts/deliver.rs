@@ -1,4 +1,4 @@
-//! Sending what waits: each channel by itself, many messages as one, and what does not arrive again later.
+//! Sending what waits: to each recipient by itself, many messages as one, and what does not arrive again later.
 
 use std::time::Duration;
 
@@ -8,24 +8,25 @@ use serde::Serialize;
 
 use super::attend::Place;
 use super::messages;
-use crate::catalog::Delivery;
+use super::post::Post;
+use crate::catalog::{Again, Delivery};
 use crate::command::context::locks;
-use crate::config::{Settings, SmtpTls};
 use crate::model::{Channel, Timestamp};
-use crate::notify::email::{Email, Protection};
-use crate::notify::sms::Sms;
-use crate::notify::webhook::Webhook;
-use crate::notify::{Message, Sent};
+use crate::notify::Failure;
 use crate::system::lock::{Attempt, FileLock};
 use crate::system::{Step, step};
 
 /// More messages than this at once are one.
 const DIGEST: usize = 5;
-/// How long all of it may take: a run that has done its work must not hang on a mail server.
+/// After so long no further message is begun: a run that has done its work must not hang on a mail server.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// After the first failure one waits so long, then twice that, and so on.
 const FIRST_PAUSE: TimeDelta = TimeDelta::minutes(1);
 const LONGEST_PAUSE: TimeDelta = TimeDelta::hours(1);
+/// The same for what may have arrived: each of these may be one message too many.
+const UNANSWERED_PAUSE: TimeDelta = TimeDelta::minutes(10);
+/// How often such a message is sent at most.
+const UNANSWERED_MOST: u64 = 6;
 /// What is older has been seen by other ways, or never will be.
 const GIVEN_UP: TimeDelta = TimeDelta::days(7);
 
@@ -54,15 +55,15 @@ pub(super) async fn due(place: Place<'_>) -> anyhow::Result<Told> {
     let due = alerts.due(Utc::now())?;
     step::reached(Step::AlertsSending)?;
     let by_channel = Channel::ALL.iter().map(|channel| {
-        let due: Vec<Delivery> = due.iter().filter(|it| it.channel == *channel).cloned().collect();
+        let due: Vec<Delivery> = due.iter().filter(|it| it.recipient.channel == *channel).cloned().collect();
         through(place, *channel, due)
     });
     let mut told = Told::default();
     for (channel, result) in Channel::ALL.iter().zip(join_all(by_channel).await) {
-        let (delivered, failed, error) = result?;
+        let (delivered, failed, errors) = result?;
         told.delivered += delivered;
         told.failed += failed;
-        if let Some(error) = error {
+        for error in errors {
             place.progress.note(&format!("warning: alerts by {channel}: {error}"));
             told.errors.push(format!("{channel}: {error}"));
         }
@@ -70,105 +71,108 @@ pub(super) async fn due(place: Place<'_>) -> anyhow::Result<Told> {
     Ok(told)
 }
 
-/// Sends what is for one channel, in order; once it has failed, the rest is not even tried.
+/// Sends what is for one channel, to one recipient after the other; once the service has failed, the rest is not even
+/// tried.
 async fn through(
     place: Place<'_>,
     channel: Channel,
     due: Vec<Delivery>,
-) -> anyhow::Result<(u64, u64, Option<String>)> {
+) -> anyhow::Result<(u64, u64, Vec<String>)> {
     let Place { settings, catalog, .. } = place;
     let alerts = catalog.alerts();
-    if due.is_empty() {
-        return Ok((0, 0, None));
-    }
-    if !settings.alerts.channels().contains(&channel) {
-        let ids: Vec<i64> = due.iter().map(|it| it.id).collect();
-        alerts.failed(&ids, "the channel is not set any more", None)?;
-        return Ok((0, due.len() as u64, None));
-    }
-    let batches: Vec<&[Delivery]> = if due.len() > DIGEST { vec![&due] } else { due.chunks(1).collect() };
     let deadline = tokio::time::Instant::now() + PATIENCE;
-    let (mut delivered, mut failed, mut trouble) = (0, 0, None);
-    for batch in batches {
-        let ids: Vec<i64> = batch.iter().map(|it| it.id).collect();
-        let sent = if let Some(error) = &trouble {
-            Err(String::clone(error))
+    let known = settings.alerts.recipients(channel);
+    let mut post = Post::new(settings, channel);
+    let (mut delivered, mut failed, mut errors) = (0, 0, Vec::<String>::new());
+    // Why nothing more is tried.
+    let mut trouble: Option<Failure> = None;
+    for batch in batches(due) {
+        let to = &batch[0].recipient.address;
+        let sent = if !known.contains(to) {
+            Err(Failure::Refused("nobody is told there any more: it is not set".to_owned()))
+        } else if let Some(trouble) = &trouble {
+            Err(Failure::Service(trouble.reason().to_owned()))
+        } else if tokio::time::Instant::now() > deadline {
+            Err(Failure::Service(format!("not done within {} s", PATIENCE.as_secs())))
         } else {
-            let message = match batch {
+            let message = match &batch[..] {
                 [one] => messages::one(settings, one),
                 many => messages::digest(settings, many),
             };
-            let sending = tokio::time::timeout_at(deadline, send(settings, channel, &message));
-            sending.await.unwrap_or_else(|_| Err(format!("not done within {} s", PATIENCE.as_secs())))
+            post.send(to, &message).await
         };
-        match sent {
-            Ok(sent) => {
-                step::reached(Step::AlertsSent)?;
-                let note = match &sent {
-                    Sent::ToAll => None,
-                    Sent::ToSome(error) => Some(error.as_str()),
-                };
-                alerts.delivered(&ids, note, Utc::now())?;
-                delivered += ids.len() as u64;
-                if let Some(note) = note {
-                    place.progress.note(&format!("warning: alerts by {channel}: {note}"));
-                }
-            }
-            Err(error) => {
-                let now = Utc::now();
-                let (old, new): (Vec<&Delivery>, Vec<&Delivery>) =
-                    batch.iter().partition(|it| now - it.created_at > GIVEN_UP);
-                let ids = |them: &[&Delivery]| them.iter().map(|it| it.id).collect::<Vec<_>>();
-                alerts.failed(&ids(&old), &error, None)?;
-                let attempts = new.iter().map(|it| it.attempts).min().unwrap_or(0);
-                alerts.failed(&ids(&new), &error, Some(again(now, attempts)))?;
-                failed += batch.len() as u64;
-                trouble = Some(error);
-            }
+        let Err(failure) = sent else {
+            step::reached(Step::AlertsSent)?;
+            alerts.delivered(&batch, Utc::now())?;
+            delivered += batch.len() as u64;
+            continue;
+        };
+        failed += batch.len() as u64;
+        let is_known = trouble.is_some();
+        let said = match &failure {
+            Failure::Service(reason) => reason.clone(),
+            other if to.is_empty() => other.reason().to_owned(),
+            other => format!("{to}: {}", other.reason()),
+        };
+        write_down(place, &batch, &failure)?;
+        if failure.is_of_all() && trouble.is_none() {
+            trouble = Some(failure);
+        }
+        if !is_known && known.contains(to) {
+            errors.push(said);
         }
     }
-    Ok((delivered, failed, trouble))
+    post.close().await;
+    Ok((delivered, failed, errors))
 }
 
-/// When what has failed so often is tried again.
-fn again(now: Timestamp, attempts: u64) -> Timestamp {
-    let doubled = FIRST_PAUSE * 2_i32.pow(u32::try_from(attempts).unwrap_or(6).min(6));
-    now + doubled.min(LONGEST_PAUSE)
+/// Writes down that messages did not arrive, and when they are tried again, each by its own history.
+fn write_down(place: Place<'_>, batch: &[Delivery], failure: &Failure) -> anyhow::Result<()> {
+    let now = Utc::now();
+    for delivery in batch {
+        let again = Again {
+            at: again(now, delivery, failure),
+            unanswered: matches!(failure, Failure::Unanswered(_)),
+        };
+        let error = match failure {
+            Failure::Unanswered(reason) => format!("perhaps it has arrived: {reason}"),
+            other => other.reason().to_owned(),
+        };
+        place.catalog.alerts().failed(&[delivery.id], &error, again)?;
+    }
+    Ok(())
 }
 
-/// Sends one message through one channel.
-pub(super) async fn send(settings: &Settings, channel: Channel, message: &Message) -> Result<Sent, String> {
-    let alerts = &settings.alerts;
-    let unset = || Err("the channel is not set".to_owned());
-    match channel {
-        Channel::Email => {
-            let Some(email) = &alerts.email else { return unset() };
-            let protection = match email.tls {
-                SmtpTls::StartTls => Protection::StartTls,
-                SmtpTls::Tls => Protection::Tls,
-                SmtpTls::Off => Protection::None,
-            };
-            let email = Email {
-                host: email.host.clone(),
-                port: email.port,
-                protection,
-                login: email.login.clone(),
-                from: email.from.clone(),
-                to: email.to.clone(),
-            };
-            email.send(message).await
-        }
-        Channel::Sms => {
-            let Some(sms) = alerts.sms.clone() else { return unset() };
-            let crate::config::Sms { base_url, account, token, from, to } = sms;
-            Sms { base_url, account, token, from, to }.send(message).await
-        }
-        Channel::Webhook => {
-            let Some(webhook) = alerts.webhook.clone() else { return unset() };
-            let crate::config::Webhook { url, secret } = webhook;
-            Webhook { url, secret }.send(message).await
+/// What goes to one recipient, each by itself or all in one.
+fn batches(due: Vec<Delivery>) -> Vec<Vec<Delivery>> {
+    let mut by_recipient: Vec<Vec<Delivery>> = Vec::new();
+    for delivery in due {
+        match by_recipient.iter_mut().find(|them| them[0].recipient == delivery.recipient) {
+            Some(them) => them.push(delivery),
+            None => by_recipient.push(vec![delivery]),
         }
     }
+    let split = |them: Vec<Delivery>| {
+        if them.len() > DIGEST { vec![them] } else { them.into_iter().map(|it| vec![it]).collect() }
+    };
+    by_recipient.into_iter().flat_map(split).collect()
+}
+
+/// When a message that did not arrive is tried again; `None`: not any more.
+fn again(now: Timestamp, delivery: &Delivery, failure: &Failure) -> Option<Timestamp> {
+    if now - delivery.created_at > GIVEN_UP {
+        return None;
+    }
+    match failure {
+        Failure::Refused(_) => None,
+        Failure::Unanswered(_) if delivery.unanswered + 1 >= UNANSWERED_MOST => None,
+        Failure::Unanswered(_) => Some(now + pause(UNANSWERED_PAUSE, delivery.unanswered)),
+        Failure::Service(_) | Failure::NotNow(_) => Some(now + pause(FIRST_PAUSE, delivery.attempts)),
+    }
+}
+
+fn pause(first: TimeDelta, attempts: u64) -> TimeDelta {
+    (first * 2_i32.pow(u32::try_from(attempts).unwrap_or(6).min(6))).min(LONGEST_PAUSE)
 }
 
 #[cfg(test)]
@@ -177,8 +181,8 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_an_hour() {
-        let now = Utc::now();
-        let pauses = [0, 1, 2, 5, 6, 100].map(|attempts| (again(now, attempts) - now).num_minutes());
-        assert_eq!(pauses, [1, 2, 4, 32, 60, 60]);
+        let minutes = |first, attempts: [u64; 6]| attempts.map(|it| pause(first, it).num_minutes());
+        assert_eq!(minutes(FIRST_PAUSE, [0, 1, 2, 5, 6, 100]), [1, 2, 4, 32, 60, 60]);
+        assert_eq!(minutes(UNANSWERED_PAUSE, [0, 1, 2, 3, 4, 5]), [10, 20, 40, 60, 60, 60]);
     }
 }

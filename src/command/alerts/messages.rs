@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use chrono::Utc;
 use serde_json::json;
 
 use crate::catalog::{Alert, Delivery, Event};
@@ -26,6 +27,7 @@ pub(super) fn one(settings: &Settings, delivery: &Delivery) -> Message {
         alert.id
     );
     Message {
+        id: id(settings, std::slice::from_ref(delivery)),
         subject: format!("[pgkeep {}] {what}", settings.cluster),
         text,
         document: document(settings, delivery.event.as_str(), &[alert], 1),
@@ -55,6 +57,7 @@ pub(super) fn digest(settings: &Settings, deliveries: &[Delivery]) -> Message {
     text.push_str("\nAll that are open: pgkeep alerts\n");
     let first: Vec<&Alert> = alerts.iter().take(SPELLED_OUT).map(|(_, alert)| *alert).collect();
     Message {
+        id: id(settings, deliveries),
         subject: format!("[pgkeep {}] {what}", settings.cluster),
         text,
         document: document(settings, "digest", &first, all),
@@ -67,10 +70,19 @@ pub(super) fn test(settings: &Settings) -> Message {
     let mut text = format!("{what}\n\n");
     about(settings, &mut text);
     Message {
+        id: format!("pgkeep.{}.test.{}", settings.cluster, Utc::now().timestamp_micros()),
         subject: format!("[pgkeep {}] {what}", settings.cluster),
         text,
         document: document(settings, "test", &[], 0),
     }
+}
+
+/// By the numbers of the messages, and when they came to be: a catalog that is made anew counts from 1 again.
+fn id(settings: &Settings, deliveries: &[Delivery]) -> String {
+    let number = |it: Option<&Delivery>| it.map_or(0, |it| it.id);
+    let newest = deliveries.iter().map(|it| it.created_at.timestamp_millis()).max().unwrap_or(0);
+    let (first, last) = (number(deliveries.first()), number(deliveries.last()));
+    format!("pgkeep.{}.{first}-{last}.{}.{newest}", settings.cluster, deliveries.len())
 }
 
 fn is_over(event: Event, alert: &Alert) -> bool {

@@ -1,8 +1,11 @@
 //! `pgkeep alerts`: what somebody should look at, who has looked, and whether the channels work.
 
 mod attend;
+mod certificates;
 mod deliver;
+mod exposed;
 mod messages;
+mod post;
 
 use chrono::Utc;
 use futures_util::future::join_all;
@@ -11,11 +14,13 @@ use serde::Serialize;
 use super::{Report, Shelf};
 use crate::catalog::{Alert, Deliveries};
 use crate::model::{Channel, Fault, Kind};
-use crate::notify::Sent;
 use crate::plan::conditions;
 use crate::system::caller::Caller;
 
+use post::Post;
+
 pub(in crate::command) use attend::{Attended, Place, attend};
+pub(in crate::command) use certificates::look as look_at_certificates;
 
 /// How many alerts `--all` shows.
 const ALL: usize = 200;
@@ -111,14 +116,24 @@ pub async fn test(shelf: &Shelf) -> anyhow::Result<TestReport> {
             .hint("Set SMTP_HOST, ALERT_EMAIL_FROM and ALERT_EMAIL_TO, or WEBHOOK_URL; see the README's \"Alerts\".")
             .err();
     }
-    let message = messages::test(settings);
-    let message = &message;
+    let message = &messages::test(settings);
     let sent = set.into_iter().map(|channel| async move {
-        let error = match deliver::send(settings, channel, message).await {
-            Ok(Sent::ToAll) => None,
-            Ok(Sent::ToSome(error)) | Err(error) => Some(error),
-        };
-        TestedChannel { channel, ok: error.is_none(), error }
+        let mut post = Post::new(settings, channel);
+        let mut errors = Vec::new();
+        for to in settings.alerts.recipients(channel) {
+            let Err(failure) = post.send(&to, message).await else { continue };
+            let who = if to.is_empty() { String::new() } else { format!("{to}: ") };
+            errors.push(format!("{who}{}", failure.reason()));
+            if failure.is_of_all() {
+                break;
+            }
+        }
+        post.close().await;
+        TestedChannel {
+            channel,
+            ok: errors.is_empty(),
+            error: (!errors.is_empty()).then(|| errors.join("; ")),
+        }
     });
     let channels = join_all(sent).await;
     Ok(TestReport { channels })

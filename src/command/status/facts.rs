@@ -185,10 +185,16 @@ fn rpo(
         rows.iter().find(safe).map(|row| (row.id.to_string(), row.consistent_at.unwrap_or(row.started_at)));
     // WAL without a cluster backup can't be replayed on anything; and what lies behind a hole can't be reached.
     let reach = windows.iter().map(|(window, _)| window).max_by_key(|window| window.until);
+    let seen = shelf.catalog.seen_archived()?.filter(|seen| *seen <= now);
     let wal = match reach {
         None => None,
         Some(window) => recoverable::newest_safe(&shelf.catalog, copies)?.map(|(segment, at)| {
-            let at = if window.missing.is_some() { at.min(window.until) } else { at };
+            // A server that has written nothing more since has nothing to lose, as long as somebody looks.
+            let at = if window.missing.is_some() {
+                at.min(window.until)
+            } else {
+                seen.map_or(at, |it| it.max(at))
+            };
             (segment.to_string(), at)
         }),
     };

@@ -12,7 +12,7 @@ use crate::model::{BackupKind, Elapsed, Fault, Kind, StoreName};
 use crate::postgres::swap;
 use crate::system::{Step, step};
 
-/// The kind of alert that a test restore ends with.
+/// The kind of alert that a test restore which passed ends with.
 const ALERT: &str = "test-restore";
 
 /// Writes down that the test begins, whatever becomes of it.
@@ -42,7 +42,7 @@ pub(super) fn begin(
     })
 }
 
-/// Writes down how it ended, proves what was read if it went well, and raises the alert. That this cannot be done never
+/// Writes down how it ended, and proves what was read if it went well. That this cannot be done never
 /// hides how it ended.
 pub(super) fn end(test: &Test<'_>, tested: &mut Tested, result: anyhow::Result<()>) -> anyhow::Result<()> {
     let findings: Vec<String> = tested.findings().cloned().collect();
@@ -82,35 +82,25 @@ pub(super) fn untested(context: &Context, why: &str) -> anyhow::Result<()> {
     context.catalog.alerts().raise(ALERT, Severity::Warning, &message, Utc::now())
 }
 
-/// How it ended, for the log and for the alert.
+/// How it ended, for the log.
 struct Outcome {
     state: RestoreState,
     message: Option<String>,
-    severity: Option<Severity>,
 }
 
 impl Outcome {
     fn of(result: &anyhow::Result<()>, findings: &[String]) -> Self {
         match result {
-            Ok(()) if findings.is_empty() => {
-                Self { state: RestoreState::Done, message: None, severity: Some(Severity::Info) }
-            }
-            Ok(()) => Self {
-                state: RestoreState::Failed,
-                message: Some(findings.join("; ")),
-                severity: Some(Severity::Critical),
-            },
+            Ok(()) if findings.is_empty() => Self { state: RestoreState::Done, message: None },
+            Ok(()) => Self { state: RestoreState::Failed, message: Some(findings.join("; ")) },
             Err(error) => {
                 let verdict = judge(error);
-                let (state, severity) = match verdict.exit_code {
-                    code if code == Kind::Interrupted.exit_code() => (RestoreState::Interrupted, None),
-                    // Nothing is wrong with the backup, as far as is known; but it is not proven either.
-                    code if code == Kind::Refused.exit_code() => {
-                        (RestoreState::Refused, Some(Severity::Warning))
-                    }
-                    _ => (RestoreState::Failed, Some(Severity::Critical)),
+                let state = match verdict.exit_code {
+                    code if code == Kind::Interrupted.exit_code() => RestoreState::Interrupted,
+                    code if code == Kind::Refused.exit_code() => RestoreState::Refused,
+                    _ => RestoreState::Failed,
                 };
-                Self { state, message: Some(verdict.message), severity }
+                Self { state, message: Some(verdict.message) }
             }
         }
     }
@@ -147,14 +137,11 @@ fn write(test: &Test<'_>, tested: &Tested, outcome: &Outcome) -> anyhow::Result<
         copies.prove(&keys, Proof::Restored, now)?;
         catalog.wal().prove_restored(&tested.replayed, test.store, now)?;
     }
-    if let Some(severity) = outcome.severity {
+    // That one failed is a condition, which is found out from its row in the log.
+    if outcome.state == RestoreState::Done {
         let took = Elapsed(std::time::Duration::from_secs_f64(tested.seconds.max(0.0)));
-        let what = match &outcome.message {
-            None => format!("passed in {took}"),
-            Some(message) => format!("failed: {message}"),
-        };
-        let message = format!("test restore of {} out of {}: {what}", test.row.id, test.store);
-        catalog.alerts().raise(ALERT, severity, &message, now)?;
+        let message = format!("test restore of {} out of {}: passed in {took}", test.row.id, test.store);
+        catalog.alerts().raise(ALERT, Severity::Info, &message, now)?;
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
-//! Runs that failed, until one of the same kind and about the same thing succeeds.
+//! Runs that failed, until one of the same kind and about the same thing succeeds; and tests of backups by themselves.
 
 use std::collections::BTreeMap;
 
-use super::{Condition, End, EndedRun, Facts, critical};
+use super::{Condition, End, EndedRun, Facts, FailedTest, critical, warning};
 use crate::model::Kind;
 
 /// Of a restore, what somebody at a terminal is told at once and nobody need be woken for.
@@ -21,12 +21,27 @@ pub(super) fn failed(facts: &Facts, found: &mut Vec<Condition>) {
         }
     }
     for ((kind, about), run) in last {
+        // What is said of a backup's test is not said once more of the run that made it.
+        if facts.tests.iter().any(|test| test.run.as_ref() == Some(&run.id)) {
+            continue;
+        }
         let why = run.message.as_deref().unwrap_or("no word of why");
         match run.end {
             End::Failed => found.push(critical(kind, &about, format!("{about} failed: {why}"))),
             End::Died => found.push(critical(kind, &about, format!("{about} died: {why}"))),
             End::Done | End::Interrupted => {}
         }
+    }
+}
+
+pub(super) fn tested(facts: &Facts, found: &mut Vec<Condition>) {
+    for FailedTest { series, backup, store, refused, message, .. } in &facts.tests {
+        let from = store.map_or_else(String::new, |store| format!(" out of {store}"));
+        let (kind, how) = ("test-restore-failed", if *refused { "was refused" } else { "failed" });
+        let message = format!("test restore of {backup}{from}: {how}: {message}");
+        // Nothing is wrong with a backup whose test would have done harm, as far as is known; it is not proven either.
+        let condition = if *refused { warning } else { critical };
+        found.push(condition(kind, series, message));
     }
 }
 

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::model::BackupKind;
+use crate::model::{BackupKind, Lsn};
 
 fn at(hours: i64) -> Timestamp {
     Timestamp::from_timestamp(1_795_312_800 + hours * 3600, 0).unwrap()
@@ -51,8 +51,11 @@ fn facts() -> Facts {
         proofs: vec![(StoreName::Local, at(NOW - 24))],
         test_restore: Some(Duration::from_mins(10)),
         usage: vec![Usage { place: "store r2".to_owned(), used: 80, of: 100 }],
-        certificates: vec![("client.crt".to_owned(), at(NOW + 24 * 60))],
-        archived_at: Some(at(NOW)),
+        certificates: vec![Certificate { of: "client.crt".to_owned(), until: at(NOW + 24 * 60) }],
+        exposed: Vec::new(),
+        safe: Some(safe(at(NOW))),
+        seen: Vec::new(),
+        tests: Vec::new(),
         holes: Some(Vec::new()),
         server: Server::Answered(archiving()),
     }
@@ -60,6 +63,11 @@ fn facts() -> Facts {
 
 fn archiving() -> Archiving {
     Archiving { is_on: true, waiting: Some(1), pending: 1 << 20, ..Archiving::default() }
+}
+
+/// Segment 7 of 16 MiB is safe since then; it ends at 0/8000000.
+fn safe(since: Timestamp) -> Safe {
+    Safe { name: "000000010000000000000007".parse().unwrap(), at: since }
 }
 
 /// The types of what holds, with C or W in front and the subject behind.
@@ -82,6 +90,7 @@ fn expect(change: impl FnOnce(&mut Facts), expected: &[&str]) {
 
 fn run(command: &str, arguments: &str, end: End, code: u8) -> EndedRun {
     EndedRun {
+        id: "7".to_owned(),
         command: command.to_owned(),
         arguments: arguments.to_owned(),
         end,
@@ -127,6 +136,30 @@ fn req_6_22_what_failed_is_critical_until_the_same_succeeds() {
 }
 
 #[test]
+fn a_test_restore_that_failed_is_one_condition_and_not_two() {
+    let test = |refused| FailedTest {
+        series: "database shop".to_owned(),
+        backup: id(1),
+        store: Some(StoreName::R2),
+        refused,
+        message: "a row is missing".to_owned(),
+        run: Some("7".to_owned()),
+    };
+    let run = || run("test-restore", "test-restore", End::Failed, 4);
+    expect(
+        |it| (it.runs, it.tests) = (vec![run()], vec![test(false)]),
+        &["C test-restore-failed database shop"],
+    );
+    expect(|it| it.tests = vec![test(true)], &["W test-restore-failed database shop"]);
+    // Another run, which did not get as far as to a backup.
+    let other = EndedRun { id: "8".to_owned(), ..run() };
+    expect(
+        |it| (it.runs, it.tests) = (vec![other], vec![test(false)]),
+        &["C test-restore-failed test-restore", "C test-restore-failed database shop"],
+    );
+}
+
+#[test]
 fn what_a_person_was_told_at_once_is_no_alert() {
     for code in [1, 2, 5, 11] {
         expect(|it| it.runs = vec![run("restore", "restore latest", End::Failed, code)], &[]);
@@ -142,7 +175,7 @@ fn what_a_person_was_told_at_once_is_no_alert() {
 fn req_6_22_no_backup_for_too_long_is_critical() {
     let later = |it: &mut Facts, hours| {
         it.now = at(NOW + hours);
-        it.archived_at = Some(it.now);
+        it.safe = Some(safe(it.now));
     };
     expect(|it| later(it, 24), &[]);
     expect(|it| later(it, 26), &["C no-good-backup"]);
@@ -182,14 +215,14 @@ fn req_6_22_damage_holes_and_too_few_copies_are_critical() {
 #[test]
 fn req_6_12_and_6_22_rpo_over_target_is_critical_only_when_something_could_be_lost() {
     let late = at(NOW) - TimeDelta::minutes(16);
-    expect(|it| it.archived_at = Some(late), &["C rpo"]);
-    expect(|it| it.archived_at = Some(at(NOW) - TimeDelta::minutes(14)), &[]);
-    expect(|it| it.archived_at = None, &["C rpo"]);
+    expect(|it| it.safe = Some(safe(late)), &["C rpo"]);
+    expect(|it| it.safe = Some(safe(at(NOW) - TimeDelta::minutes(14))), &[]);
+    expect(|it| it.safe = None, &["C rpo"]);
     // Nobody has written anything.
     let idle = Archiving { waiting: Some(0), pending: 200, ..archiving() };
     expect(
         |it| {
-            it.archived_at = Some(late);
+            it.safe = Some(safe(late));
             it.server = Server::Answered(idle);
         },
         &[],
@@ -197,11 +230,53 @@ fn req_6_12_and_6_22_rpo_over_target_is_critical_only_when_something_could_be_lo
     let off = Archiving { is_on: false, ..archiving() };
     expect(
         |it| {
-            it.archived_at = None;
+            it.safe = None;
             it.server = Server::Answered(off);
         },
         &[],
     );
+}
+
+#[test]
+fn req_6_12_the_first_write_after_a_long_pause_is_as_old_as_the_last_look_that_found_nothing() {
+    let minutes = |ago: i64| at(NOW) - TimeDelta::minutes(ago);
+    let seen = |ago: i64, lsn: u64, archived| Seen { at: minutes(ago), timeline: 1, lsn: Lsn(lsn), archived };
+    let writes = |lsn: u64| {
+        let position = Position { timeline: 1, lsn: Lsn(lsn), segment_size: 16 << 20 };
+        Server::Answered(Archiving { waiting: None, position: Some(position), ..archiving() })
+    };
+    let case = |looks: Vec<Seen>, lsn: u64, expected: &[&str]| {
+        expect(
+            |it| {
+                // Archived three hours ago, and then nobody wrote anything.
+                (it.safe, it.seen, it.server) = (Some(safe(minutes(180))), looks, writes(lsn));
+            },
+            expected,
+        );
+    };
+    let (idle, written) = (0x800_0200, 0x820_0000);
+    case(vec![], idle, &[]);
+    // Nobody has looked: it may be three hours old.
+    case(vec![], written, &["C rpo"]);
+    case(vec![seen(5, idle, true)], written, &[]);
+    case(vec![seen(5, idle, false)], written, &[]);
+    case(vec![seen(16, idle, true)], written, &["C rpo"]);
+    case(vec![seen(30, idle, true), seen(16, written, false), seen(5, written, false)], written, &["C rpo"]);
+    case(vec![seen(16, idle, true), seen(5, written, false)], written, &["C rpo"]);
+    case(vec![seen(14, idle, true), seen(5, written, false)], written, &[]);
+    // Of another timeline it says nothing, and neither does what was seen by a clock that has been put back.
+    let other = Seen { timeline: 2, ..seen(5, idle, false) };
+    case(vec![other, seen(-60, idle, true)], written, &["C rpo"]);
+    // The archiver was slow: the segment got there just now, and behind it was something long before.
+    expect(
+        |it| {
+            (it.safe, it.server) = (Some(safe(minutes(1))), writes(written));
+            it.seen = vec![seen(40, idle - 0x10_0000, false), seen(20, written, false)];
+        },
+        &["C rpo"],
+    );
+    // And with nothing waiting and nothing written since, it does not matter how long ago that was.
+    case(vec![seen(20, written, false)], 0x800_0000, &[]);
 }
 
 #[test]
@@ -238,7 +313,9 @@ fn req_6_23_what_fills_up_grows_old_or_is_owed_is_a_warning() {
     expect(|it| it.owed = owed(23), &[]);
     expect(|it| it.proofs = vec![(StoreName::R2, at(NOW - 36 * 24))], &["W proof-too-old r2"]);
     expect(|it| it.test_restore = Some(Duration::from_mins(61)), &["W rto"]);
-    expect(|it| it.certificates[0].1 = at(NOW + 20 * 24), &["W certificate client.crt"]);
+    expect(|it| it.certificates[0].until = at(NOW + 13 * 24), &["W certificate client.crt"]);
+    expect(|it| it.certificates[0].until = at(NOW + 15 * 24), &[]);
+    expect(|it| it.exposed = vec![("k".to_owned(), "others can read it".to_owned())], &["W key-exposed k"]);
 }
 
 #[test]
