@@ -55,7 +55,7 @@ fn req_6_23_a_mail_servers_certificate_that_ends_within_two_weeks_is_a_warning_u
             format!("WARNING   the certificate of the mail server (localhost:{}) expires on ", old.port);
         assert!(watched.stdout.contains(&said), "{}", watched.stdout);
         let alert = format!("WARNING certificate the mail server (localhost:{})", old.port);
-        assert_eq!(open(&place), [alert.clone()]);
+        assert_eq!(open(&place), std::slice::from_ref(&alert));
         // What does not ask knows it all the same; and a service is not asked each time.
         let asked = place.catalog("SELECT asked_at FROM certificates");
         place.pgkeep(&["verify"]).ok();
