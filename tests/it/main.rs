@@ -24,6 +24,7 @@ mod concurrency;
 mod config_backup;
 mod cron;
 mod damage;
+mod debian;
 mod docs;
 mod fault_proxy;
 mod gaps_cluster;

@@ -1,7 +1,8 @@
 """A mail server for the tests: aiosmtpd, with STARTTLS or TLS from the first byte, and a login.
 
 Prints its port, then one line of JSON for each mail. Arguments: plain, starttls or tls; then any of: login (which is
-pgkeep / sesame), slow (never answers DATA), refuse=ADDRESS; a certificate and a key with cert=FILE and key=FILE.
+pgkeep / sesame), slow (never answers DATA), refuse=ADDRESS, port=NUMBER (otherwise any); a certificate and a key with
+cert=FILE and key=FILE.
 """
 
 import asyncio
@@ -66,7 +67,8 @@ async def main():
         )
 
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(protocol, "127.0.0.1", 0, ssl=context if mode == "tls" else None)
+    port = int(options.get("port", 0))
+    server = await loop.create_server(protocol, "127.0.0.1", port, ssl=context if mode == "tls" else None)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
