@@ -52,6 +52,7 @@ mod python;
 mod quickstart;
 mod regression;
 mod requests;
+mod requirements;
 mod restore;
 mod rewritten;
 mod s3_server;
