@@ -88,3 +88,4 @@ mod wal_kills;
 mod wal_unheard;
 mod wishes;
 mod wizard;
+mod wizard_ways;
