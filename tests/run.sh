@@ -77,6 +77,7 @@ need systemd command -v systemd-analyze
 need zsh command -v zsh
 need fish command -v fish
 need cron command -v cron
+need libfaketime compgen -G '/usr/lib/*/faketime/libfaketime.so.1'
 need python3-venv /usr/bin/python3 -c 'import ensurepip'
 if ((${#missing[@]})); then
     install_packages "${missing[@]}"

@@ -149,7 +149,11 @@ pub enum Command {
         shell: Shell,
     },
     /// Print the manual page
-    Man,
+    Man {
+        /// Write a page for each command into this directory instead
+        #[arg(long, value_name = "DIR")]
+        to_dir: Option<PathBuf>,
+    },
 }
 
 /// What to back up.
@@ -453,7 +457,7 @@ impl Command {
                 | Self::Show(_)
                 | Self::Key(Key::New)
                 | Self::Completions { .. }
-                | Self::Man
+                | Self::Man { .. }
         )
     }
 
@@ -495,7 +499,7 @@ impl Command {
             Self::Key(Key::New) => "key new",
             Self::Key(Key::Rotate) => "key rotate",
             Self::Completions { .. } => "completions",
-            Self::Man => "man",
+            Self::Man { .. } => "man",
         }
     }
 }

@@ -4,12 +4,11 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use clap::CommandFactory;
 
 use super::args::{AlertAction, Arguments, Backup, Catalog, Command, Jobs, Key, Verify};
 use super::confirm::Ask;
 use super::progress::Console;
-use super::{keeping, restoring, text};
+use super::{keeping, manual, restoring, text};
 use crate::command::backup::cluster::BackupCluster;
 use crate::command::backup::database::BackupDatabase;
 use crate::command::backup::tenant::{BackupTenants, Wanted};
@@ -186,17 +185,8 @@ pub(super) async fn run(
             let result = command::key_rotate::run(&context).await;
             done(&context.conclude(result).await?, text::key_rotate)
         }
-        Command::Completions { shell } => {
-            let mut bytes = Vec::new();
-            clap_complete::generate(*shell, &mut Arguments::command(), "pgkeep", &mut bytes);
-            Ok(printed(String::from_utf8_lossy(&bytes)))
-        }
-        Command::Man => {
-            let mut bytes = Vec::new();
-            clap_mangen::Man::new(Arguments::command())
-                .render(&mut bytes)
-                .context("write the manual page")?;
-            Ok(printed(String::from_utf8_lossy(&bytes)))
-        }
+        Command::Completions { shell } => Ok(printed(manual::completions(*shell))),
+        Command::Man { to_dir: None } => Ok(printed(manual::page()?)),
+        Command::Man { to_dir: Some(directory) } => Ok(printed(manual::pages(directory)?)),
     }
 }

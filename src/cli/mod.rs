@@ -4,6 +4,7 @@ pub mod args;
 mod confirm;
 mod dispatch;
 mod keeping;
+mod manual;
 mod progress;
 mod restoring;
 mod text;

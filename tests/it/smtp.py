@@ -2,7 +2,8 @@
 
 Prints its port, then one line of JSON for each mail. Arguments: plain, starttls or tls; then any of: login (which is
 pgkeep / sesame), slow (never answers DATA), gone (takes the mail and hangs up without a word), refuse=ADDRESS,
-later=ADDRESS (refused for now, the first time); a certificate and a key with cert=FILE and key=FILE.
+later=ADDRESS (refused for now, the first time), port=NUMBER (otherwise any); a certificate and a key with cert=FILE and
+key=FILE.
 """
 
 import asyncio
@@ -73,7 +74,8 @@ async def main():
         )
 
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(protocol, "127.0.0.1", 0, ssl=context if mode == "tls" else None)
+    port = int(options.get("port", 0))
+    server = await loop.create_server(protocol, "127.0.0.1", port, ssl=context if mode == "tls" else None)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 

@@ -27,7 +27,7 @@ fn every_timer_is_a_line_of_the_crontab() {
     let command = |path: &PathBuf| {
         let text = fs::read_to_string(path).unwrap();
         text.lines()
-            .find_map(|line| line.strip_prefix("ExecStart=/usr/local/bin/pgkeep --quiet "))
+            .find_map(|line| line.strip_prefix("ExecStart=pgkeep --quiet "))
             .unwrap_or_else(|| panic!("{}", path.display()))
             .to_owned()
     };
@@ -50,7 +50,11 @@ fn systemd_finds_nothing_wrong_with_the_timers() {
     for unit in units("service").into_iter().chain(units("timer")) {
         let text = fs::read_to_string(&unit).unwrap();
         let copy = directory.path().join(unit.file_name().unwrap());
-        fs::write(&copy, text.replace("/usr/local/bin/pgkeep", pgkeep_binary().to_str().unwrap())).unwrap();
+        fs::write(
+            &copy,
+            text.replace("ExecStart=pgkeep", &format!("ExecStart={}", pgkeep_binary().display())),
+        )
+        .unwrap();
         verify.arg(copy);
     }
     let verified = run(&mut verify).ok();

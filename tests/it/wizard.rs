@@ -7,15 +7,15 @@ use crate::support::dialog::{CTRL_C, Dialog, ENTER, ESC};
 use crate::support::{Archiving, Place, cluster};
 
 /// Rows or a table, and the like: enough of a line of the first question to leave only that one.
-const ROWS: &str = "rows or";
-const TENANT: &str = "one tenant";
-const DATABASE: &str = "a database";
-const MACHINE: &str = "the machine";
-const REHEARSE: &str = "rehearse";
-const WHAT: &str = "What has happened?";
+pub(crate) const ROWS: &str = "rows or";
+pub(crate) const TENANT: &str = "one tenant";
+pub(crate) const DATABASE: &str = "a database";
+pub(crate) const MACHINE: &str = "the machine";
+pub(crate) const REHEARSE: &str = "rehearse";
+pub(crate) const WHAT: &str = "What has happened?";
 
 /// A server with a database of three tenants, and a backup of every kind, after which one tenant has lost rows.
-fn wrecked() -> Archiving {
+pub(crate) fn wrecked() -> Archiving {
     let archiving = Archiving::new(&[]);
     archiving.place.set("TENANT_TABLE", "public.tenants");
     archiving.place.set("PGDATABASE", "shop");
@@ -38,11 +38,11 @@ fn wrecked() -> Archiving {
     archiving
 }
 
-fn orders(archiving: &Archiving, of: &str) -> String {
+pub(crate) fn orders(archiving: &Archiving, of: &str) -> String {
     archiving.cluster.psql("shop", &format!("SELECT count(*) FROM orders WHERE tenant_id = '{of}'"))
 }
 
-fn wizard(place: &Place) -> Dialog {
+pub(crate) fn wizard(place: &Place) -> Dialog {
     Dialog::start(place, 100, &[], &["restore"])
 }
 
@@ -292,7 +292,7 @@ fn requirement_6_26_a_rehearsal_shows_the_plan_and_does_nothing() {
 }
 
 /// A way through the questions up to the last one: each with what is answered.
-type Way = Vec<(&'static str, String)>;
+pub(crate) type Way = Vec<(&'static str, String)>;
 
 #[test]
 fn requirement_6_26_whoever_leaves_at_any_question_leaves_nothing_behind() {
