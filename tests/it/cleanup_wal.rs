@@ -1,7 +1,5 @@
 //! WAL goes only when nothing needs it: proven by recovering to points all over the window after cleanups.
 
-use std::time::{Duration, Instant};
-
 use crate::cleanup::{age, assert_settled, cleanup};
 use crate::pitr::{backup, now, recover};
 use crate::support::Archiving;
@@ -170,61 +168,4 @@ fn a_running_cluster_backup_and_an_unknown_one_keep_all_wal() {
     let report = cleanup(place, &["--dry-run", "--yes"]).ended_with(3).json();
     assert_eq!(count(&report), 0);
     assert!(report["wal_kept"].as_str().unwrap().starts_with(&first), "{report}");
-}
-
-/// 120 days of a second each: real backups, real WAL, real restores, only the day is shorter.
-#[test]
-fn through_120_days_every_second_of_the_last_ninety_comes_back() {
-    const DAY: f64 = 1.5;
-    let archiving = ready();
-    let place = &archiving.place;
-    let short = DAY.to_string();
-    let days = [("PGKEEP_TEST_DAY", short.as_str())];
-    let begun = Instant::now();
-    let age = |since: Instant| since.elapsed().as_secs_f64() / DAY;
-    let mut said: Vec<(Instant, u32, String)> = Vec::new();
-    let (mut number, mut cleanups, mut restored) = (0_u32, 0, Vec::new());
-    let mut random = 4711_u64;
-    let mut next_backup = 0.0;
-    let mut month = 30.0;
-    backup(&archiving);
-    while age(begun) < 125.0 {
-        number += 1;
-        archiving.cluster.psql("postgres", &format!("INSERT INTO t VALUES ({number})"));
-        let instant = now(&archiving.cluster);
-        said.push((Instant::now(), number, instant));
-        archiving.archive();
-        if age(begun) >= next_backup {
-            next_backup += 7.0;
-            backup(&archiving);
-            place.backup("postgres");
-            let run = place.pgkeep_with(&days, &["--output", "json", "cleanup", "--yes"]).ok();
-            cleanups += run.json()["deleted"].as_array().unwrap().len();
-        }
-        if age(begun) >= month {
-            month += 30.0;
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let within: Vec<&(Instant, u32, String)> =
-                said[..said.len() - 1].iter().filter(|(at, ..)| age(*at) < 88.0).collect();
-            // The oldest of the window now and then, else any.
-            let at = if restored.len() % 2 == 1 { 0 } else { (random >> 33) as usize % within.len() };
-            let (_, number, instant) = within[at];
-            assert_eq!(last(&archiving, instant), number.to_string(), "{instant}");
-            restored.push(*number);
-        }
-    }
-    assert!(cleanups > 3 && restored.len() >= 4, "{cleanups} {restored:?}");
-    place.pgkeep(&["list", "--recoverable"]).ok();
-    place.pgkeep(&["verify", "--deep"]).ok();
-    assert!(begun.elapsed() < Duration::from_mins(10));
-    let gone = place.catalog("SELECT count(*) FROM wal_deleted");
-    assert_ne!(gone, [["0"]]);
-    // What the ledger says and what a restore does agree, from end to end.
-    let ledger = place.pgkeep(&["--output", "json", "list", "--recoverable"]).ok().json();
-    let from = ledger["windows"][0]["from"].as_str().unwrap().to_owned();
-    let first = said.iter().find(|(_, _, instant)| *instant > from).unwrap();
-    assert_eq!(last(&archiving, &first.2), first.1.to_string());
-    let before = said.iter().rev().find(|(_, _, instant)| *instant < from).unwrap();
-    let directory = crate::pitr::fresh();
-    crate::pitr::restore(&archiving, &directory, &["--target-time", &before.2]).fails_with(5);
 }

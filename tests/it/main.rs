@@ -50,6 +50,7 @@ mod pitr_sources;
 mod pitr_targets;
 mod places;
 mod python;
+mod quarter;
 mod quickstart;
 mod recipients;
 mod regression;

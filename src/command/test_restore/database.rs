@@ -7,8 +7,7 @@ use super::home::{self, Home};
 use super::{Laps, Test, Tested};
 use crate::format::manifest::Manifest;
 use crate::model::{Fault, Kind};
-use crate::postgres::swap;
-use crate::system::{Step, durable, step};
+use crate::system::{Step, step};
 use crate::target::database as target;
 
 impl Test<'_> {
@@ -30,21 +29,12 @@ impl Test<'_> {
         let Some(database) = &manifest.database else {
             return Fault::new(Kind::Damaged, format!("{} is no backup of a database", manifest.id)).err();
         };
-        home::refuse_full(&context.settings.scratch_dir, manifest.original_size)?;
-        let directory = context.stop.or(self.unpack(manifest, tested)).await?;
-        laps.lap(tested, "fetch");
         let name = &database.properties.name;
-        let staging = swap::derived_name(name, &format!("_test_{}", context.run));
         let bytes = home::size_of(self, name, manifest.original_size).await;
-        let major = manifest.postgres_version_num / 10_000;
-        let home = Home::open(self, staging, major, bytes, tested, &mut laps).await?;
+        let (home, directory) = self.enter(manifest, (name, bytes), tested, &mut laps).await?;
         let proven =
             context.stop.or(self.prove_database(&home, manifest, &directory, tested, &mut laps)).await;
-        let closed = home.close(self).await;
-        laps.lap(tested, "drop");
-        durable::remove_dir_if_there(&directory)?;
-        proven?;
-        closed
+        self.leave(home, &directory, proven, tested, &mut laps).await
     }
 
     async fn prove_database(

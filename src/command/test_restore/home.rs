@@ -1,16 +1,17 @@
 //! Where a database is brought to life: beside those in use, or on a server that is there for nothing else.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::{Laps, Test, Tested};
 use crate::catalog::RestorePlaces;
 use crate::command::instance::{Instance, Wanted};
 use crate::command::staging;
-use crate::format::manifest::Database;
+use crate::format::manifest::{Database, Manifest};
 use crate::model::{Bytes, ConnectionSettings, Fault, Kind};
 use crate::postgres::quote::identifier;
-use crate::postgres::{Server, facts, tools};
+use crate::postgres::{Server, facts, swap, tools};
 use crate::system::process::Running;
 use crate::system::{durable, gentle, space};
 use crate::target::database::{self as target, LoadPlan};
@@ -142,6 +143,40 @@ impl Home {
 }
 
 impl Test<'_> {
+    /// Unpacks a dump, and opens a place for it: of the database of this name, which will take so many bytes.
+    pub(super) async fn enter(
+        &self,
+        manifest: &Arc<Manifest>,
+        (name, bytes): (&str, u64),
+        tested: &mut Tested,
+        laps: &mut Laps<'_>,
+    ) -> anyhow::Result<(Home, PathBuf)> {
+        let context = self.context;
+        refuse_full(&context.settings.scratch_dir, manifest.original_size)?;
+        let directory = context.stop.or(self.unpack(manifest, tested)).await?;
+        laps.lap(tested, "fetch");
+        let staging = swap::derived_name(name, &format!("_test_{}", context.run));
+        let major = manifest.postgres_version_num / 10_000;
+        let home = Home::open(self, staging, major, bytes, tested, laps).await?;
+        Ok((home, directory))
+    }
+
+    /// Removes both, whatever was proven.
+    pub(super) async fn leave(
+        &self,
+        home: Home,
+        directory: &Path,
+        proven: anyhow::Result<()>,
+        tested: &mut Tested,
+        laps: &mut Laps<'_>,
+    ) -> anyhow::Result<()> {
+        let closed = home.close(self).await;
+        laps.lap(tested, "drop");
+        durable::remove_dir_if_there(directory)?;
+        proven?;
+        closed
+    }
+
     /// Makes the roles that are on the server in use, without rights: policies and the like name them. What can't be asked
     /// or made is a warning, since it may not matter.
     async fn make_roles(&self, own: &Server) -> Vec<String> {

@@ -14,7 +14,7 @@ use crate::format::tenant::{Tenant, TenantTable};
 use crate::model::{Fault, Kind, PlaceKind};
 use crate::postgres::proof::{self, Proven};
 use crate::postgres::quote::{identifier, qualified};
-use crate::postgres::{Server, child_environment, database, swap, tools};
+use crate::postgres::{Server, child_environment, database, tools};
 use crate::system::process::{Running, pick_lines};
 use crate::system::{Step, durable, step};
 use crate::target::database as target;
@@ -33,20 +33,11 @@ impl Test<'_> {
             // Its backup is one of a database, and says so.
             return self.database_of(&manifest, tested, laps).await;
         }
-        home::refuse_full(&context.settings.scratch_dir, manifest.original_size)?;
-        let directory = context.stop.or(self.unpack(&manifest, tested)).await?;
-        laps.lap(tested, "fetch");
-        let staging = swap::derived_name(&tenant.database, &format!("_test_{}", context.run));
         let bytes = home::estimate(manifest.original_size);
-        let major = manifest.postgres_version_num / 10_000;
-        let home = Home::open(self, staging, major, bytes, tested, &mut laps).await?;
+        let (home, directory) = self.enter(&manifest, (&tenant.database, bytes), tested, &mut laps).await?;
         let proven =
             context.stop.or(self.prove_tenant(&home, &manifest, &directory, tested, &mut laps)).await;
-        let closed = home.close(self).await;
-        laps.lap(tested, "drop");
-        durable::remove_dir_if_there(&directory)?;
-        proven?;
-        closed
+        self.leave(home, &directory, proven, tested, &mut laps).await
     }
 
     async fn prove_tenant(
