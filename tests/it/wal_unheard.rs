@@ -76,6 +76,10 @@ fn a_catalog_that_was_made_while_a_store_was_away_does_not_call_what_that_has_a_
     place.pgkeep(&["catalog", "rebuild"]).fails_with(3);
     age_all(place);
     assert_unknown(place, &names[1]);
+    // That somebody has seen it changes nothing.
+    let id = place.catalog("SELECT id FROM alerts WHERE alert_type = 'wal-unheard'")[0][0].clone();
+    place.pgkeep(&["alerts", "ack", &id]).ok();
+    assert_unknown(place, &names[1]);
     // The other store answers, and there is no gap.
     r2.proxy.come_back();
     place.pgkeep(&["verify"]);
