@@ -133,11 +133,11 @@ impl DatabaseSource {
         Ok(Self { plan, instant, schema: None, database, system_identifier, consistent_at })
     }
 
-    /// One schema of the database, at the same instant, dumped by way of a directory of its own.
+    /// One schema of the database, at the same instant, dumped by way of a directory of its own, so many tables at a time.
     #[must_use]
-    pub fn of_schema(&self, schema: &str, scratch: PathBuf) -> Self {
+    pub fn of_schema(&self, schema: &str, scratch: PathBuf, jobs: usize) -> Self {
         Self {
-            plan: DumpPlan { scratch, ..self.plan.clone() },
+            plan: DumpPlan { scratch, jobs, ..self.plan.clone() },
             instant: Arc::clone(&self.instant),
             schema: Some(schema.to_owned()),
             database: self.database.clone(),

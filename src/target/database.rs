@@ -1,5 +1,6 @@
 //! A database made anew beside those that are there, filled with `pg_restore`, checked, and only then put in place.
 
+pub mod merge;
 pub mod part;
 
 use std::collections::VecDeque;

@@ -198,6 +198,15 @@ impl<'a> Pair<'a> {
     }
 }
 
+/// A table that is not there any more, with so many rows.
+pub(super) fn not_there(name: &str, rows: u64) -> TablePlan {
+    let mut plan = TablePlan { table: name.to_owned(), ..TablePlan::default() };
+    if rows > 0 {
+        plan.conflicts.push(format!("it is not there now, and has {rows} rows in the backup"));
+    }
+    plan
+}
+
 /// Merges one table, called `name`: the rows of then lie in a relation that may have another name.
 pub(super) async fn table(
     server: &Server,
@@ -210,12 +219,7 @@ pub(super) async fn table(
     let sql = format!("SELECT count(*) FROM {from}");
     let rows: i64 = server.query_one(&format!("count the rows of {name}"), &sql, &[]).await?.get(0);
     let rows = u64::try_from(rows).unwrap_or(0);
-    let Some(now) = now else {
-        if rows > 0 {
-            plan.conflicts.push(format!("it is not there now, and has {rows} rows in the backup"));
-        }
-        return Ok(plan);
-    };
+    let Some(now) = now else { return Ok(not_there(name, rows)) };
     let lost: Vec<&str> = then
         .columns
         .iter()

@@ -2,7 +2,8 @@
 //!
 //! Sections: `codecs` (the table of levels), `pipeline` (memory to file, against zstd), `database` (whole backup and
 //! restore, against `pg_dump` and `pg_restore`), `memory`, `verify` (against `openssl dgst -sha256` and a restore to
-//! nowhere), `start`, `tenants`, `catalog` (`status` and `list` over 500,000 WAL segments),
+//! nowhere), `start`, `tenants` (all of them, one out of its backup, and `time`: one back in time, which can be asked for alone),
+//! `catalog` (`status` and `list` over 500,000 WAL segments),
 //! `cleanup` (`--dry-run` over the same), and `clouds`, of which `places`
 //! (a backup to three places), `upload` (over a line of 20 ms), `quick` (`verify` over 100,000 objects) and `rebuild` (of
 //! the catalog) can
@@ -75,6 +76,9 @@ fn main() {
     }
     if asked("tenants") {
         tenants::tenants();
+    }
+    if asked("tenants") || asked("time") {
+        tenants::back_in_time();
     }
     for (section, measure) in big_catalog::SECTIONS.into_iter().chain(cleanup::SECTIONS) {
         if asked(section) {

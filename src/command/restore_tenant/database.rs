@@ -1,4 +1,9 @@
-//! A tenant's own database: restored as any database is, beside the one in use and swapped in by renaming.
+//! A tenant's own database: restored as any database is, beside the one in use and swapped in by renaming; or merged, see
+//! `merging`.
+
+mod merging;
+
+use std::sync::Arc;
 
 use super::own::{self, Image, OwnPlan, Wanted};
 use super::{Confirm, RestoreTenantReport, RestoreTenantRequest, TenantPlan, TenantRestored};
@@ -7,7 +12,11 @@ use crate::command::restore::{self, Origin, RestorePlan, RestoreRequest};
 use crate::format::manifest::{Manifest, Table};
 use crate::model::{Fault, Kind, PlaceKind};
 use crate::plan::recovery::Target;
-use crate::target::tenant::Applied;
+use crate::postgres::facts;
+use crate::target::database as target;
+use crate::target::tenant::{Applied, Mode};
+
+use merging::Merging;
 
 /// Restores it, or shows what would be done.
 pub(super) async fn restore(
@@ -29,6 +38,15 @@ pub(super) async fn restore(
     };
     // What the tenant has now may have another name than it had then.
     let now = wanted.anew.as_ref().map(|(_, name)| name).or(wanted.name.as_ref()).unwrap_or(&source);
+    // Where there is none, there is nothing to merge with.
+    if let Mode::Merge { take } = request.mode
+        && wanted.anew.is_none()
+        && is_there(context, now).await?
+    {
+        let manifest = Arc::new(manifest.clone());
+        let merging = Merging { context, request, wanted, manifest, dump, now, take };
+        return Box::pin(merging.restore(confirm, report)).await;
+    }
     let asked = RestoreRequest {
         backup: manifest.id.to_string(),
         database: None,
@@ -55,6 +73,13 @@ pub(super) async fn restore(
     report.warnings.extend(done.warnings);
     let applied = (!done.dry_run).then(|| Applied { written: done.checked_rows, ..Applied::default() });
     Ok(own::restored(plan(&done.plan), done.kept_as, applied))
+}
+
+async fn is_there(context: &Context, name: &str) -> anyhow::Result<bool> {
+    let server = target::connect_beside(&context.settings.postgres, &[], &context.stop).await?;
+    let found = facts::database_oid(&server, name).await?;
+    server.close().await;
+    Ok(found.is_some())
 }
 
 fn tenant_plan(

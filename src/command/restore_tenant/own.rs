@@ -20,7 +20,7 @@ use crate::model::{BackupKind, Fault, Kind, OwnPlaces, PlaceKind, Tenancy, Tenan
 use crate::postgres::quote::identifier;
 use crate::postgres::tenants::places::{self, OwnPlace};
 use crate::postgres::{Server, swap};
-use crate::target::tenant::{Applied, Mode, TablePlan};
+use crate::target::tenant::{Applied, TablePlan};
 
 /// What is replaced by what.
 #[derive(Debug, Clone, Serialize)]
@@ -129,17 +129,6 @@ pub(super) async fn run(
 
 /// What can be asked of tenants that share tables and of these not.
 fn refuse_what_is_of_rows(request: &RestoreTenantRequest, kind: PlaceKind) -> anyhow::Result<()> {
-    if matches!(request.mode, Mode::Merge { .. }) && kind == PlaceKind::Database {
-        return Fault::new(
-            Kind::Refused,
-            "a tenant's database is replaced as a whole, nothing can be merged into it",
-        )
-        .hint(
-            "Restore it beside with --as NEW_ID, and take over from there what is missing; or replace it with --mode full: \
-             what is there now is kept under another name.",
-        )
-        .err();
-    }
     let of_rows = [(request.prove_others, "--prove-others"), (request.show_rows > 0, "--show-rows")];
     if let Some((_, flag)) = of_rows.iter().find(|(given, _)| *given) {
         return Fault::new(

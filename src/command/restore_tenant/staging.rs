@@ -33,11 +33,13 @@ pub(super) struct Staging<'a> {
 }
 
 /// The database that is made, and how.
-struct Place<'a> {
-    server: &'a Server,
-    name: &'a str,
+pub(super) struct Place<'a> {
+    server: Server,
+    pub(super) name: String,
     database: &'a Database,
-    load: &'a LoadPlan,
+    pub(super) load: LoadPlan,
+    /// Its row in the log.
+    entry: i64,
 }
 
 /// The entries of a database's backup that have the rows of what is needed, with its table of contents; nothing where the
@@ -63,6 +65,15 @@ fn reasons(graph: &TenantGraph) -> BTreeMap<&TableName, &Belonging> {
 impl Staging<'_> {
     /// Makes it, reads the tenants and drops it again.
     pub(super) async fn read(&self, report: &mut RestoreTenantReport) -> anyhow::Result<Spool> {
+        let place = self.begin().await?;
+        let filled = self.context.stop.or(Box::pin(self.fill(&place, report))).await;
+        self.end(place, filled.is_ok()).await?;
+        filled
+    }
+
+    /// Says that there is going to be such a database. The log knows of it before it is there: whatever becomes of this run,
+    /// the next one removes it.
+    pub(super) async fn begin(&self) -> anyhow::Result<Place<'_>> {
         let (context, manifest) = (self.context, self.manifest);
         let Some(database) = &manifest.database else {
             return Fault::new(Kind::Damaged, format!("{} is no backup of a database", manifest.id)).err();
@@ -76,14 +87,17 @@ impl Staging<'_> {
             no_privileges: true,
         };
         let server = target::connect_beside(&load.connection, &[&name], &context.stop).await?;
-        // The log knows of it before it is there: whatever becomes of this run, the next one removes it.
         let entry = self.announce(&server, &name).await?;
-        let place = Place { server: &server, name: &name, database, load: &load };
-        let filled = context.stop.or(Box::pin(self.fill(&place, report))).await;
+        Ok(Place { server, name, database, load, entry })
+    }
+
+    /// Drops it. Only what can't be written down is an error.
+    pub(super) async fn end(&self, place: Place<'_>, is_good: bool) -> anyhow::Result<()> {
+        let Place { server, name, entry, .. } = place;
         let dropped = facts::drop_database(&server, &name, true).await;
-        let restores = context.catalog.restores();
+        let restores = self.context.catalog.restores();
         let end = RestoreEnd {
-            state: if filled.is_ok() { RestoreState::Done } else { RestoreState::Failed },
+            state: if is_good { RestoreState::Done } else { RestoreState::Failed },
             message: Some("a database beside the one in use, for reading tenants out of it".to_owned()),
             rows: None,
             checks: None,
@@ -94,11 +108,12 @@ impl Staging<'_> {
             Ok(()) => restores.clear_staging(entry)?,
             // The next run tries again.
             Err(error) => {
-                context.progress.note(&format!("warning: the database \"{name}\" is still there: {error:#}"));
+                let text = format!("warning: the database \"{name}\" is still there: {error:#}");
+                self.context.progress.note(&text);
             }
         }
         server.close().await;
-        filled
+        Ok(())
     }
 
     /// With what is needed; with all of it where that can't be told, or turns out not to be enough.
@@ -113,7 +128,7 @@ impl Staging<'_> {
                     context.progress.note(&format!(
                         "the rows of the tenants' tables alone can't be brought back, so all of them are: {error:#}"
                     ));
-                    facts::drop_database(place.server, place.name, true).await?;
+                    facts::drop_database(&place.server, &place.name, true).await?;
                     clock = Instant::now();
                 }
                 read => return read,
@@ -140,12 +155,12 @@ impl Staging<'_> {
         };
         let directory = unpack_entries(context, manifest, "contents", vec![contents], report).await?;
         self.load(place, &directory, Some(&Part::default())).await?;
-        let server = Server::connect(&place.load.connection, Some(place.name), &context.stop).await?;
+        let server = Server::connect(&place.load.connection, Some(&place.name), &context.stop).await?;
         let graph = graph_of(&server, &context.settings.tenants).await?;
         refuse_undecided(&graph)?;
         let needed = tenants::needed(&server, &graph).await?;
         server.close().await;
-        facts::drop_database(place.server, place.name, true).await?;
+        facts::drop_database(&place.server, &place.name, true).await?;
         let found = needed.and_then(|needed| {
             let entries = entries_of(manifest, &needed)?;
             Some((needed, graph, entries))
@@ -172,7 +187,7 @@ impl Staging<'_> {
         let directory = unpack_entries(context, manifest, "dump", entries.clone(), report).await?;
         lap(report, "fetch", clock);
         self.load(place, &directory, Some(&part)).await?;
-        let server = Server::connect(&place.load.connection, Some(place.name), &context.stop).await?;
+        let server = Server::connect(&place.load.connection, Some(&place.name), &context.stop).await?;
         for table in tables {
             let rows = facts::count_rows(&server, table).await?;
             if rows != table.rows && !(table.of_extension && rows > table.rows) {
@@ -202,8 +217,13 @@ impl Staging<'_> {
     }
 
     /// Makes the database out of the dump, or a part of it, and removes the dump.
-    async fn load(&self, place: &Place<'_>, directory: &Path, part: Option<&Part<'_>>) -> anyhow::Result<()> {
-        let Place { server, name, database, load } = place;
+    pub(super) async fn load(
+        &self,
+        place: &Place<'_>,
+        directory: &Path,
+        part: Option<&Part<'_>>,
+    ) -> anyhow::Result<()> {
+        let Place { server, name, database, load, .. } = place;
         let stop = &self.context.stop;
         target::create(server, database, name, load).await?;
         match part {
@@ -218,7 +238,7 @@ impl Staging<'_> {
     }
 
     async fn tenants(&self, place: &Place<'_>) -> anyhow::Result<Spool> {
-        let spool = read(self.context, self.request, place.name, &place.load.connection).await?;
+        let spool = read(self.context, self.request, &place.name, &place.load.connection).await?;
         Ok(spool.of_database(&place.database.properties.name))
     }
 

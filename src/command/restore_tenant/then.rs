@@ -74,7 +74,7 @@ async fn one(
     schema: Option<&str>,
     directory: &Path,
 ) -> anyhow::Result<(Database, Vec<Table>)> {
-    let scratch: PathBuf = plan.scratch.clone();
+    let (scratch, jobs): (PathBuf, usize) = (plan.scratch.clone(), plan.jobs);
     let whole = DatabaseSource::open(database, plan, &*context.progress, &context.stop).await?;
     let source = match schema {
         None => whole,
@@ -86,7 +86,7 @@ async fn one(
                     .hint("Nothing was changed. The tenant came later, or had another name then.")
                     .err();
             }
-            let source = whole.of_schema(schema, scratch);
+            let source = whole.of_schema(schema, scratch, jobs);
             drop(whole);
             source
         }
