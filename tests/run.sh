@@ -73,7 +73,6 @@ need bzip2 command -v bzip2
 need curl command -v curl
 need openssl command -v openssl
 need strace command -v strace
-need faketime compgen -G '/usr/lib/*/faketime/libfaketime.so.1'
 need systemd command -v systemd-analyze
 need zsh command -v zsh
 need fish command -v fish

@@ -107,9 +107,7 @@ mod tests {
             };
             match (fits(7200), fits(3600)) {
                 (Some(first), Some(second)) => MappedLocalTime::Ambiguous(first, second),
-                (one, other) => {
-                    one.or(other).map_or(MappedLocalTime::None, MappedLocalTime::Single)
-                }
+                (one, other) => one.or(other).map_or(MappedLocalTime::None, MappedLocalTime::Single),
             }
         }
         fn offset_from_utc_date(&self, date: &chrono::NaiveDate) -> Self::Offset {

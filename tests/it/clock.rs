@@ -1,10 +1,9 @@
 //! Clocks that are put forward and back, by an hour twice a year and by a day by mistake: libfaketime shows the program
 //! another time than it is.
 
-use std::process::Command;
-
 use chrono::{DateTime, TimeDelta, Utc};
 
+use crate::cron::libfaketime;
 use crate::notify::Http;
 use crate::support::{Place, Run, cluster, ordinary, pgkeep_binary, run};
 
@@ -15,12 +14,6 @@ fn place() -> Place {
     place
 }
 
-/// The library that shows another time: Debian's package `faketime`.
-fn library() -> String {
-    let found = run(Command::new("sh").args(["-c", "ls /usr/lib/*/faketime/libfaketime.so.1"])).ok();
-    found.stdout.lines().next().expect("libfaketime: install faketime").to_owned()
-}
-
 /// Runs pgkeep in Berlin at this time.
 fn at(place: &Place, time: &str, arguments: &[&str]) -> Run {
     let time: DateTime<Utc> = time.parse().expect("a time");
@@ -29,7 +22,7 @@ fn at(place: &Place, time: &str, arguments: &[&str]) -> Run {
     // env comes after the change of users, which the library would not survive.
     let mut command = ordinary("env");
     command
-        .arg(format!("LD_PRELOAD={}", library()))
+        .arg(format!("LD_PRELOAD={}", libfaketime().display()))
         .arg(format!("FAKETIME={shown}"))
         .args(["FAKETIME_DONT_FAKE_MONOTONIC=1", "TZ=Europe/Berlin"])
         .arg(pgkeep_binary())
