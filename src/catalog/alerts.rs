@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::values::{count, integer, json_or_null, parsed, time, time_or_null};
 use super::{Catalog, failure};
 use crate::model::{Timestamp, timestamp_text};
-use crate::plan::conditions::Condition;
+use crate::plan::conditions::{Condition, tells_already};
 
 pub use crate::model::Severity;
 
@@ -113,6 +113,14 @@ impl<'a> Alerts<'a> {
             }
             for over in open {
                 close(transaction, &over, now)?;
+            }
+            // One misfortune is told once.
+            let mut known = transaction.prepare(
+                "UPDATE alerts SET notification_channels = '[]' WHERE alert_type = :kind AND closed_at IS NULL \
+                 AND notification_channels IS NULL AND message LIKE :pattern",
+            )?;
+            for (kind, pattern) in conditions.iter().filter_map(tells_already) {
+                known.execute(named_params! { ":kind": kind, ":pattern": pattern })?;
             }
             Ok(new)
         })

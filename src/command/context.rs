@@ -279,7 +279,7 @@ impl Context {
                 run: Some(&self.run),
                 tells: !is_asked_to_end,
             };
-            if let Err(error) = attend(place, Server::NotAsked).await {
+            if let Err(error) = Box::pin(attend(place, Server::NotAsked)).await {
                 self.progress.note(&format!("warning: look for what is to be alerted: {error:#}"));
             }
         }

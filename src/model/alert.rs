@@ -1,6 +1,6 @@
 //! Alerts as everybody sees them: how bad, through which channel, and when people are left alone.
 
-use chrono::{NaiveDateTime, NaiveTime, TimeDelta, TimeZone};
+use chrono::{MappedLocalTime, NaiveDateTime, NaiveTime, TimeDelta, TimeZone};
 
 use super::{Timestamp, words};
 
@@ -65,10 +65,12 @@ impl QuietHours {
         let mut end = self.end_after(now.with_timezone(zone).naive_local())?;
         // No clock leaves out more than a day (Samoa did, once).
         for _ in 0..=25 * 4 {
-            if let Some(found) = zone.from_local_datetime(&end).latest() {
-                return Some(found.to_utc());
+            // Which of two comes first is not to be relied on.
+            match zone.from_local_datetime(&end) {
+                MappedLocalTime::Single(found) => return Some(found.to_utc()),
+                MappedLocalTime::Ambiguous(one, other) => return Some(one.to_utc().max(other.to_utc())),
+                MappedLocalTime::None => end += STEP,
             }
-            end += STEP;
         }
         None
     }
@@ -95,19 +97,17 @@ mod tests {
         fn from_offset(_: &Self::Offset) -> Self {
             Self
         }
-        fn offset_from_local_date(&self, _: &chrono::NaiveDate) -> chrono::MappedLocalTime<Self::Offset> {
-            chrono::MappedLocalTime::None
+        fn offset_from_local_date(&self, _: &chrono::NaiveDate) -> MappedLocalTime<Self::Offset> {
+            MappedLocalTime::None
         }
-        fn offset_from_local_datetime(&self, local: &NaiveDateTime) -> chrono::MappedLocalTime<Self::Offset> {
+        fn offset_from_local_datetime(&self, local: &NaiveDateTime) -> MappedLocalTime<Self::Offset> {
             let fits = |seconds| {
                 let offset = chrono::FixedOffset::east_opt(seconds).unwrap();
                 (Self::offset(*local - TimeDelta::seconds(seconds.into())) == offset).then_some(offset)
             };
             match (fits(7200), fits(3600)) {
-                (Some(first), Some(second)) => chrono::MappedLocalTime::Ambiguous(first, second),
-                (one, other) => {
-                    one.or(other).map_or(chrono::MappedLocalTime::None, chrono::MappedLocalTime::Single)
-                }
+                (Some(first), Some(second)) => MappedLocalTime::Ambiguous(first, second),
+                (one, other) => one.or(other).map_or(MappedLocalTime::None, MappedLocalTime::Single),
             }
         }
         fn offset_from_utc_date(&self, date: &chrono::NaiveDate) -> Self::Offset {

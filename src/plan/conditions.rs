@@ -300,6 +300,21 @@ pub fn is_condition(kind: &str) -> bool {
     kind == UNHEARD || [ALWAYS, WATCHED, ASKED, REACHED].iter().any(|kinds| kinds.contains(&kind))
 }
 
+/// Events that a command came upon and that this condition tells already: their type, and a pattern (SQL's LIKE) of their
+/// messages.
+pub fn tells_already(condition: &Condition) -> Option<(&'static str, String)> {
+    let Condition { kind, subject, .. } = condition;
+    match *kind {
+        "damage" => {
+            let (of, store) = subject.rsplit_once(" in ")?;
+            Some(("copy-damaged", format!("%{of}%in store {store} is %")))
+        }
+        "too-few-copies" => Some(("copy-lost", format!("% of {subject}"))),
+        "wal-hole" => Some(("copy-lost", format!("%WAL file {subject}"))),
+        _ => None,
+    }
+}
+
 /// The conditions that hold, the worst first.
 pub fn evaluate(facts: &Facts, limits: &Limits) -> Vec<Condition> {
     let mut found = Vec::new();
@@ -332,11 +347,14 @@ fn stored(facts: &Facts, limits: &Limits, found: &mut Vec<Condition>) {
         found.push(critical("damage", format!("{of} in {store}"), message));
     }
     for Short { id, good } in facts.short.iter().filter(|short| short.good < limits.min_copies) {
-        let message = format!(
-            "{id} has {} of the {} that BACKUP_MIN_COPIES asks for",
-            count(*good, "good copy"),
-            limits.min_copies
-        );
+        let message = match good {
+            0 => format!("{id} can't be restored: no store has a good copy of all of it"),
+            _ => format!(
+                "{id} has {} of the {} that BACKUP_MIN_COPIES asks for",
+                count(*good, "good copy"),
+                limits.min_copies
+            ),
+        };
         found.push(critical("too-few-copies", id.as_str(), message));
     }
     for Owed { store, objects, since } in &facts.owed {

@@ -51,7 +51,7 @@ const WITHOUT_GROUPS: &str =
     "strace -qq -f --seccomp-bpf -o /dev/null -e trace=setgroups -e inject=setgroups:retval=0";
 
 /// What makes cron's clock another one. What cron starts has the machine's: cron gives its jobs no variable of its own.
-fn libfaketime() -> PathBuf {
+pub(crate) fn libfaketime() -> PathBuf {
     let entries = fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path());
     let mut found = entries.map(|path| path.join("faketime/libfaketime.so.1")).filter(|path| path.exists());
     found.next().expect("libfaketime: install it, as tests/run.sh does")

@@ -57,3 +57,30 @@ fn its_text_is_a_table() {
     [BACKUP]  [DATABASE]  [N] KiB  [N] KiB  [N]  [DURATION]  [RATE]  1,550  local
     ");
 }
+
+#[test]
+fn a_pipe_that_is_closed_early_is_no_failure_and_changes_nothing() {
+    let database = cluster().fresh_shop();
+    let place = Place::ready();
+    place.backup(&database);
+    let commands: [(&[&str], i32); 7] = [
+        (&["backup", "database", &database], 0),
+        (&["list"], 0),
+        (&["--output", "json", "list"], 0),
+        (&["alerts", "--all"], 0),
+        (&["list", "--jobs"], 0),
+        (&["verify", "--deep"], 0),
+        (&["show", "nothing"], 1),
+    ];
+    for (arguments, code) in commands {
+        // Nobody has read a byte, and nobody will.
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = place.command(arguments);
+        command.stdout(writer.try_clone().expect("the pipe again")).stderr(writer);
+        let ended = command.status().expect("run pgkeep");
+        assert_eq!(ended.code(), Some(code), "{arguments:?}");
+    }
+    assert_eq!(place.backups().len(), 2);
+    assert_eq!(place.catalog("SELECT DISTINCT outcome FROM runs"), [["done"]]);
+}
