@@ -62,8 +62,8 @@ pub(super) fn table(caption: &str, columns: &[(&str, Set)], rows: &[Vec<Cell>], 
     // Writing into a string cannot fail.
     let _ = write!(
         out,
-        "<section class=\"card\"><div class=\"scroll{}\" tabindex=\"0\" role=\"region\" aria-label=\"{caption}\">\
-         <table class=\"data\"><caption>{caption}</caption><thead><tr>",
+        "<section class=\"card\"><h2>{caption}</h2><div class=\"scroll{}\" tabindex=\"0\" role=\"region\" \
+         aria-label=\"{caption}\"><table class=\"data\" aria-label=\"{caption}\"><thead><tr>",
         if rows.len() > TALL { " tall" } else { "" },
     );
     for (name, set) in columns {

@@ -12,7 +12,7 @@
 #                directory with the backups and the key
 #   alert        root follows it from nothing to a mailed alert for an archiver that has stopped
 #   --tests      the first two also run tests/run.sh; takes some 20 minutes each
-#   --built      readme and alert begin with what cargo has built in this target directory, instead of with nothing
+#   --built      all begin with what cargo has built in this target directory, instead of with nothing
 #
 # The machines are directories made by debootstrap (installed if it is missing), with process and mount namespaces of
 # their own, removed at the end with all that runs in them. Takes root and some 6 GB in TMPDIR. What is tried is the last
@@ -32,10 +32,14 @@ tests='' built='' walks=()
 
 both_commands() { # user
     machine "$1"
+    give_built "$1"
     say "examples/quickstart.sh as $1"
     on_machine "$1" <<<'examples/quickstart.sh; test -z "$(ls -A /tmp)"'
     grep -x 'quickstart: .* identical after the restore' "$work/walk.log" || die 'it does not say that all is identical'
-    [[ $tests ]] || return 0
+    if [[ ! $tests ]]; then
+        [[ ! $built ]] || keep_built
+        return
+    fi
     say "tests/run.sh as $1"
     on_machine "$1" <<<'tests/run.sh'
     grep '^test result' "$work/walk.log"
@@ -45,7 +49,7 @@ both_commands() { # user
 # service manager, which a directory lacks.
 follow_readme() {
     machine root
-    give_built
+    give_built root
     say 'the README, from nothing to a restored row'
     local installation recovery archiving
     installation=$(blocks '## From nothing to a nightly backup' sh)
@@ -91,9 +95,10 @@ keep_built() {
     mv "$work/machine$home/pgkeep/target" "$work/target"
 }
 
-give_built() {
+give_built() { # user
     if [[ -e $work/target ]]; then
         mv "$work/target" "$work/machine$home/pgkeep/target"
+        chroot "$work/machine" chown -R "$1:" "$home/pgkeep/target"
     fi
 }
 
@@ -111,7 +116,7 @@ machine_is_gone() {
         die 'the README is not what this script was written for'
     machine root
     mv "$work/backups" "$work/machine/var/backups/pgkeep"
-    give_built
+    give_built root
     {
         cat <<'END'
 export DEBIAN_FRONTEND=noninteractive
@@ -138,7 +143,7 @@ END
 # server is somebody else's making and insists on STARTTLS and a login; whom the machine trusts has signed its certificate.
 follow_alert() {
     machine root
-    give_built
+    give_built root
     say 'the README, from an empty machine to a mailed alert'
     local installation archiving restarted alert
     installation=$(blocks '## From nothing to a nightly backup' sh | sed '/ pgkeep backup database$/,$d')
