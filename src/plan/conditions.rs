@@ -297,7 +297,7 @@ pub fn decided(facts: &Facts) -> Vec<&'static str> {
 
 /// Whether alerts of this type end by themselves; others are of events and end when somebody has seen them.
 pub fn is_condition(kind: &str) -> bool {
-    [ALWAYS, WATCHED, ASKED, REACHED].iter().any(|kinds| kinds.contains(&kind))
+    kind == UNHEARD || [ALWAYS, WATCHED, ASKED, REACHED].iter().any(|kinds| kinds.contains(&kind))
 }
 
 /// The conditions that hold, the worst first.
