@@ -195,6 +195,27 @@ impl<'a> Cleanup<'a> {
         })
     }
 
+    /// Calls a backup complete again that was to be deleted, of which these stores have everything; `false` when it was not.
+    /// What others had is missing there.
+    pub fn revive(self, id: &BackupId, whole_in: &[StoreName]) -> anyhow::Result<bool> {
+        self.catalog.write("write down what stays after all", |transaction| {
+            let id = id.as_str();
+            let revived = transaction.execute(
+                "UPDATE backups SET status = 'complete', deleted_reason = NULL WHERE id = ?1 AND status = 'deleting'",
+                [id],
+            )?;
+            if revived == 0 {
+                return Ok(false);
+            }
+            transaction.execute("UPDATE copies SET state = 'missing' WHERE backup_id = ?1", [id])?;
+            for store in whole_in {
+                let sql = "UPDATE copies SET state = 'good' WHERE backup_id = ?1 AND store = ?2";
+                transaction.execute(sql, [id, store.as_str()])?;
+            }
+            Ok(true)
+        })
+    }
+
     /// The objects that are being deleted, by backup.
     pub fn leaving(self) -> anyhow::Result<Vec<Leaving>> {
         self.catalog.read("look what is being deleted", |connection| {

@@ -18,7 +18,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::stores::{self, Absent};
-use super::{Context, Report};
+use super::{Context, Report, wishes};
 use crate::catalog::{BackupFilter, BackupStatus, CopyKey, CopyState, Proof};
 use crate::format::keyring::Keyring;
 use crate::format::manifest::{Manifest, ManifestHead};
@@ -72,6 +72,8 @@ pub struct NeededKey {
     pub last_wal_file: Option<String>,
     /// Saved catalogs, of which the next runs remove those of this machine.
     pub saved_catalogs: u64,
+    /// Words about what is to be kept that could not be said again under the new key.
+    pub wishes: u64,
 }
 
 /// A store that could not be looked at.
@@ -119,6 +121,9 @@ pub async fn run(context: &Context) -> anyhow::Result<RotateReport> {
         },
     };
     rotating.manifests().await?;
+    // A few words each: they are said again under the new key, and what they have overtaken goes.
+    let warnings = wishes::say_again(context, &rotating.stores).await?;
+    rotating.report.warnings.extend(warnings);
     rotating.objects_alone().await?;
     let mut report = rotating.concluded();
     report.seconds = clock.elapsed().as_secs_f64();
@@ -274,7 +279,7 @@ impl Rotating<'_> {
     /// Under which keys WAL files and saved catalogs are.
     async fn objects_alone(&mut self) -> anyhow::Result<()> {
         let cluster = self.context.settings.cluster.clone();
-        let prefixes = [names::wal(&cluster), names::saved_catalogs(&cluster)];
+        let prefixes = [names::wal(&cluster), names::saved_catalogs(&cluster), names::wishes(&cluster)];
         // The same object is the same in every store; what lies on this machine costs nothing to read.
         let mut objects: BTreeMap<String, (Arc<dyn Store>, ObjectInfo)> = BTreeMap::new();
         for prefix in &prefixes {
@@ -319,6 +324,7 @@ impl Rotating<'_> {
                     let last = needed.last_wal_file.take().max(Some(file.to_string()));
                     needed.last_wal_file = last;
                 }
+                None if names::parse_wish(&cluster, &key).is_some() => needed.wishes += 1,
                 None => needed.saved_catalogs += 1,
             }
         }
@@ -334,6 +340,7 @@ impl Rotating<'_> {
             wal_files: 0,
             last_wal_file: None,
             saved_catalogs: 0,
+            wishes: 0,
         })
     }
 

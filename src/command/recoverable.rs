@@ -81,17 +81,16 @@ pub fn run(shelf: &Shelf) -> anyhow::Result<RecoverableReport> {
     Ok(RecoverableReport { windows, inconsistent, unknown, unheard })
 }
 
-/// Where windows end although later WAL is there; `None`: a store that could not be asked may have it.
-pub(super) fn holes(settings: &Settings, catalog: &Catalog) -> anyhow::Result<Option<Vec<Hole>>> {
+/// Where windows end although later WAL is there and every store that may have what is missing has answered; and whether
+/// there are other ends, of which that is not so.
+pub(super) fn holes(settings: &Settings, catalog: &Catalog) -> anyhow::Result<(Vec<Hole>, bool)> {
     let windows = ledger(settings, catalog)?.windows;
-    if windows.iter().any(|dated| dated.unknown.is_some()) {
-        return Ok(None);
-    }
+    let are_unknown = windows.iter().any(|dated| dated.unknown.is_some());
     let hole = |dated: Dated| {
         let (missing, next) = dated.window.hole?;
         Some(Hole { missing: missing.to_string(), next: next.to_string() })
     };
-    Ok(Some(windows.into_iter().filter_map(hole).collect()))
+    Ok((windows.into_iter().filter_map(hole).collect(), are_unknown))
 }
 
 /// The window to which a backup belongs, the one that ends last; `None` when its WAL is not all there.

@@ -9,11 +9,12 @@ use chrono::Utc;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
+use super::listing::Listings;
 use super::{Context, stores};
-use crate::catalog::{BackupStatus, Pin, Wish};
+use crate::catalog::{BackupStatus, Leaving, Pin, Wish};
 use crate::format::keyring::Keyring;
 use crate::format::names;
-use crate::model::{BackupId, Codec, Fault, Kind, Timestamp};
+use crate::model::{BackupId, Codec, Fault, Kind, StoreName, Timestamp};
 use crate::pipeline::{SealAlone, open_alone, seal_alone};
 use crate::store::{Body, ReadStore, Store, StoreError, StoreErrorKind, StoreResult};
 
@@ -21,6 +22,9 @@ use crate::store::{Body, ReadStore, Store, StoreError, StoreErrorKind, StoreResu
 const CODEC: Codec = Codec::Zstd(1);
 /// Such an object holds a line of text.
 const LARGEST: u64 = 64 << 10;
+
+/// Who wants something kept when that can't be read; nobody is called so.
+const UNREADABLE: &str = "?";
 
 /// What is under the seal; the rest is in the key.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -49,6 +53,19 @@ pub(super) struct Learned {
     pub(super) warnings: Vec<String>,
 }
 
+impl Learned {
+    /// When the last word about a backup was said, as far as the catalog and the stores that were heard know; whether that
+    /// one can be believed or not.
+    pub(super) fn last_word(&self, context: &Context, id: &BackupId) -> anyhow::Result<Option<Timestamp>> {
+        let known = last_words(context)?.into_iter().find(|wish| wish.backup == *id).map(|wish| wish.at);
+        Ok(self.words(id).map(|(at, _)| at).chain(known).max())
+    }
+
+    fn words(&self, id: &BackupId) -> impl Iterator<Item = Said> {
+        self.heard.iter().filter_map(|heard| heard.wishes.get(id)).flatten().copied()
+    }
+}
+
 /// Says in every store that is there what the catalog has of this backup. What could not be done is returned: the next
 /// cleanup makes up for it.
 pub(super) async fn tell(context: &Context, wish: &Wish) -> Vec<String> {
@@ -75,8 +92,9 @@ pub(super) async fn tell(context: &Context, wish: &Wish) -> Vec<String> {
 /// Takes over the last word about every complete backup out of all stores that answer.
 pub(super) async fn take_in(context: &Context) -> anyhow::Result<Learned> {
     let mut learned = context.stop.or(async { Ok(listen(context).await) }).await?;
+    // What could not be read is read again: the store may have been slow, or the key is there now.
     let known: BTreeMap<BackupId, Timestamp> =
-        last_words(context)?.into_iter().map(|it| (it.backup, it.at)).collect();
+        last_words(context)?.into_iter().filter(is_understood).map(|it| (it.backup, it.at)).collect();
     let mut said: BTreeMap<&BackupId, BTreeMap<Said, Vec<&dyn ReadStore>>> = BTreeMap::new();
     for Heard { store, wishes } in &learned.heard {
         for (id, wishes) in wishes {
@@ -110,7 +128,7 @@ async fn believe(
             Err(error) if is_kept => {
                 warnings.push(format!("why {id} is to be kept can't be read: {error:#}"));
                 // A backup too many can still be deleted.
-                Some(Pin { at, by: "?".to_owned(), reason: "a wish that can't be read".to_owned() })
+                Some(Pin { at, by: UNREADABLE.to_owned(), reason: "a wish that can't be read".to_owned() })
             }
             // Whoever can write to a store must not be able to have a backup deleted in the others.
             Err(error) => {
@@ -124,6 +142,57 @@ async fn believe(
     Ok(warnings)
 }
 
+/// Calls complete again what is marked to go, is whole in a store all the same, and of which the last word is that it is to
+/// be kept: nobody here had heard that when it was marked, because the store was away. Says so for each.
+pub(super) fn revive(
+    context: &Context,
+    listings: &Listings,
+    learned: &Learned,
+) -> anyhow::Result<Vec<String>> {
+    let mut leaving: BTreeMap<BackupId, BTreeMap<StoreName, BTreeSet<String>>> = BTreeMap::new();
+    for Leaving { backup, store, object } in context.catalog.cleanup().leaving()? {
+        leaving.entry(backup).or_default().entry(store).or_default().insert(object);
+    }
+    let mut revived = Vec::new();
+    for (id, held) in leaving {
+        let Some((at, true)) = learned.words(&id).max() else { continue };
+        let is_whole = |(store, objects): (&StoreName, &BTreeSet<String>)| {
+            let listed = listings.listed.get(store).and_then(|listed| listed.get(&id));
+            let has = |object: &str| listed.is_some_and(|listed| listed.contains_key(object));
+            has(names::MANIFEST) && objects.iter().all(|object| has(object))
+        };
+        let whole: Vec<StoreName> = held.iter().filter(|it| is_whole(*it)).map(|(store, _)| *store).collect();
+        if whole.is_empty() || !context.catalog.cleanup().revive(&id, &whole)? {
+            continue;
+        }
+        // Read by the next one, as everything that is not understood.
+        let pin = Pin { at, by: UNREADABLE.to_owned(), reason: "wanted before it was deleted".to_owned() };
+        context.catalog.backups().set_pin(&id, Some(&pin), at)?;
+        let stores: Vec<&str> = whole.iter().map(|store| store.as_str()).collect();
+        revived.push(format!(
+            "{id} was being deleted although somebody wants it kept, which a store that was away has only now said; it \
+             is still whole in {} and stays",
+            stores.join(" and ")
+        ));
+    }
+    Ok(revived)
+}
+
+/// Says the last word about each backup again in every store of these, under the key that seals now. What could not be done
+/// is returned.
+pub(super) async fn say_again(context: &Context, present: &[Arc<dyn Store>]) -> anyhow::Result<Vec<String>> {
+    let mut learned = take_in(context).await?;
+    for wish in last_words(context)?.iter().filter(|wish| is_understood(wish)) {
+        let bytes = sealed(&context.keyring()?, wish)?;
+        let put = async { Ok(join_all(present.iter().map(|store| put(context, store, wish, &bytes))).await) };
+        let failed = context.stop.or(put).await?.into_iter().filter_map(Result::err);
+        learned.warnings.extend(failed.map(|error| error.to_string()));
+    }
+    spread(context, present, &mut learned).await?;
+    learned.warnings.extend(learned.failed.iter().map(ToString::to_string));
+    Ok(learned.warnings)
+}
+
 /// Says what the catalog knows in every store of these that was heard and does not know it yet, and removes what is out of
 /// date: words that later ones have overtaken, and those about backups that are gone.
 pub(super) async fn spread(
@@ -134,10 +203,10 @@ pub(super) async fn spread(
     let wishes = last_words(context)?;
     for Heard { store, wishes: there } in &learned.heard {
         let Some(store) = present.iter().find(|present| present.name() == store.name()) else { continue };
-        let knows = |wish: &&Wish| {
-            there.get(&wish.backup).is_some_and(|said| said.iter().any(|(at, _)| *at >= wish.at))
+        let knows = |wish: &Wish| {
+            there.get(&wish.backup).is_some_and(|said| said.contains(&(wish.at, wish.pin.is_some())))
         };
-        for wish in wishes.iter().filter(|wish| !knows(wish)) {
+        for wish in wishes.iter().filter(|wish| !knows(wish) && is_understood(wish)) {
             let said = async {
                 let bytes = sealed(&context.keyring()?, wish)?;
                 put(context, store, wish, &bytes).await.fault()
@@ -181,6 +250,11 @@ fn overtaken(
         }
     }
     Ok(old)
+}
+
+/// Whether it was read, or only that there is one.
+fn is_understood(wish: &Wish) -> bool {
+    wish.pin.as_ref().is_none_or(|pin| pin.by != UNREADABLE)
 }
 
 /// The last words that the catalog knows, to the millisecond.

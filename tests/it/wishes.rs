@@ -140,3 +140,59 @@ fn killed_before_the_stores_know_the_next_cleanup_tells_them() {
     assert_eq!(going(&cleanup(&place, &[]).ok().json()), [ids[0].clone()]);
     assert_eq!(said(&place), [""; 0]);
 }
+
+/// A word as another host says it, whose clock is so much ahead: the object of a `keep` or `unkeep` under a later time.
+fn said_later(place: &Place, from: &str, later: &str) {
+    let directory = place.store().join("test/kept");
+    fs::rename(directory.join(from), directory.join(later)).unwrap();
+}
+
+#[test]
+fn the_last_word_counts_whatever_the_clocks_say() {
+    let place = Place::ready();
+    let ids = aged(&place, &cluster().fresh_shop(), &[100, 3, 2, 0]);
+    // As if it had been said by a host whose clock is a year ahead.
+    place.pgkeep(&["keep", &ids[0], "--reason", "from elsewhere"]).ok();
+    let name = said(&place)[0].clone();
+    said_later(&place, &name, &format!("{}/20990101T000000000Z-kept", ids[0]));
+    place.pgkeep(&["unkeep", &ids[0]]).ended_with(0);
+    assert_eq!(going(&cleanup(&place, &["--dry-run"]).ended_with(0).json()), [ids[0].clone()]);
+    place.pgkeep(&["keep", &ids[0], "--reason", "after all"]).ended_with(0);
+    assert_eq!(going(&cleanup(&place, &[]).ended_with(0).json()), [""; 0]);
+    let shown = place.pgkeep(&["list"]).ok().stdout;
+    assert!(shown.contains("(kept: after all)"), "{shown}");
+}
+
+#[test]
+fn what_another_host_has_deleted_is_not_said_to_be_kept() {
+    let place = Place::ready();
+    let ids = aged(&place, &cluster().fresh_shop(), &[100, 3, 2, 0]);
+    fs::remove_dir_all(place.store().join("test/backups").join(&ids[0])).unwrap();
+    let refused = place.pgkeep(&["keep", &ids[0], "--reason", "wanted"]).fails_with(1);
+    assert!(refused.stderr.contains("in no store any more"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_store_that_was_away_and_has_the_word_and_the_backup_brings_it_back() {
+    let mut clouds = Clouds::ready();
+    let ids = aged(&clouds.place, &cluster().fresh_shop(), &[100, 3, 2, 0]);
+    clouds.place.pgkeep(&["keep", &ids[0], "--reason", "wanted"]).ok();
+    // As another host's cleanup, which can't reach R2, sees it: only that one has the word.
+    clouds.place.catalog("UPDATE backups SET kept_at = NULL, kept_by = NULL, kept_reason = NULL");
+    fs::remove_dir_all(clouds.place.store().join("test/kept")).unwrap();
+    for key in clouds.b2.bucket().keys().into_iter().filter(|key| key.starts_with("test/kept/")) {
+        clouds.b2.bucket().lose(&key);
+    }
+    clouds.r2.proxy.go_away();
+    assert_eq!(going(&cleanup(&clouds.place, &[]).ended_with(3).json()), [ids[0].clone()]);
+    clouds.r2.proxy.come_back();
+    let report = cleanup(&clouds.place, &[]).ended_with(3).json();
+    assert!(report["warnings"].to_string().contains("still whole in r2 and stays"), "{report}");
+    let shown = clouds.place.pgkeep(&["list"]).ok().stdout;
+    assert!(shown.contains(&ids[0]), "{shown}");
+    clouds.place.pgkeep(&["sync"]).ok();
+    assert_eq!(going(&cleanup(&clouds.place, &[]).ok().json()), [""; 0]);
+    let shown = clouds.place.pgkeep(&["list"]).ok().stdout;
+    assert!(shown.contains("(kept: wanted)"), "{shown}");
+    clouds.place.pgkeep(&["verify", "--deep"]).ok();
+}

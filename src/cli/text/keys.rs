@@ -15,7 +15,7 @@ pub(in crate::cli) fn key_rotate(report: &RotateReport) -> String {
         seconds(report.seconds)
     );
     for key in &report.needed {
-        let NeededKey { key, manifests, wal_files, last_wal_file, saved_catalogs, in_settings } = key;
+        let NeededKey { key, manifests, wal_files, last_wal_file, saved_catalogs, wishes, in_settings } = key;
         let mut what = Vec::new();
         if *manifests > 0 {
             what.push(counted(*manifests, "copy") + " of manifests");
@@ -23,6 +23,9 @@ pub(in crate::cli) fn key_rotate(report: &RotateReport) -> String {
         if *wal_files > 0 {
             let last = last_wal_file.as_ref().map_or_else(String::new, |last| format!(" (up to {last})"));
             what.push(format!("{}{last}", counted(*wal_files, "WAL file")));
+        }
+        if *wishes > 0 {
+            what.push(format!("{} about what is to be kept", counted(*wishes, "word")));
         }
         if *saved_catalogs > 0 {
             what.push(counted(*saved_catalogs, "saved catalog"));

@@ -4,7 +4,7 @@ use chrono::{Local, Utc};
 
 use super::deliver::{self, Told};
 use super::{certificates, exposed};
-use crate::catalog::{Audience, Catalog, Recipient};
+use crate::catalog::{Alert, Audience, Catalog, Recipient};
 use crate::command::archive::unrecorded;
 use crate::command::context::run_lock;
 use crate::command::recoverable;
@@ -41,15 +41,30 @@ pub(in crate::command) async fn attend(place: Place<'_>, server: Server) -> anyh
     let mut facts = gather(place)?;
     facts.server = server;
     remember(catalog, &facts)?;
-    facts.holes = recoverable::holes(settings, catalog)?;
-    let conditions = conditions::evaluate(&facts, &limits(settings));
+    let (holes, are_unknown) = recoverable::holes(settings, catalog)?;
+    facts.holes = Some(holes);
+    let mut conditions = conditions::evaluate(&facts, &limits(settings));
     let decided = conditions::decided(&facts);
     let alerts = catalog.alerts();
+    if are_unknown {
+        // Whether it is over nobody knows until the store has answered that may have what was missing.
+        let open = alerts.open()?.into_iter().filter_map(|alert| still_open(&conditions, alert));
+        let open: Vec<Condition> = open.collect();
+        conditions.extend(open);
+    }
     let new = alerts.hold(&conditions, &decided, place.run.map(RunId::as_str), facts.now)?;
     let audience = |severity| audience(settings, severity, facts.now);
     alerts.route(&audience, settings.alerts.repeat, facts.now)?;
     let told = if place.tells { deliver::due(place).await? } else { Told::default() };
     Ok(Attended { conditions, new, told })
+}
+
+/// What was found before, and not now.
+fn still_open(conditions: &[Condition], alert: Alert) -> Option<Condition> {
+    let kind = *conditions::WATCHED.iter().find(|kind| **kind == alert.alert_type)?;
+    let is_found = conditions.iter().any(|it| it.kind == kind && it.subject == alert.subject);
+    let Alert { subject, severity, message, .. } = alert;
+    (!is_found).then_some(Condition { kind, subject, severity, message })
 }
 
 /// Writes down how far the server is, if it was asked: by that a later look knows since when it has something to lose.

@@ -55,7 +55,7 @@ pub(in crate::command) fn note(
             format!("store {store} could not be asked which WAL it has: where the other stores have a gap, it may have none: {why}")
         });
     }
-    now.retain(|store, _| !heard.contains(store));
+    now.retain(|store, _| !heard.contains(store) && context.settings.stores().contains(store));
     if now == before {
         return Ok(());
     }

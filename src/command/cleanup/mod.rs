@@ -157,6 +157,9 @@ pub async fn run(context: &Context, request: CleanupRequest) -> anyhow::Result<C
     report.warnings.extend(listings.failed.iter().map(ToString::to_string));
     // What somebody on another host wants kept, or wanted before this catalog was lost.
     let mut learned = wishes::take_in(context).await?;
+    if !request.dry_run {
+        report.warnings.extend(wishes::revive(context, &listings, &learned)?);
+    }
     let unknown = garbage::unknown_clusters(context, &listings)?;
     report.warnings.extend(unknown.first().cloned());
     let garbage = garbage::find(context, &listings)?;

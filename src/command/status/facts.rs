@@ -32,6 +32,9 @@ const TESTS: usize = 400;
 pub(super) fn gather(shelf: &Shelf, answers: Vec<Answer>, now: Timestamp) -> anyhow::Result<Status> {
     let rows = shelf.catalog.backups().list(&BackupFilter::default())?;
     let Ledger { windows, inconsistent, .. } = recoverable::ledger(&shelf.settings, &shelf.catalog)?;
+    // What a store may have that could not be asked can't be counted on.
+    let ends_unknown =
+        windows.iter().max_by_key(|dated| dated.until).is_some_and(|dated| dated.unknown.is_some());
     let windows: Vec<(WindowLine, Vec<BackupId>)> = windows
         .into_iter()
         .map(|dated| {
@@ -54,7 +57,7 @@ pub(super) fn gather(shelf: &Shelf, answers: Vec<Answer>, now: Timestamp) -> any
         })
         .collect();
     let overview = shelf.catalog.overview();
-    let rpo = rpo(shelf, &rows, &windows, now)?;
+    let rpo = rpo(shelf, &rows, &windows, ends_unknown, now)?;
     let alerts = overview.open_alerts()?.into_iter().map(|alert| AlertLine {
         id: alert.id,
         alert_type: alert.alert_type,
@@ -177,6 +180,7 @@ fn rpo(
     shelf: &Shelf,
     rows: &[BackupRow],
     windows: &[(WindowLine, Vec<BackupId>)],
+    ends_unknown: bool,
     now: Timestamp,
 ) -> anyhow::Result<Rpo> {
     let copies = shelf.settings.min_copies;
@@ -190,7 +194,7 @@ fn rpo(
         None => None,
         Some(window) => recoverable::newest_safe(&shelf.catalog, copies)?.map(|(segment, at)| {
             // A server that has written nothing more since has nothing to lose, as long as somebody looks.
-            let at = if window.missing.is_some() {
+            let at = if ends_unknown || window.missing.is_some() {
                 at.min(window.until)
             } else {
                 seen.map_or(at, |it| it.max(at))

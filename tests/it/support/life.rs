@@ -261,7 +261,13 @@ impl Life<'_> {
         }
         let ago = |hours: i64| timestamp_text(self.now - TimeDelta::hours(hours));
         for (kind, about, message, hours, times) in [
-            ("backup-size", "crm", "backup of database crm: 31% larger than the median of its last seven", 9, 2),
+            (
+                "backup-size",
+                "crm",
+                "backup of database crm: 31% larger than the median of its last seven",
+                9,
+                2,
+            ),
             ("copies-owed", "b2", "store b2 is owed copies for more than a day", 27, 26),
         ] {
             self.put(
