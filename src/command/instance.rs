@@ -122,14 +122,10 @@ impl Instance {
             }
             let lock = std::fs::read_to_string(self.root.join("postmaster.pid")).unwrap_or_default();
             if lock.lines().nth(7).map(str::trim) == Some("ready") {
-                let server = Server::connect(&self.connection, Some("postgres"), &context.stop).await?;
-                let sql = "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() END, \
-                           to_char(coalesce(pg_last_xact_replay_timestamp(), now()) AT TIME ZONE 'UTC', \
-                                   'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), pg_last_wal_replay_lsn()::text";
-                let row = server.query_one("ask how far it is", sql, &[]).await?;
-                let (in_recovery, paused, time): (bool, Option<bool>, String) =
-                    (row.get(0), row.get(1), row.get(2));
-                server.close().await;
+                let (in_recovery, paused, time, lsn) = match self.how_far(context).await {
+                    Ok(answer) => answer,
+                    Err(error) => return Err(self.died_instead_of(error, context).await),
+                };
                 if paused == Some(true) && !self.log().contains(STOPPED) {
                     // Such as: "hot standby is not possible because of insufficient parameter settings".
                     let message = format!(
@@ -144,13 +140,35 @@ impl Instance {
                         .err();
                 }
                 if !in_recovery || paused == Some(true) {
-                    let lsn: Option<String> = row.get(3);
                     return Ok(Reached { time, lsn: lsn.and_then(|lsn| lsn.parse().ok()) });
                 }
                 stage.say(format!("at {time}"));
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Whether it is in recovery, whether that is paused, of when its data is, and how far it has replayed.
+    async fn how_far(
+        &self,
+        context: &Context,
+    ) -> anyhow::Result<(bool, Option<bool>, String, Option<String>)> {
+        let server = Server::connect(&self.connection, Some("postgres"), &context.stop).await?;
+        let sql = "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() END, \
+                   to_char(coalesce(pg_last_xact_replay_timestamp(), now()) AT TIME ZONE 'UTC', \
+                           'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), pg_last_wal_replay_lsn()::text";
+        let row = server.query_one("ask how far it is", sql, &[]).await?;
+        server.close().await;
+        Ok((row.get(0), row.get(1), row.get(2), row.get(3)))
+    }
+
+    /// That it did not answer says less than why it ended, if that is what it is doing.
+    async fn died_instead_of(&mut self, error: anyhow::Error, context: &Context) -> anyhow::Error {
+        let begun = Instant::now();
+        while !self.running.is_finished() && begun.elapsed() < ENDING && context.stop.check().is_ok() {
+            tokio::time::sleep(LOOK).await;
+        }
+        if self.running.is_finished() { self.died().await } else { error }
     }
 
     fn log(&self) -> String {

@@ -297,6 +297,10 @@ pub(crate) type Way = Vec<(&'static str, String)>;
 #[test]
 fn requirement_6_26_whoever_leaves_at_any_question_leaves_nothing_behind() {
     let archiving = wrecked();
+    // A whole second behind the backup and before the last transaction in the archive.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let second = Utc::now();
+    archiving.cluster.psql("postgres", "SELECT pg_logical_emit_message(true, 'later', 'than that')");
     archiving.archive();
     let directory = fresh().join("data");
     let text = |text: &str| text.to_owned();
@@ -328,7 +332,7 @@ fn requirement_6_26_whoever_leaves_at_any_question_leaves_nothing_behind() {
             ("Do that now?", text("n")),
             ("What is to come back first?", text("the whole server")),
             ("Back to which state?", text("a second")),
-            ("When was everything still right?", Utc::now().format("%Y-%m-%d %H:%M:%S").to_string()),
+            ("When was everything still right?", second.format("%Y-%m-%d %H:%M:%S").to_string()),
             ("Is this the time you mean?", text("y")),
             ("Data directory for it:", directory.display().to_string()),
             ("Start the server there when it is done?", text("y")),
