@@ -5,6 +5,7 @@
 
 mod ask;
 mod paths;
+mod picks;
 mod shown;
 mod when;
 
