@@ -1,6 +1,6 @@
 //! Tenants that have a schema or a database of their own: their backups, and restores of one while others go on.
 
-use crate::support::faults::{assert_no_survivors, last_restore, leftovers, stopped_at};
+use crate::support::faults::{Gate, assert_no_survivors, last_restore, leftovers, stopped_at, wait_for};
 use crate::support::{Archiving, Cluster, Place, cluster, quoted, unique};
 
 /// Tenants' keys as somebody may choose them.
@@ -186,6 +186,26 @@ fn all_schemas_are_backed_up_at_one_instant_and_one_that_fails_keeps_the_others_
     place.pgkeep(&["list", "--tenants"]).fails_with(20);
     place.set("TENANT_QUERY", "SELECT $$a$$ FROM generate_series(1, 2)");
     place.pgkeep(&["list", "--tenants"]).fails_with(20);
+}
+
+#[test]
+fn several_schemas_and_databases_are_backed_up_at_the_same_time() {
+    let cluster = cluster();
+    let (schemas, database) = in_schemas();
+    let (databases, prefix) = in_databases();
+    for (place, database, view) in
+        [(schemas, database, "t_1.good"), (databases, format!("{prefix}a"), "app.good")]
+    {
+        // The first dump is held up; the second one is not.
+        let gate = Gate::shut_at(cluster, &database, view);
+        let backup = place.start(&[], &["--output", "json", "backup", "tenant", "--all", "--jobs", "2"]);
+        gate.wait_for_somebody();
+        wait_for("another backup", || (place.backups().len() == 1).then_some(()));
+        gate.open();
+        let made = backup.wait().ok().json();
+        assert_eq!(made["backups"].as_array().map(Vec::len), Some(3), "{made}");
+        assert_eq!(place.files("state/scratch"), [""; 0]);
+    }
 }
 
 #[test]

@@ -83,7 +83,7 @@ impl Making<'_> {
                     let (whole, scratch) = (&whole, scratch.clone());
                     async move {
                         durable::create_private_dir(&scratch)?;
-                        Ok(whole.of_schema(&place.name, scratch, jobs))
+                        anyhow::Ok(whole.of_schema(&place.name, scratch, jobs))
                     }
                 };
                 self.make(place, begun, of.kind, tenant, source, scratch)
