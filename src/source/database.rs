@@ -137,7 +137,7 @@ impl DatabaseSource {
     #[must_use]
     pub fn of_schema(&self, schema: &str, scratch: PathBuf, jobs: usize) -> Self {
         Self {
-            plan: DumpPlan { scratch, jobs, ..self.plan.clone() },
+            plan: DumpPlan { jobs, scratch, ..self.plan.clone() },
             instant: Arc::clone(&self.instant),
             schema: Some(schema.to_owned()),
             database: self.database.clone(),

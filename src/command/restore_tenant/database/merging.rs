@@ -158,12 +158,11 @@ impl Merging<'_> {
         report: &mut RestoreTenantReport,
     ) -> anyhow::Result<()> {
         let (context, manifest, mut clock) = (self.context, &self.manifest, Instant::now());
-        let directory = match &self.dump {
-            Some(dump) => dump.clone(),
-            None => {
-                let all = (0..manifest.entries.len()).collect();
-                unpack_entries(context, manifest, &format!("then-{}", manifest.id), all, report).await?
-            }
+        let directory = if let Some(dump) = &self.dump {
+            dump.clone()
+        } else {
+            let all = (0..manifest.entries.len()).collect();
+            unpack_entries(context, manifest, &format!("then-{}", manifest.id), all, report).await?
         };
         lap(report, "unpack", &mut clock);
         staging.load(place, &directory, None).await?;
