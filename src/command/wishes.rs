@@ -126,7 +126,9 @@ async fn believe(
         let pin = match sealed {
             Ok(Sealed { by, reason }) => is_kept.then_some(Pin { at, by, reason }),
             Err(error) if is_kept => {
-                warnings.push(format!("why {id} is to be kept can't be read: {error:#}"));
+                warnings.push(format!(
+                    "why {id} is to be kept can't be read (`pgkeep keep` says it again): {error:#}"
+                ));
                 // A backup too many can still be deleted.
                 Some(Pin { at, by: UNREADABLE.to_owned(), reason: "a wish that can't be read".to_owned() })
             }

@@ -123,9 +123,12 @@ fn a_wish_that_does_not_open_keeps_the_backup_and_takes_nothing_back() {
     broken[last] ^= 1;
     fs::write(&path, &broken).unwrap();
     lose_the_catalog(&place, &ids, &DAYS);
-    assert_eq!(going(&cleanup(&place, &[]).ok().json()), [""; 0]);
+    assert_eq!(going(&cleanup(&place, &[]).ended_with(3).json()), [""; 0]);
     let shown = place.pgkeep(&["list"]).ok().stdout;
     assert!(shown.contains("(kept: a wish that can't be read)"), "{shown}");
+    // Said again it can be read, and nobody is warned any more.
+    place.pgkeep(&["keep", &ids[0], "--reason", "again"]).ok();
+    assert_eq!(going(&cleanup(&place, &[]).ok().json()), [""; 0]);
 }
 
 #[test]
