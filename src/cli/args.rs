@@ -105,9 +105,10 @@ pub enum Command {
         /// it has reached its target
         #[arg(long)]
         bounded: bool,
-        /// Give out no segment in which a tablespace is made (for servers that pgkeep starts beside the original)
-        #[arg(long, hide = true)]
-        contained: bool,
+        /// Give out no segment in which a tablespace is made from this place on (for servers that pgkeep starts beside the
+        /// original)
+        #[arg(long, value_name = "LSN", value_parser = lsn, hide = true)]
+        contained: Option<Lsn>,
         /// Read this store alone (for test restores)
         #[arg(long, value_name = "NAME", value_parser = store_name, hide = true)]
         store: Option<StoreName>,

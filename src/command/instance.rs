@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use tokio::task::JoinHandle;
 
 use super::Context;
-use super::wal_fetch::MAKES_TABLESPACE;
+use super::wal_fetch::{MAKES_TABLESPACE, MAY_MAKE_TABLESPACE};
 use crate::model::{ConnectionSettings, Fault, Kind, Lsn, RunId};
 use crate::postgres::{Server, tools};
 use crate::system::process::{Ended, ProcessGroup, Running};
@@ -177,8 +177,10 @@ impl Instance {
     }
 
     async fn died(&mut self) -> anyhow::Error {
-        if self.log().contains(MAKES_TABLESPACE) {
-            return self.would_make_a_tablespace().into();
+        match held_back(&self.log()) {
+            Some(MAKES_TABLESPACE) => return self.would_make_a_tablespace().into(),
+            Some(why) => return self.may_make_a_tablespace(why).into(),
+            None => {}
         }
         let account = match (&mut self.running).await {
             Ok(Ok(ended)) => {
@@ -206,6 +208,14 @@ impl Instance {
         Fault::new(Kind::Refused, message).hint(
             "Nothing was changed. Take a target before the tablespace was made, or a cluster backup that was made after it; or \
              restore on another machine with --to-dir.",
+        )
+    }
+
+    fn may_make_a_tablespace(&self, why: &str) -> Fault {
+        let message = format!("{} needs a segment of WAL that it was not given: {why}", self.what);
+        Fault::new(Kind::Refused, message).hint(
+            "Nothing was changed. Take a target before that segment, or a cluster backup that was made after it; or restore on \
+             another machine with --to-dir.",
         )
     }
 
@@ -286,7 +296,48 @@ async fn launch(context: &Context, wanted: &Wanted<'_>, socket: &Path) -> anyhow
     Running::start_with_ours(&tool.path, &arguments).await
 }
 
+/// Why it was not given the segment for the want of which it ended, if that is what it died of: it reads ahead of what it
+/// replays, and may have died of something else.
+fn held_back(log: &str) -> Option<&'static str> {
+    let lines: Vec<&str> = log.lines().collect();
+    let why = |line: &str| [MAKES_TABLESPACE, MAY_MAKE_TABLESPACE].into_iter().find(|why| line.contains(why));
+    let (at, why) = lines.iter().enumerate().rev().find_map(|(at, line)| Some((at, why(line)?)))?;
+    let last_words =
+        lines[at..].iter().find(|line| line.contains("FATAL:  ") || line.contains("PANIC:  "))?;
+    // An error code above 125 ends it at once; without the segment it may end short of its target.
+    let of_this = ["could not restore file", "recovery ended before configured recovery target"];
+    of_this.iter().any(|words| last_words.contains(words)).then_some(why)
+}
+
 fn last_lines(log: &str) -> String {
     let lines: Vec<&str> = log.lines().collect();
     lines[lines.len().saturating_sub(LAST_LINES)..].join(" | ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_died_of_something_else_did_not_die_of_a_segment_that_it_was_not_given() {
+        let not_given = format!("error: 000000010000000000000005 is not given out: {MAKES_TABLESPACE}");
+        let died = |words: &str| format!("LOG:  starting\n{not_given}\n{words}\nLOG:  shut down\n");
+        let at_once = died(
+            "FATAL:  could not restore file \"000000010000000000000005\" from archive: child process exited with exit code 200",
+        );
+        assert_eq!(held_back(&at_once), Some(MAKES_TABLESPACE));
+        let short = died(
+            "LOG:  redo done at 0/4\nFATAL:  recovery ended before configured recovery target was reached",
+        );
+        assert_eq!(held_back(&short), Some(MAKES_TABLESPACE));
+        assert_eq!(
+            held_back(&died("FATAL:  recovery aborted because of insufficient parameter settings")),
+            None
+        );
+        assert_eq!(held_back(&died("PANIC:  WAL contains references to invalid pages")), None);
+        assert_eq!(held_back(&not_given), None, "it was killed");
+        assert_eq!(held_back("FATAL:  could not restore file \"5\" from archive"), None);
+        let unread = at_once.replace(MAKES_TABLESPACE, MAY_MAKE_TABLESPACE);
+        assert_eq!(held_back(&unread), Some(MAY_MAKE_TABLESPACE));
+    }
 }

@@ -17,8 +17,8 @@ use super::context::catalog_path;
 use super::{Environment, Report};
 use crate::catalog::{Catalog, Options};
 use crate::config::Settings;
-use crate::model::{Fault, Kind, StoreName, WalKind, WalName};
-use crate::postgres::wal_records;
+use crate::model::{Fault, Kind, Lsn, StoreName, WalKind, WalName};
+use crate::postgres::wal_records::{self, Tablespaces};
 use crate::system::durable;
 use crate::system::step::{self, Step};
 
@@ -40,12 +40,16 @@ pub struct WalFetchRequest {
     pub bounded: bool,
     /// The server is a throwaway one beside the original: it gets no segment in which a tablespace is made. To make it again
     /// would be to empty the directory of that name, which the original has in use (`create_tablespace_directories` in
-    /// `tablespace.c`; later releases of PostgreSQL leave what is in it and write into it).
-    pub contained: bool,
+    /// `tablespace.c`; later releases of PostgreSQL leave what is in it and write into it). What is made before this place
+    /// is not replayed.
+    pub contained: Option<Lsn>,
 }
 
 /// What a message says of such a segment; by this it is found in the server's log.
 pub(super) const MAKES_TABLESPACE: &str = "a tablespace is made in it, and this server must make none";
+/// And of one that can't be read through.
+pub(super) const MAY_MAKE_TABLESPACE: &str =
+    "it can't be read through, and a tablespace may be made in it: this server must make none";
 
 /// A file that was fetched.
 #[derive(Debug, Clone, Serialize)]
@@ -94,8 +98,8 @@ pub async fn run(environment: &Environment, request: &WalFetchRequest) -> anyhow
         let fetcher = Fetcher::open(settings.clone())?;
         store = Some(environment.stop.or(fetch(&fetcher, &name, request)).await?);
     }
-    if is_segment && request.contained {
-        refuse_tablespace(&name, request)?;
+    if is_segment && let Some(from) = request.contained {
+        refuse_tablespace(&name, request, from)?;
     }
     let size_bytes =
         fs::metadata(destination).with_context(|| format!("look at {}", destination.display()))?.len();
@@ -109,15 +113,17 @@ pub async fn run(environment: &Environment, request: &WalFetchRequest) -> anyhow
 
 /// Where recovery has a target, "not there" lets it end short of that and never open; a server that reads ahead may not need
 /// the segment at all.
-fn refuse_tablespace(name: &WalName, request: &WalFetchRequest) -> anyhow::Result<()> {
+fn refuse_tablespace(name: &WalName, request: &WalFetchRequest, from: Lsn) -> anyhow::Result<()> {
     let destination = &request.destination;
     let bytes = fs::read(destination).with_context(|| format!("read {}", destination.display()))?;
-    if !wal_records::makes_tablespace(&bytes) {
-        return Ok(());
-    }
+    let why = match wal_records::tablespaces(&bytes, from) {
+        Tablespaces::None => return Ok(()),
+        Tablespaces::Made => MAKES_TABLESPACE,
+        Tablespaces::CannotTell => MAY_MAKE_TABLESPACE,
+    };
     durable::remove_file_if_there(destination)?;
     let kind = if request.bounded { Kind::NotThere } else { Kind::CannotTell };
-    Fault::new(kind, format!("{name} is not given out: {MAKES_TABLESPACE}")).err()
+    Fault::new(kind, format!("{name} is not given out: {why}")).err()
 }
 
 /// What PostgreSQL is told: 1 for "not in the archive", else a code above 125, on which recovery breaks off

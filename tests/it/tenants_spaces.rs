@@ -4,7 +4,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::support::{Archiving, base, give, set_mode, unique};
+use pgkeep::model::Lsn;
+use pgkeep::postgres::wal_records::{Tablespaces, stops, tablespaces};
+
+use crate::support::{Archiving, Cluster, base, give, set_mode, unique};
 use crate::tenants::{contents, fill, of, without, wreck};
 
 fn outside() -> PathBuf {
@@ -97,4 +100,34 @@ fn a_tenant_whose_tables_lie_in_a_tablespace_goes_back_in_time_and_the_files_in_
     pitr("6", &instant, "--yes").ok();
     assert_eq!(of(&contents(cluster, "saas"), "6"), of(&latest, "6"));
     assert_eq!(cluster.psql("saas", "SELECT count(*) FROM app.kept"), "1000");
+}
+
+#[test]
+fn a_tablespace_that_is_made_behind_a_record_that_a_crash_has_torn_is_seen() {
+    const PAGE: usize = 8192;
+    let cluster = Cluster::own(&[("autovacuum", "off"), ("wal_keep_size", "256MB")]);
+    cluster.psql("postgres", "CHECKPOINT; SELECT pg_switch_wal()");
+    cluster.psql("postgres", "SELECT pg_logical_emit_message(true, 'x', repeat('long', 20000))");
+    let place = cluster.psql(
+        "postgres",
+        "SELECT file_name, file_offset FROM pg_walfile_name_offset(pg_current_wal_insert_lsn())",
+    );
+    let (name, end) = place.split_once('|').unwrap();
+    let torn_at = (end.parse::<usize>().unwrap() / PAGE - 3) * PAGE;
+    cluster.stop();
+    // The last pages have not come as far as the disk.
+    let path = cluster.data().join("pg_wal").join(name);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[torn_at..].fill(0);
+    fs::write(&path, &bytes).unwrap();
+    cluster.start_again();
+    let read = || fs::read(&path).unwrap();
+    assert_eq!(read()[torn_at + 2] & 8, 8, "the record was torn there");
+    assert_eq!(tablespaces(&read(), Lsn(0)), Tablespaces::None);
+    let before = stops(&read()).last_record;
+    let roomy = outside();
+    cluster.psql("postgres", &format!("CREATE TABLESPACE roomy LOCATION '{}'", roomy.display()));
+    assert_eq!(tablespaces(&read(), Lsn(0)), Tablespaces::Made);
+    let last = stops(&read()).last_record;
+    assert!(before < last, "{before:?} {last:?}");
 }

@@ -96,7 +96,8 @@ impl Restore {
             restore_command.push("--bounded".to_owned());
         }
         if request.contained.is_some() {
-            restore_command.push("--contained".to_owned());
+            let from = self.manifest.physical.as_ref().map(|cluster| cluster.start_lsn).unwrap_or_default();
+            restore_command.extend(["--contained".to_owned(), from.to_string()]);
         }
         if context.settings.env_file.is_none() {
             report.warnings.push(
