@@ -17,11 +17,22 @@ pub struct Space {
     pub free_files: Option<u64>,
 }
 
+/// Which file system holds `path`, or the nearest directory above it that exists.
+pub fn device(path: &Path) -> anyhow::Result<u64> {
+    use std::os::unix::fs::MetadataExt as _;
+    let there = nearest(path);
+    let found = std::fs::metadata(there).with_context(|| format!("look at {}", there.display()))?;
+    Ok(found.dev())
+}
+
+fn nearest(path: &Path) -> &Path {
+    path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"))
+}
+
 /// Asks the file system that holds `path`, or the nearest directory above it that exists.
 pub fn of(path: &Path) -> anyhow::Result<Space> {
-    let there = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
-    let stat =
-        rustix::fs::statvfs(there).with_context(|| format!("ask the free space of {}", path.display()))?;
+    let stat = rustix::fs::statvfs(nearest(path))
+        .with_context(|| format!("ask the free space of {}", path.display()))?;
     Ok(Space {
         free: stat.f_bavail.saturating_mul(stat.f_frsize),
         used: stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(stat.f_frsize),

@@ -129,16 +129,22 @@ pub async fn run(
     if request.dry_run {
         return Ok(restore.report());
     }
-    let _turn = context.turn("restore-cluster", "restore a cluster").await?;
+    let turn = async || context.turn("restore-cluster", "restore a cluster").await;
+    let mut held = Some(turn().await?);
     let entry = begin(context, &restore)?;
     let result = async {
         if restore.plan.replaces {
+            // Who is asked may have gone home: nobody waits for him.
+            drop(held.take());
             confirm(&restore.plan)?;
+            held = Some(turn().await?);
             context.hold_again().await?;
+            restore.refuse_occupant(request.force)?;
         }
         restore.carry_out(context, request).await
     }
     .await;
+    drop(held);
     write_down(context, entry, result)
 }
 

@@ -22,6 +22,8 @@ use crate::system::space;
 use crate::target::cluster::{self as target, ClusterPlaces, Occupant};
 use crate::target::kept_wal;
 
+/// Room that must be left in a file system: the server writes WAL of its own.
+const LEAST_ROOM: u64 = 64 << 20;
 const GOES_ON: &str = "nowhere: a standby goes on asking for WAL";
 
 /// What a restore does, to be shown before it is done.
@@ -148,6 +150,11 @@ impl Restore {
         };
         let segments = reach.segments;
         Ok(Self { manifest: Arc::new(manifest), target: request.target.clone(), places, plan, segments })
+    }
+
+    /// Again, when others may have been at the directory meanwhile.
+    pub(super) fn refuse_occupant(&self, force: bool) -> anyhow::Result<()> {
+        refuse_occupant(&self.places.root, force, self.manifest.system_identifier).map(drop)
     }
 
     /// The report of what is planned, of which nothing is done yet.
@@ -332,18 +339,52 @@ fn refuse_little_room(places: &ClusterPlaces, manifest: &Manifest) -> anyhow::Re
     for (oid, path) in &places.tablespaces {
         let need = inside(&format!("pg_tblspc/{oid}/"));
         elsewhere += need;
-        needs.push((path, need));
+        needs.push((path.as_path(), space::device(path)?, need));
     }
-    needs.push((&places.root, manifest.original_size - elsewhere));
-    for (path, need) in needs {
-        let free = space::of(path)?.free;
+    needs.insert(0, (&places.root, space::device(&places.root)?, manifest.original_size - elsewhere));
+    for (paths, need) in by_file_system(&needs) {
+        let free = space::of(paths[0])?.free;
         if free < need {
             let (free, need) = (Bytes(free), Bytes(need));
-            let message = format!("{} has {free} free, the backup needs {need} there", path.display());
+            let shown: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+            let message = match shown.as_slice() {
+                [path] => format!("{path} has {free} free, the backup needs {need} there"),
+                all => format!(
+                    "the file system of {} has {free} free, the backup needs {need} there",
+                    all.join(", ")
+                ),
+            };
             return Fault::new(Kind::Store, message)
                 .hint("Make room there, or restore into another directory.")
                 .err();
         }
     }
     Ok(())
+}
+
+/// Places that lie in one file system, and what they need together: place, file system, need.
+fn by_file_system<'a>(needs: &[(&'a Path, u64, u64)]) -> Vec<(Vec<&'a Path>, u64)> {
+    let mut together: Vec<(u64, Vec<&Path>, u64)> = Vec::new();
+    for (path, device, need) in needs {
+        if let Some((_, paths, sum)) = together.iter_mut().find(|(other, ..)| other == device) {
+            paths.push(path);
+            *sum += need;
+        } else {
+            together.push((*device, vec![path], LEAST_ROOM + need));
+        }
+    }
+    together.into_iter().map(|(_, paths, need)| (paths, need)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_into_one_file_system_needs_its_room_together() {
+        let [root, one, two] = ["/data", "/data/tablespaces/1", "/fast/2"].map(Path::new);
+        let needs = [(root, 7, 100), (two, 8, 10), (one, 7, 50)];
+        let found = by_file_system(&needs);
+        assert_eq!(found, [(vec![root, one], 150 + LEAST_ROOM), (vec![two], 10 + LEAST_ROOM)]);
+    }
 }
