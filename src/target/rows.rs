@@ -5,17 +5,22 @@
 //! else writes the tables until then, nor deletes rows of others that are referred to; who reads is not held up.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use super::tenant::TablePlan;
 use crate::model::{Fault, Kind};
 use crate::plan::tenants::{Facts, TableFacts, TableName};
-use crate::postgres::proof::{self, Key};
+use crate::postgres::proof::{self, Key, held_by_others};
 use crate::postgres::quote::{identifier, literal, qualified};
 use crate::postgres::tenants;
 use crate::postgres::{Server, sqlstate};
 
-/// How long one waits for a transaction of others to end.
-const PATIENCE: &str = "60s";
+/// How long one waits for transactions of others to end, in all.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long at once: who wants to write a table that is waited for, or that one has already, waits behind. With no waiting at all
+/// one would never have the tables of somebody who writes all the time.
+const AT_ONCE: &str = "100ms";
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What a merge has done, and not committed.
 #[derive(Debug, Clone, Default)]
@@ -28,8 +33,7 @@ pub struct Merged {
 
 /// Keeps everybody else from writing these tables until the end; returns what tables there are then.
 pub(super) async fn lock(server: &Server, ours: impl Fn(&TableName) -> bool) -> anyhow::Result<Facts> {
-    let timeout = format!("SET LOCAL lock_timeout = {}", literal(PATIENCE));
-    server.run("say how long to wait for others", &timeout).await?;
+    let until = Instant::now() + PATIENCE;
     let mut locked = BTreeSet::new();
     loop {
         let facts = tenants::facts(server).await?;
@@ -39,23 +43,31 @@ pub(super) async fn lock(server: &Server, ours: impl Fn(&TableName) -> bool) -> 
         if more.is_empty() {
             return Ok(facts);
         }
-        let sql = format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", more.join(", "));
-        server.run("keep others from writing the tenant's tables", &sql).await.map_err(held_by_others)?;
+        lock_within(server, &more.join(", "), until).await?;
         locked.extend(more);
     }
 }
 
-/// Somebody has written them, and his transaction is open.
-fn held_by_others(error: anyhow::Error) -> anyhow::Error {
-    match sqlstate(&error) {
-        Some(code) if *code == tokio_postgres::error::SqlState::LOCK_NOT_AVAILABLE => error.context(
-            Fault::new(
-                Kind::Locked,
-                "somebody else is writing the tenant's tables, in a transaction that is open",
-            )
-            .hint("Nothing was changed. Wait until it has ended, and run the restore again."),
-        ),
-        _ => error,
+/// All of them or none: between two attempts nobody is held up by those that could be had.
+async fn lock_within(server: &Server, tables: &str, until: Instant) -> anyhow::Result<()> {
+    let sql = format!(
+        "SAVEPOINT pgkeep_lock; SET LOCAL lock_timeout = {}; LOCK TABLE {tables} IN SHARE ROW EXCLUSIVE MODE; \
+         SET LOCAL lock_timeout = {}; RELEASE SAVEPOINT pgkeep_lock",
+        literal(AT_ONCE),
+        PATIENCE.as_millis()
+    );
+    loop {
+        let Err(error) = server.run("keep others from writing the tenant's tables", &sql).await else {
+            return Ok(());
+        };
+        let error = held_by_others(error);
+        let is_held = error.downcast_ref::<Fault>().is_some_and(|fault| fault.kind == Kind::Locked);
+        if !is_held || Instant::now() >= until {
+            return Err(error);
+        }
+        let undo = "ROLLBACK TO SAVEPOINT pgkeep_lock; RELEASE SAVEPOINT pgkeep_lock";
+        server.run("wait for others", undo).await?;
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -180,10 +192,42 @@ impl<'a> Pair<'a> {
         )
     }
 
+    /// The columns beside the key whose values a row keeps that is there, or those that it may get others in.
+    fn beside_key(&self, fixed: bool) -> Vec<&'a str> {
+        let is_fixed = |name: &str| self.now.column(name).is_some_and(|column| column.fixed);
+        let others = self.columns.iter().copied().filter(|name| !self.key.contains(name));
+        others.filter(|name| is_fixed(name) == fixed).collect()
+    }
+
+    /// How many rows would have to get other values in columns in which they keep what they have; nothing where there are no
+    /// such columns, with their names.
+    fn unchangeable(&self) -> Option<(String, String)> {
+        let fixed = self.beside_key(true);
+        let of = |alias: &str| {
+            let names = fixed.iter().map(|name| format!("{alias}{}", identifier(name)));
+            names.collect::<Vec<_>>().join(", ")
+        };
+        (!self.key.is_empty() && !fixed.is_empty()).then(|| {
+            let sql = format!(
+                "SELECT count(*) FROM {} n JOIN ({}) s ON {} WHERE ROW({})::text IS DISTINCT FROM ROW({})::text",
+                relation(self.now),
+                self.rows(),
+                self.same_key(),
+                of("n."),
+                of("s.")
+            );
+            (fixed.join(", "), sql)
+        })
+    }
+
     /// Nothing where there is no key, or nothing beside it.
     fn update(&self) -> Option<String> {
-        let others = self.columns.iter().filter(|name| !self.key.contains(name));
-        let sets: Vec<String> = others.map(|name| format!("{0} = s.{0}", identifier(name))).collect();
+        let others = self.beside_key(false);
+        let of = |alias: &str| {
+            let names = others.iter().map(|name| format!("{alias}{}", identifier(name)));
+            names.collect::<Vec<_>>().join(", ")
+        };
+        let sets: Vec<String> = others.iter().map(|name| format!("{0} = s.{0}", identifier(name))).collect();
         (!self.key.is_empty() && !sets.is_empty()).then(|| {
             format!(
                 "UPDATE {} n SET {} FROM ({}) s WHERE {} AND ROW({})::text IS DISTINCT FROM ROW({})::text",
@@ -191,8 +235,8 @@ impl<'a> Pair<'a> {
                 sets.join(", "),
                 self.rows(),
                 self.same_key(),
-                self.list("n."),
-                self.list("s.")
+                of("n."),
+                of("s.")
             )
         })
     }
@@ -232,6 +276,15 @@ pub(super) async fn table(
     let pair = Pair::new((then, from), now);
     if pair.columns.is_empty() {
         return Ok(plan);
+    }
+    if let Some((names, sql)) = pair.unchangeable().filter(|_| take) {
+        let action = format!("compare the rows of {name}");
+        let differ: i64 = server.query_one(&action, &sql, &[]).await?.get(0);
+        if differ > 0 {
+            plan.conflicts.push(format!(
+                "{differ} of its rows had another value in {names}, which the database alone gives (GENERATED ALWAYS)"
+            ));
+        }
     }
     if let Some(sql) = pair.update().filter(|_| take) {
         plan.update = execute(server, name, &sql).await?;
@@ -282,24 +335,47 @@ async fn execute(server: &Server, name: &str, sql: &str) -> anyhow::Result<u64> 
     }
 }
 
-/// Of each foreign key, how many rows there are whose parent is missing.
-pub(super) async fn orphans(server: &Server, keys: &[Key]) -> anyhow::Result<Vec<i64>> {
+/// Of each foreign key, the rows whose parent is missing.
+pub(super) async fn orphans(server: &Server, keys: &[Key]) -> anyhow::Result<Vec<Vec<i64>>> {
     let mut found = Vec::with_capacity(keys.len());
     for key in keys {
-        found.push(key.open(server).await?);
+        found.push(key.orphans(server).await?);
     }
     Ok(found)
 }
 
-/// Refuses more of them than there were.
-pub(super) fn refuse_orphans(keys: &[Key], before: &[i64], after: &[i64]) -> anyhow::Result<()> {
-    let counted = keys.iter().zip(before.iter().zip(after));
-    let more = counted.filter(|(_, (before, after))| after > before);
-    let more: Vec<String> = more.map(|(key, (_, after))| format!("{}: {after}", key.shown)).collect();
-    if more.is_empty() {
+/// Refuses others of them than there were.
+pub(super) fn refuse_orphans(keys: &[Key], before: &[Vec<i64>], after: &[Vec<i64>]) -> anyhow::Result<()> {
+    let found = keys.iter().zip(before.iter().zip(after));
+    let new = found.map(|(key, (before, after))| (key, added(before, after))).filter(|(_, new)| *new > 0);
+    let new: Vec<String> = new.map(|(key, new)| format!("{}: {new}", key.shown)).collect();
+    if new.is_empty() {
         return Ok(());
     }
-    let message =
-        format!("rows would refer to others that are not there, by foreign key {}", more.join("; "));
+    let message = format!("rows would refer to others that are not there, by foreign key {}", new.join("; "));
     Fault::new(Kind::Refused, message).hint("Nothing was changed. Bring back first what they refer to.").err()
+}
+
+/// How many there are after that were not before; both in order, each as often as there is it.
+fn added(before: &[i64], after: &[i64]) -> usize {
+    let mut before = before.iter().peekable();
+    let is_new = |row: &&i64| {
+        while before.next_if(|old| old < row).is_some() {}
+        before.next_if_eq(row).is_none()
+    };
+    after.iter().filter(is_new).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_orphan_for_another_is_a_new_one() {
+        assert_eq!(added(&[], &[]), 0);
+        assert_eq!(added(&[1, 5], &[1]), 0);
+        assert_eq!(added(&[1], &[5]), 1);
+        assert_eq!(added(&[5], &[1]), 1);
+        assert_eq!(added(&[1, 1, 3, 7], &[1, 1, 1, 4, 7]), 2);
+    }
 }

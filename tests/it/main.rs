@@ -76,6 +76,7 @@ mod support;
 mod systemd;
 mod tenants;
 mod tenants_as;
+mod tenants_held;
 mod tenants_many;
 mod tenants_merge;
 mod tenants_modes;

@@ -162,6 +162,28 @@ fn what_a_newer_client_cannot_restore_onto_an_older_server_is_still_told() {
 }
 
 #[test]
+fn a_foreign_key_that_is_not_enforced_holds_up_no_merge() {
+    let (cluster, place) = server_and_place(18, 18);
+    place.init();
+    let database = cluster.fresh_database();
+    for (name, value) in
+        [("PGDATABASE", database.as_str()), ("TENANT_MODE", "schema"), ("TENANT_PATTERN", "t_*")]
+    {
+        place.set(name, value);
+    }
+    cluster.psql(
+        &database,
+        "CREATE SCHEMA t_1; CREATE TABLE t_1.a (id int PRIMARY KEY);
+         CREATE TABLE t_1.b (id int PRIMARY KEY, a int REFERENCES t_1.a NOT ENFORCED);
+         INSERT INTO t_1.b VALUES (1, 7), (2, 8)",
+    );
+    place.pgkeep(&["backup", "tenant", "1"]).ok();
+    cluster.psql(&database, "DELETE FROM t_1.b WHERE id = 2");
+    place.pgkeep(&["restore", "--tenant", "1", "--mode", "merge", "--yes"]).ok();
+    assert_eq!(cluster.psql(&database, "SELECT count(*) FROM t_1.b"), "2");
+}
+
+#[test]
 fn a_client_older_than_the_server_is_refused() {
     let (cluster, place) = server_and_place(18, 17);
     place.init();

@@ -341,6 +341,7 @@ mod tests {
                 not_null,
                 generated: false,
                 numbered: false,
+                fixed: false,
                 has_default: false,
             }
         };

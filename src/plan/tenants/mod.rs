@@ -51,6 +51,9 @@ pub struct Column {
     pub generated: bool,
     /// Whether it gets its values from a sequence (identity, or a default of `nextval`).
     pub numbered: bool,
+    /// Whether its values are the database's alone (`GENERATED ALWAYS AS IDENTITY`): a row may come with one, and keeps it.
+    #[serde(default, skip_serializing)]
+    pub fixed: bool,
     /// Whether a row that does not say gets something else than null.
     pub has_default: bool,
 }

@@ -3,10 +3,11 @@
 use tokio_postgres::Row;
 
 use super::{Proven, damage};
+use crate::model::{Fault, Kind};
 use crate::plan::tenants::TableName;
-use crate::postgres::Server;
 use crate::postgres::quote::{identifier, qualified};
 use crate::postgres::text::ServerText;
+use crate::postgres::{Server, sqlstate};
 
 /// One column of a key and what it refers to.
 #[derive(Debug)]
@@ -82,12 +83,14 @@ pub async fn foreign_keys(
     let mut found = Keys::default();
     // A temporal key (18 and newer) asks for a span that others cover together.
     let period = if server.major() >= 18 { "k.conperiod" } else { "false" };
+    // And one that is NOT ENFORCED promises nothing, neither of old rows nor of new ones.
+    let enforced = if server.major() >= 18 { "k.conenforced" } else { "true" };
     let sql = format!(
         "SELECT k.oid, k.conname::text, n.nspname::text, c.relname::text, c.relkind = 'p', \
                 pn.nspname::text, p.relname::text, p.relkind = 'p', k.confmatchtype = 'f', k.convalidated, {period} \
          FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
          JOIN pg_class p ON p.oid = k.confrelid JOIN pg_namespace pn ON pn.oid = p.relnamespace \
-         WHERE k.contype = 'f' AND k.conparentid = 0 AND n.nspname !~ '^pg_' \
+         WHERE k.contype = 'f' AND k.conparentid = 0 AND n.nspname !~ '^pg_' AND {enforced} \
          ORDER BY n.nspname COLLATE \"C\", c.relname COLLATE \"C\", k.conname COLLATE \"C\""
     );
     for row in server.query("list the foreign keys", &sql, &[]).await? {
@@ -157,6 +160,15 @@ impl Key {
         Ok(server.query_one(&action, &self.sql(), &[]).await?.get(0))
     }
 
+    /// Of each row that refers to what is not there, a number by which it is known: in order, and as often as there are such
+    /// rows.
+    pub async fn orphans(&self, server: &Server) -> anyhow::Result<Vec<i64>> {
+        let action = format!("check the foreign key {}", self.shown);
+        let rows = "hashtextextended(c::text, 0)";
+        let sql = self.select(&format!("coalesce(array_agg({rows} ORDER BY {rows}), '{{}}')"));
+        Ok(server.query_one(&action, &sql, &[]).await?.get(0))
+    }
+
     /// Keeps the rows that are referred to from being deleted or getting another key until the transaction ends, as the
     /// server's own trigger does (`RI_FKey_check` in `ri_triggers.c`). Who reads or changes anything else is not held up.
     pub async fn hold(&self, server: &Server) -> anyhow::Result<()> {
@@ -166,8 +178,8 @@ impl Key {
             self.child_relation,
             self.same()
         );
-        server.query_one(&format!("hold what {} refers to", self.shown), &sql, &[]).await?;
-        Ok(())
+        let held = server.query_one(&format!("hold what {} refers to", self.shown), &sql, &[]).await;
+        held.map(drop).map_err(held_by_others)
     }
 
     fn same(&self) -> String {
@@ -179,6 +191,11 @@ impl Key {
     }
 
     fn sql(&self) -> String {
+        self.select("count(*)")
+    }
+
+    /// What is asked of the orphans, which are called `c`.
+    fn select(&self, what: &str) -> String {
         let each = |word: &str| {
             let parts = self.pairs.iter().map(|pair| format!("c.{} {word}", pair.own));
             parts.collect::<Vec<_>>()
@@ -196,7 +213,26 @@ impl Key {
         } else {
             lonely
         };
-        format!("SELECT count(*) FROM {} AS c WHERE {wrong}", self.child_relation)
+        format!("SELECT {what} FROM {} AS c WHERE {wrong}", self.child_relation)
+    }
+}
+
+/// Somebody has written what is waited for, and his transaction is open; or he waits for what this one has.
+pub fn held_by_others(error: anyhow::Error) -> anyhow::Error {
+    use tokio_postgres::error::SqlState;
+    match sqlstate(&error) {
+        Some(code)
+            if [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED].contains(code) =>
+        {
+            error.context(
+                Fault::new(
+                    Kind::Locked,
+                    "somebody else is writing the tenant's tables, or what they refer to, in a transaction that is open",
+                )
+                .hint("Nothing was changed. Wait until it has ended, and run the restore again."),
+            )
+        }
+        _ => error,
     }
 }
 

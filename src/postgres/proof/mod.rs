@@ -14,7 +14,7 @@ use tokio_postgres::error::SqlState;
 use super::{Server, sqlstate};
 
 pub use amcheck::corruption;
-pub use foreign_keys::{Key, Keys, foreign_keys, orphans};
+pub use foreign_keys::{Key, Keys, foreign_keys, held_by_others, orphans};
 pub use questions::ask;
 pub use sequences::{Behind, Sequences, behind};
 

@@ -40,6 +40,7 @@ pub async fn facts(server: &Server) -> anyhow::Result<Facts> {
                     WHERE t.typtype <> 'd'), \
                   'not_null', a.attnotnull, 'generated', a.attgenerated <> '', \
                   'numbered', pg_get_serial_sequence(format('%I.%I', n.nspname, c.relname), a.attname) IS NOT NULL, \
+                  'fixed', a.attidentity = 'a', \
                   'has_default', a.atthasdef OR a.attidentity <> '') ORDER BY a.attnum), '[]') \
                 FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), \
              'keys', (SELECT coalesce(json_agg(k.names ORDER BY NOT k.main, k.id), '[]') FROM ( \

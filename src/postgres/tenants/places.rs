@@ -189,7 +189,7 @@ pub async fn hanging_on(server: &Server, schema: &str) -> anyhow::Result<Vec<Str
 
 /// Transactions of others that use tables of the schema and that may be making something that hangs on it, which nobody else
 /// sees yet: those that hold a lock as it comes with a new view, table or foreign key elsewhere; of `writers`, all that have
-/// written anything (a new function holds no lock that is its own).
+/// written anything (a new function holds no lock that is its own). A temporary relation that is there is nobody else's.
 pub async fn making(server: &Server, schema: &str, writers: bool) -> anyhow::Result<Vec<String>> {
     let sql = "SELECT DISTINCT coalesce('process ' || l.pid, 'a prepared transaction') FROM pg_locks l \
                JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace \
@@ -201,7 +201,8 @@ pub async fn making(server: &Server, schema: &str, writers: bool) -> anyhow::Res
                          ELSE m.locktype = 'relation' AND m.database = l.database \
                            AND m.mode IN ('AccessExclusiveLock', 'ShareRowExclusiveLock') \
                            AND NOT EXISTS (SELECT FROM pg_class o JOIN pg_namespace s ON s.oid = o.relnamespace \
-                                           WHERE o.oid = m.relation AND s.nspname::text IN ($1, 'pg_toast')) END) \
+                                           WHERE o.oid = m.relation AND (o.relpersistence = 't' \
+                                             OR s.nspname::text IN ($1, 'pg_toast'))) END) \
                ORDER BY 1";
     let action = format!("look who is making something that hangs on the schema \"{schema}\"");
     let rows = server.query(&action, sql, &[&schema, &writers]).await?;
