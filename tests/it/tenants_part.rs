@@ -77,3 +77,25 @@ fn what_cannot_be_separated_is_brought_back_with_everything() {
     assert!(restored.stderr.contains("so all of them are"), "{}", restored.stderr);
     assert_eq!(of(&contents(cluster, &database), "3"), of(&before, "3"));
 }
+
+#[test]
+fn what_cannot_be_looked_at_without_its_rows_is_brought_back_with_everything() {
+    let (place, database) = ready(5);
+    let cluster = cluster();
+    // An index that can't be made without a row that somebody has put there; in the order of a dump, that comes first.
+    cluster.psql(
+        &database,
+        "CREATE TABLE app.switches (line text); INSERT INTO app.switches VALUES ('on');
+         CREATE FUNCTION app.is_on() RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
+           IF NOT EXISTS (SELECT FROM app.switches) THEN RAISE 'no switch'; END IF; RETURN true; END $$;
+         CREATE INDEX ON app.users (id) WHERE app.is_on()",
+    );
+    let before = contents(cluster, &database);
+    place.backup(&database);
+    wreck(cluster, &database, 3);
+    let restored = place.pgkeep(&["restore", "latest", "--tenant", "3", "--yes", "--jobs", "1"]).ok();
+    assert!(restored.stderr.contains("so all of them are"), "{}", restored.stderr);
+    assert!(restored.stderr.contains("can't be seen"), "{}", restored.stderr);
+    assert_eq!(of(&contents(cluster, &database), "3"), of(&before, "3"));
+    assert_eq!(cluster.databases_like(&database), [database], "nothing is left beside it");
+}

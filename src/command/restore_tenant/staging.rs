@@ -120,7 +120,18 @@ impl Staging<'_> {
     async fn fill(&self, place: &Place<'_>, report: &mut RestoreTenantReport) -> anyhow::Result<Spool> {
         let mut clock = Instant::now();
         let (context, manifest) = (self.context, self.manifest);
-        if let Some((needed, graph, entries)) = self.look(place, report).await? {
+        let looked = match self.look(place, report).await {
+            Err(error) if judge(&error).exit_code == Kind::Postgres.exit_code() => {
+                context.progress.note(&format!(
+                    "which tables' rows are needed can't be seen, so all of them are brought back: {error:#}"
+                ));
+                facts::drop_database(place.server, place.name, true).await?;
+                clock = Instant::now();
+                None
+            }
+            looked => looked?,
+        };
+        if let Some((needed, graph, entries)) = looked {
             lap(report, "look", &mut clock);
             match self.part(place, &needed, &graph, entries, report, &mut clock).await {
                 // Such as a constraint that calls a function that reads a table of which nobody could know.

@@ -13,7 +13,7 @@ use crate::system::{durable, process};
 
 /// What a table of contents calls what is left out: rows of views and large objects, what acts of itself, what is said about
 /// things, and rights.
-const LEFT_OUT: [&str; 17] = [
+const LEFT_OUT: [&str; 18] = [
     "SEQUENCE SET ",
     "MATERIALIZED VIEW DATA ",
     "STATISTICS DATA ",
@@ -31,6 +31,8 @@ const LEFT_OUT: [&str; 17] = [
     "ACL ",
     "DEFAULT ACL ",
     "COMMENT ",
+    // A provider of labels may not be there.
+    "SECURITY LABEL ",
 ];
 
 /// What is wanted of a dump.
@@ -96,6 +98,7 @@ mod tests {
         assert!(keeps("2; 3079 16384 EXTENSION - hstore "));
         assert!(!keeps("3364; 0 0 COMMENT - EXTENSION hstore "));
         assert!(!keeps("3401; 2620 16391 TRIGGER public orders t owner"));
+        assert!(!keeps("3402; 0 0 SECURITY LABEL public TABLE orders owner"));
         assert!(keeps("3300; 3381 16399 STATISTICS public s owner"));
         assert!(!keeps("; Archive created at 2026-01-01"));
         assert!(!keeps(""));
