@@ -125,7 +125,7 @@ impl Staging<'_> {
                 context.progress.note(&format!(
                     "which tables' rows are needed can't be seen, so all of them are brought back: {error:#}"
                 ));
-                facts::drop_database(place.server, place.name, true).await?;
+                facts::drop_database(&place.server, &place.name, true).await?;
                 clock = Instant::now();
                 None
             }
