@@ -16,7 +16,7 @@ use crate::postgres::tenants;
 use crate::postgres::{Server, sqlstate};
 
 /// How long one waits for transactions of others to end, in all.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// How long at once: who wants to write a table that is waited for, or that one has already, waits behind. With no waiting at all
 /// one would never have the tables of somebody who writes all the time.
 const AT_ONCE: &str = "100ms";

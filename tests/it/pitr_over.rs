@@ -7,6 +7,7 @@ use std::path::Path;
 
 use crate::pitr::{backup, fresh, recover, restore, until_promoted};
 use crate::pitr_faults::{archive_on, takes_over};
+use crate::support::dialog::{Dialog, ENTER};
 use crate::support::faults::{stopped_at, wait_for};
 use crate::support::{Archiving, Cluster, base, give, ordinary, run, set_mode, unique};
 
@@ -52,6 +53,30 @@ fn a_restore_that_is_cut_off_can_be_started_on_by_nobody_and_is_begun_again_with
             assert_eq!(server.psql("postgres", "SELECT count(*) FROM t"), "1000", "{step}:{how}");
         }
     }
+}
+
+#[test]
+fn while_somebody_is_asked_others_restore_and_then_it_is_looked_at_again_what_is_there() {
+    let archiving = Archiving::ready();
+    backup(&archiving);
+    archiving.archive();
+    let directory = fresh();
+    let data = directory.join("data");
+    let shown = data.to_str().unwrap();
+    restore(&archiving, &directory, &[]).ok();
+    let arguments = ["restore", "latest", "--to-dir", shown, "--force"];
+    let mut dialog = Dialog::start(&archiving.place, 200, &[], &arguments);
+    dialog.expect("Type the directory to go on: ");
+    restore(&archiving, &fresh(), &["--wait", "0"]).ok();
+    fs::rename(&data, directory.join("moved")).unwrap();
+    fs::create_dir(&data).unwrap();
+    give(&data);
+    fs::write(data.join("mine"), "").unwrap();
+    dialog.keys(shown).keys(ENTER);
+    let (code, text) = dialog.end();
+    assert_eq!(code, 5, "{text}");
+    assert!(text.contains("isnotempty,andnodatadirectory"), "{text}");
+    assert!(data.join("mine").exists());
 }
 
 #[test]
