@@ -97,10 +97,19 @@ impl Alerts<'_> {
     ) -> anyhow::Result<()> {
         let at = timestamp_text(now);
         self.catalog.write("decide who is told of an alert", |transaction| {
+            // Before the addresses: who was told by an earlier pgkeep has none yet.
+            announce_ends(transaction, audience, &at)?;
             address(transaction, audience)?;
-            let undecided = "notification_channels IS NULL AND closed_at IS NULL AND acknowledged_at IS NULL";
+            // An earlier pgkeep wrote down that nobody is told where there was no channel; what another alert tells has no
+            // channel either, and never gets one.
+            let undecided = "closed_at IS NULL AND acknowledged_at IS NULL AND (notification_channels IS NULL \
+                             OR (notification_channels = '[]' AND alert_type NOT IN ('copy-damaged', 'copy-lost')))";
             for alert in select(transaction, undecided)? {
                 let audience = audience(alert.severity);
+                // It stays undecided until there is somebody to tell.
+                if audience.recipients.is_empty() {
+                    continue;
+                }
                 let mut names: Vec<_> = audience.recipients.iter().map(|it| it.channel.as_str()).collect();
                 names.dedup();
                 transaction.execute(
@@ -112,14 +121,17 @@ impl Alerts<'_> {
             let since = now - TimeDelta::from_std(repeat).unwrap_or(TimeDelta::MAX);
             let due = format!(
                 "closed_at IS NULL AND acknowledged_at IS NULL AND notification_channels IS NOT NULL \
-                 AND (SELECT max(created_at) FROM deliveries WHERE alert_id = alerts.id) < '{}' \
-                 AND NOT EXISTS (SELECT 1 FROM deliveries WHERE alert_id = alerts.id AND state = 'waiting')",
+                 AND (SELECT max(created_at) FROM deliveries WHERE alert_id = alerts.id) < '{}'",
                 timestamp_text(since)
             );
             for alert in select(transaction, &due)? {
-                announce(transaction, alert.id, Event::Repeated, &audience(alert.severity), &at)?;
+                let mut audience = audience(alert.severity);
+                // Who has not got the last one yet needs no further one.
+                let waits = waiting_for(transaction, alert.id)?;
+                audience.recipients.retain(|it| !waits.contains(it));
+                announce(transaction, alert.id, Event::Repeated, &audience, &at)?;
             }
-            announce_ends(transaction, audience, &at)
+            Ok(())
         })
     }
 
@@ -233,6 +245,17 @@ fn announce(
     Ok(())
 }
 
+/// To whom a message about this alert is still under way.
+fn waiting_for(transaction: &Transaction<'_>, alert: i64) -> rusqlite::Result<Vec<Recipient>> {
+    let mut statement = transaction.prepare_cached(
+        "SELECT channel, recipient FROM deliveries WHERE alert_id = :alert AND state = 'waiting'",
+    )?;
+    let found = statement.query_map(named_params! { ":alert": alert }, |row| {
+        Ok(Recipient { channel: parsed(row, "channel")?, address: row.get("recipient")? })
+    })?;
+    found.collect()
+}
+
 /// Who was told of an alert that is over by now, and does not know that, is told. Looked up here and not where alerts are
 /// closed: one may be closed while a message that it has begun is under way.
 fn announce_ends(
@@ -271,7 +294,8 @@ fn announce_ends(
     Ok(())
 }
 
-/// Messages that an earlier pgkeep left behind were for all recipients of their channel.
+/// Messages that an earlier pgkeep left behind were for all recipients of their channel. Who has got a later one by his
+/// address is told once.
 fn address(transaction: &Transaction<'_>, audience: &dyn Fn(Severity) -> Audience) -> rusqlite::Result<()> {
     let mut statement = transaction.prepare(
         "SELECT deliveries.id, channel, severity FROM deliveries JOIN alerts ON alerts.id = alert_id \
@@ -291,7 +315,10 @@ fn address(transaction: &Transaction<'_>, audience: &dyn Fn(Severity) -> Audienc
             transaction.execute(
                 "INSERT INTO deliveries (alert_id, channel, recipient, event, attempts, not_before, last_error, \
                  created_at, told_over) SELECT alert_id, channel, :recipient, event, attempts, not_before, \
-                 last_error, created_at, told_over FROM deliveries WHERE id = :id",
+                 last_error, created_at, told_over FROM deliveries AS old WHERE id = :id \
+                 AND NOT EXISTS (SELECT 1 FROM deliveries AS other WHERE other.alert_id = old.alert_id \
+                 AND other.channel = old.channel AND other.recipient = :recipient AND other.event = old.event \
+                 AND other.state = 'waiting')",
                 named_params! { ":id": id, ":recipient": recipient.address },
             )?;
         }

@@ -203,10 +203,22 @@ impl<'a> Jobs<'a> {
         Ok(changed > 0)
     }
 
+    /// Lets a job that was taken and could not be begun wait on until then.
+    pub fn put_back(self, id: i64, message: &str, until: Timestamp) -> anyhow::Result<()> {
+        let changed = self.catalog.write("let a job wait on", |transaction| {
+            transaction.execute(
+                "UPDATE jobs SET state = 'waiting', started_at = NULL, scheduled_for = :until, \
+                 message = coalesce(message || '; ', '') || :message WHERE id = :id AND state = 'running'",
+                named_params! { ":id": id, ":message": message, ":until": timestamp_text(until) },
+            )
+        })?;
+        failure::require_one(changed, || format!("no job {id} that runs"))
+    }
+
     /// Adds a word about a job that runs.
     pub fn remark(self, id: i64, message: &str) -> anyhow::Result<()> {
         let changed = self.catalog.write("write down a word on a job", |transaction| {
-            let sql = "UPDATE jobs SET message = :message WHERE id = :id";
+            let sql = "UPDATE jobs SET message = coalesce(message || '; ', '') || :message WHERE id = :id";
             transaction.execute(sql, named_params! { ":id": id, ":message": message })
         })?;
         failure::require_one(changed, || format!("no job {id}"))

@@ -4,6 +4,7 @@
 
 mod history;
 mod rows;
+mod telling;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -85,6 +85,18 @@ pub fn put_off(environment: &Environment, later: &Later<'_>) -> anyhow::Result<J
         .hint("Run it from another directory, or name its paths otherwise.")
         .err();
     };
+    let directory = match enter(directory) {
+        Ok(()) => directory,
+        Err(_) if !has_relative_path(line) => "/",
+        Err(error) => {
+            return Fault::new(
+                Kind::Usage,
+                format!("this directory could not be entered when the time has come: {error}"),
+            )
+            .hint("Name paths from / on, or run it from another directory.")
+            .err();
+        }
+    };
     let Shelf { settings, catalog } = Shelf::open(environment)?;
     let env_file = settings.env_file.as_ref().map(std::path::absolute).transpose()?;
     let caller = Caller::find();
@@ -99,6 +111,29 @@ pub fn put_off(environment: &Environment, later: &Later<'_>) -> anyhow::Result<J
     };
     let id = catalog.jobs().add(&job, now)?;
     Ok(JobReport { job: known(&catalog, id)? })
+}
+
+/// Options of what can be put off whose value is a path.
+const PATHS: [&str; 1] = ["--to-dir"];
+
+/// Whether a path among the words means something else when one stands in another directory.
+pub(super) fn has_relative_path(words: &[String]) -> bool {
+    let mut values = Vec::new();
+    for (index, word) in words.iter().enumerate() {
+        for option in PATHS {
+            match word.strip_prefix(option) {
+                Some("") => values.extend(words.get(index + 1).map(String::as_str)),
+                Some(rest) => values.extend(rest.strip_prefix('=')),
+                None => {}
+            }
+        }
+    }
+    values.iter().any(|path| !path.starts_with('/'))
+}
+
+/// Whether one can go into this directory: to know it is not enough, as after `sudo -u` in somebody's home.
+pub(super) fn enter(directory: &str) -> std::io::Result<()> {
+    std::fs::metadata(std::path::Path::new(directory).join(".")).map(|_| ())
 }
 
 /// The words of a command line without some options and their values.
@@ -151,6 +186,18 @@ pub fn cancel(shelf: &Shelf, id: i64) -> anyhow::Result<JobReport> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_relative_path_is_told_from_one_that_is_not() {
+        let line = |text: &str| text.split(' ').map(ToOwned::to_owned).collect::<Vec<_>>();
+        for relative in ["restore x --to-dir copy", "restore --to-dir=./copy x"] {
+            assert!(has_relative_path(&line(relative)), "{relative}");
+        }
+        for other in ["backup database shop", "restore x --to-dir /srv/copy", "restore --to-dir=/srv/copy x"]
+        {
+            assert!(!has_relative_path(&line(other)), "{other}");
+        }
+    }
 
     #[test]
     fn a_job_keeps_its_words_without_the_time_and_the_settings() {

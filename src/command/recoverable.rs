@@ -216,8 +216,12 @@ fn holdings(
     Ok(holdings)
 }
 
-/// The newest segment that so many stores have, and when the last of these had it.
-pub(super) fn newest_safe(catalog: &Catalog, copies: usize) -> anyhow::Result<Option<(WalName, Timestamp)>> {
+/// The newest segment of those that count which so many stores have, and when the last of these had it.
+pub(super) fn newest_safe(
+    catalog: &Catalog,
+    copies: usize,
+    counts: &dyn Fn(&WalName) -> bool,
+) -> anyhow::Result<Option<(WalName, Timestamp)>> {
     let blocks = catalog.overview().wal_blocks()?;
     for of_block in blocks.chunk_by(|one, other| one.block == other.block).rev() {
         if of_block.len() < copies {
@@ -225,7 +229,7 @@ pub(super) fn newest_safe(catalog: &Catalog, copies: usize) -> anyhow::Result<Op
         }
         let stored = catalog.overview().segments_of(&of_block[0].block)?;
         let mut contents: BTreeMap<(&WalName, String), Vec<&StoredSegment>> = BTreeMap::new();
-        for it in &stored {
+        for it in stored.iter().filter(|it| counts(&it.file)) {
             contents.entry((&it.file, it.content_sha256.to_string())).or_default().push(it);
         }
         for ((file, _), rows) in contents.into_iter().rev() {

@@ -6,7 +6,7 @@
 //! same time sees to that itself, by its turn.
 
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
@@ -16,12 +16,14 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
+use tokio::process::Child;
 
 use super::alerts::{Place, attend};
 use super::context::{locks, run_lock, take};
+use super::jobs::{enter, has_relative_path};
 use super::looking::Looking;
 use super::{Environment, Report, Shelf};
-use crate::catalog::{Job, JobState, Run, RunOutcome};
+use crate::catalog::{Job, JobState, Run, RunOutcome, Severity};
 use crate::model::{Elapsed, Fault, Kind};
 use crate::plan::conditions::Server;
 use crate::system::lock::{Attempt, FileLock};
@@ -36,6 +38,11 @@ const AT_ONCE: usize = 16;
 /// How often one looks whether something else is due, while a job runs; and whether the newest one has begun.
 const LOOK: Duration = Duration::from_secs(1);
 const BEGUN: Duration = Duration::from_millis(20);
+
+/// A job that can't be started is tried again after this, so many times.
+const PUT_BACK: TimeDelta = TimeDelta::minutes(1);
+const NOT_BEGUN_MOST: usize = 5;
+const NOT_BEGUN: &str = "could not be started";
 
 /// The variable that tells a process which job it is.
 pub const JOB_VARIABLE: &str = "PGKEEP_JOB";
@@ -74,7 +81,7 @@ impl Report for RunDueReport {
 pub async fn run(environment: &Environment) -> anyhow::Result<RunDueReport> {
     let shelf = Shelf::open(environment)?;
     let looking = Looking::begin(environment, &shelf, "run-due")?;
-    let due = Due { shelf: &shelf, environment };
+    let due = Due { shelf: &shelf, environment, program: program()? };
     let mut result = due.all().await;
     if let Ok(report) = &result
         && let Err(error) = due.attend(report, &looking).await
@@ -88,6 +95,22 @@ pub async fn run(environment: &Environment) -> anyhow::Result<RunDueReport> {
 struct Due<'a> {
     shelf: &'a Shelf,
     environment: &'a Environment,
+    /// What is run.
+    program: PathBuf,
+}
+
+/// Where this program is. Found out once: the kernel says of one that an upgrade has replaced that it was deleted, and what
+/// is in its place is as good.
+fn program() -> anyhow::Result<PathBuf> {
+    let path = std::env::current_exe().context("find this program")?;
+    Ok(without_deleted(path))
+}
+
+fn without_deleted(path: PathBuf) -> PathBuf {
+    match path.to_str().and_then(|text| text.strip_suffix(" (deleted)")) {
+        Some(place) if !path.exists() => PathBuf::from(place),
+        _ => path,
+    }
 }
 
 impl Due<'_> {
@@ -151,10 +174,23 @@ impl Due<'_> {
         }
     }
 
-    /// Whoever has died could not look for itself what is to be alerted.
+    /// Whoever has died could not look for itself what is to be alerted; and what was never a run is in no row that anybody
+    /// looks at.
     async fn attend(&self, report: &RunDueReport, looking: &Looking<'_>) -> anyhow::Result<()> {
-        let any_died = report.jobs.iter().any(|it| it.job.state == JobState::Died);
-        if any_died || !report.found.is_empty() {
+        let all = || report.jobs.iter().map(|it| &it.job).chain(&report.found);
+        let mut any_lost = false;
+        for job in all().filter(|job| matches!(job.state, JobState::Failed | JobState::Died)) {
+            let Job { id, command, message, .. } = job;
+            if self.shelf.catalog.runs().of_job(*id)?.is_some() {
+                continue;
+            }
+            any_lost = true;
+            let why = message.as_deref().unwrap_or("without a word");
+            let message = format!("job {id} ({command}) has not become a run: {why}");
+            self.shelf.catalog.alerts().raise("job-lost", Severity::Critical, &message, Utc::now())?;
+        }
+        let any_died = all().any(|job| job.state == JobState::Died);
+        if any_died || any_lost || !report.found.is_empty() {
             let place = Place {
                 settings: &self.shelf.settings,
                 catalog: &self.shelf.catalog,
@@ -236,9 +272,27 @@ impl Due<'_> {
         if late > LATE {
             let text = format!("begun {} late", Elapsed(late.to_std().unwrap_or_default()));
             progress.note(&format!("job {} ({}): {text}", job.id, job.command));
-            jobs.remark(job.id, &text)?;
+            // It is taken, and nobody else runs it: that a word on it can't be written down is no reason not to.
+            if let Err(error) = jobs.remark(job.id, &text) {
+                progress.note(&format!("warning: job {}: {error:#}", job.id));
+            }
         }
-        let executed = execute(&job, &self.environment.stop).await;
+        let executed = match begin(&self.program, &job) {
+            Ok(child) => wait(&job, child, &self.environment.stop).await,
+            Err(error) if may_wait_on(&job, &error) => {
+                let why = format!("{NOT_BEGUN}: {error:#}");
+                jobs.put_back(job.id, &why, Utc::now() + PUT_BACK)?;
+                durable::remove_file_if_there(&self.lock_of(job.id))?;
+                progress.note(&format!("job {} ({}) waits on: {why}", job.id, job.command));
+                let job = jobs.get(job.id)?.unwrap_or(job);
+                return Ok(RanJob {
+                    job,
+                    late_seconds: late.as_seconds_f64().max(0.0),
+                    output: String::new(),
+                });
+            }
+            Err(error) => Err(error),
+        };
         step::reached(Step::JobEnded)?;
         let run = self.shelf.catalog.runs().of_job(job.id)?;
         let (state, code, message, output, errors) = match &executed {
@@ -272,9 +326,14 @@ fn ended(state: JobState) -> &'static str {
     }
 }
 
-/// Runs the job's command to its end. Asked to end, asks it to end and waits for that.
-async fn execute(job: &Job, stop: &Stop) -> anyhow::Result<Output> {
-    let program = std::env::current_exe().context("find this program")?;
+/// Whether what can't be started now may be later: a program that is being replaced, a machine without memory.
+fn may_wait_on(job: &Job, error: &anyhow::Error) -> bool {
+    let tried = job.message.as_ref().map_or(0, |message| message.matches(NOT_BEGUN).count());
+    error.is::<std::io::Error>() && tried < NOT_BEGUN_MOST
+}
+
+/// Starts the job's command.
+fn begin(program: &Path, job: &Job) -> anyhow::Result<Child> {
     let mut command = tokio::process::Command::new(program);
     command
         .args(&job.arguments)
@@ -285,13 +344,24 @@ async fn execute(job: &Job, stop: &Stop) -> anyhow::Result<Output> {
     if let Some(env_file) = &job.env_file {
         command.env("PGKEEP_ENV_FILE", env_file);
     }
-    let mut place = String::new();
     if let Some(directory) = &job.directory {
-        // Its relative paths mean what they meant when it was put off.
-        command.current_dir(directory);
-        place = format!(" in {directory}");
+        // Its relative paths mean what they meant when it was put off; without any it does not matter where it runs.
+        match enter(directory) {
+            Ok(()) => command.current_dir(directory),
+            Err(_) if !has_relative_path(&job.arguments) => command.current_dir("/"),
+            Err(error) => {
+                let action = format!("start job {} in {directory}: {error}", job.id);
+                return Fault::new(Kind::NotThere, action)
+                    .hint("A path in its command is relative, and is meant from there.")
+                    .err();
+            }
+        };
     }
-    let child = command.spawn().with_context(|| format!("start job {}{place}", job.id))?;
+    command.spawn().with_context(|| format!("start job {}: {}", job.id, program.display()))
+}
+
+/// Waits for its end. Asked to end, asks it to end and waits for that.
+async fn wait(job: &Job, child: Child, stop: &Stop) -> anyhow::Result<Output> {
     let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
     let mut ending = std::pin::pin!(child.wait_with_output());
     let output = tokio::select! {
@@ -340,4 +410,16 @@ fn of_run(run: Option<&Run>) -> (JobState, Option<u8>, Option<String>) {
         _ => run.message.clone(),
     };
     (state, run.exit_code, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_was_replaced_is_looked_for_in_its_place() {
+        let path = |text: &str| without_deleted(PathBuf::from(text));
+        assert_eq!(path("/nowhere/pgkeep (deleted)"), Path::new("/nowhere/pgkeep"));
+        assert_eq!(path("/nowhere/pgkeep"), Path::new("/nowhere/pgkeep"));
+    }
 }

@@ -69,7 +69,11 @@ async fn look(environment: &Environment, shelf: &Shelf, run: &RunId) -> anyhow::
         run: Some(run),
         tells: true,
     };
-    environment.stop.or(look_at_certificates(place)).await?;
+    if let Err(error) = environment.stop.or(look_at_certificates(place)).await {
+        environment.stop.check()?;
+        // What else holds is found out nevertheless.
+        environment.progress.note(&format!("warning: look at certificates: {error:#}"));
+    }
     let Attended { conditions, new, told } = attend(place, server).await?;
     let conditions = conditions.into_iter().map(|it| WatchedCondition {
         alert_type: it.kind,

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 /// How long one exchange with a service may take.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+/// How long connecting may take. Less than the whole: what was never connected to has got nothing for sure.
+const CONNECT: Duration = Duration::from_secs(5);
 
 /// What is to be said.
 #[derive(Debug, Clone)]
@@ -69,7 +71,7 @@ fn client(url: &reqwest::Url) -> Result<reqwest::Client, String> {
     let roots = if url.scheme() == "https" { authorities()? } else { rustls::RootCertStore::empty() };
     let mut http = reqwest::Client::builder()
         .timeout(PATIENCE)
-        .connect_timeout(PATIENCE)
+        .connect_timeout(CONNECT)
         .redirect(reqwest::redirect::Policy::none())
         .use_preconfigured_tls(tls(roots)?);
     if is_loopback(url) {
@@ -81,7 +83,9 @@ fn client(url: &reqwest::Url) -> Result<reqwest::Client, String> {
 /// Why a request failed, without the address: it may be a secret. What was sent may have been understood.
 fn why(error: reqwest::Error) -> Failure {
     let was_sent = !error.is_connect() && !error.is_builder();
-    let text = if error.is_timeout() {
+    let text = if error.is_timeout() && error.is_connect() {
+        format!("not connected within {} s", CONNECT.as_secs())
+    } else if error.is_timeout() {
         format!("no answer within {} s", PATIENCE.as_secs())
     } else {
         crate::system::https::causes(&error.without_url())

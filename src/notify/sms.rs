@@ -21,7 +21,8 @@ pub struct Sms {
 }
 
 /// What Twilio answers about the recipient's number (its documentation, "Error and Warning Dictionary"): it is none, is not
-/// reached from here, has unsubscribed, takes no text messages. Another 400 may be about the sender.
+/// reached from here, has unsubscribed, takes no text messages. Another 400 may be about anything; it keeps nobody else from
+/// being tried.
 const OF_THE_RECIPIENT: [i64; 8] = [21211, 21214, 21217, 21408, 21604, 21610, 21612, 21614];
 
 impl Sms {
@@ -45,8 +46,8 @@ impl Sms {
             400 if code(&answer).is_some_and(|code| OF_THE_RECIPIENT.contains(&code)) => {
                 Failure::Refused(text)
             }
-            429 => Failure::NotNow(text),
-            _ => Failure::Service(text),
+            401 | 403 | 500.. => Failure::Service(text),
+            _ => Failure::NotNow(text),
         })
     }
 }

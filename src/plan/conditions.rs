@@ -52,7 +52,7 @@ pub const WATCHED: &[&str] = &["wal-hole"];
 /// What is decided upon by who lists the stores: that one could not be asked which WAL it has.
 pub const UNHEARD: &str = "wal-unheard";
 /// What is decided upon only when the server has answered.
-pub const ASKED: &[&str] = &["rpo", "archiver-failing", "archiver-backlog", "server-clock"];
+pub const ASKED: &[&str] = &["rpo", "archiver-failing", "archiver-backlog", "archiving-off", "server-clock"];
 /// What is decided upon only when the server was asked.
 pub const REACHED: &[&str] = &["server-unreachable"];
 
@@ -269,6 +269,8 @@ pub enum Server {
 pub struct Archiving {
     /// Whether it archives at all.
     pub is_on: bool,
+    /// Whether it is a standby, and it is for another one to archive.
+    pub is_standby: bool,
     /// Files that wait; `None`: the user may not ask.
     pub waiting: Option<u64>,
     /// The file with which the archiver has failed since it last succeeded, and when.
@@ -290,7 +292,15 @@ pub fn decided(facts: &Facts) -> Vec<&'static str> {
     match facts.server {
         Server::NotAsked => {}
         Server::Unreachable(_) => kinds.extend(REACHED),
-        Server::Answered(_) => kinds.extend(REACHED.iter().chain(ASKED)),
+        Server::Answered(ref server) => {
+            // A server that archives nothing does not make good what was in no archive; of a standby one can't say anything.
+            let is_told = |kind: &&str| match *kind {
+                "rpo" => server.is_on,
+                "server-clock" => true,
+                _ => server.is_on || !server.is_standby,
+            };
+            kinds.extend(REACHED.iter().chain(ASKED.iter().filter(|kind| is_told(kind))));
+        }
     }
     kinds
 }
@@ -445,6 +455,15 @@ fn archive(facts: &Facts, limits: &Limits, found: &mut Vec<Condition>) {
         found.push(warning("server-clock", "", message));
     }
     if !server.is_on {
+        // Where there has never been any WAL, nobody wants it.
+        if let Some(safe) = facts.safe.as_ref().filter(|_| !server.is_standby) {
+            let message = format!(
+                "the server archives no WAL any more (archive_mode is off): what is written is in no archive, the last \
+                 that came is {}",
+                safe.name
+            );
+            found.push(critical("archiving-off", "", message));
+        }
         return;
     }
     if let Some((file, at)) = &server.failing {

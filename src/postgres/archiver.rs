@@ -20,7 +20,8 @@ pub async fn archiving(server: &Server) -> anyhow::Result<Archiving> {
                has_function_privilege('pg_ls_archive_statusdir()', 'EXECUTE'), \
                CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_lsn()::text END, \
                CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_lsn()) END, \
-               (SELECT setting::int8 FROM pg_settings WHERE name = 'wal_segment_size') FROM pg_stat_archiver";
+               (SELECT setting::int8 FROM pg_settings WHERE name = 'wal_segment_size'), pg_is_in_recovery() \
+               FROM pg_stat_archiver";
     let row = server.query_one(ACTION, sql, &[]).await?;
     let here = Utc::now();
     let time = |milliseconds: i64| Timestamp::from_timestamp_millis(milliseconds);
@@ -42,6 +43,7 @@ pub async fn archiving(server: &Server) -> anyhow::Result<Archiving> {
     Ok(Archiving {
         position: position.map(|((lsn, timeline), segment_size)| Position { timeline, lsn, segment_size }),
         is_on: row.get(0),
+        is_standby: row.get(10),
         waiting,
         failing,
         pending: u64::try_from(row.get::<_, i64>(5)).unwrap_or(0),

@@ -135,6 +135,30 @@ grep -qxF "BACKUP_ENCRYPTION_KEY=$(cat /etc/pgkeep/key)" /etc/pgkeep/pgkeep.env.
 [ "$(find /var/backups/pgkeep -type f | sort | xargs sha256sum)" = "$backups" ]
 if dpkg-query --show pgkeep; then exit 1; fi
 
+: installed again with another key, an upgrade and a second removal leave the first key
+dpkg --install ./pgkeep_*.deb
+cp -p /etc/pgkeep/pgkeep.env.removed /root/env.first
+printf 'BACKUP_ENCRYPTION_KEY = another\n' >>/etc/pgkeep/pgkeep.env
+dpkg --force-confold --install ./next.deb
+cmp /etc/pgkeep/pgkeep.env.removed /root/env.first
+: answered Y, the settings of before are beside the new ones until dpkg deletes them
+dpkg --force-confold --install ./pgkeep_*.deb
+dpkg --force-confnew --install ./next.deb
+grep -q another /etc/pgkeep/pgkeep.env.dpkg-old
+dpkg --purge pgkeep
+[ ! -e /etc/pgkeep/pgkeep.env.dpkg-old ]
+cmp /etc/pgkeep/pgkeep.env.removed /root/env.first
+is /etc/pgkeep/pgkeep.env.removed.1 '600 postgres postgres'
+grep -qxF 'BACKUP_ENCRYPTION_KEY = another' /etc/pgkeep/pgkeep.env.removed.1
+
+: what dpkg-statoverride was told holds for the directories that are made
+rm -rf /var/lib/pgkeep
+dpkg-statoverride --add root postgres 0770 /var/lib/pgkeep
+dpkg --install ./pgkeep_*.deb
+is /var/lib/pgkeep '770 root postgres'
+dpkg --purge pgkeep
+dpkg-statoverride --remove /var/lib/pgkeep
+
 : without backups and keys nothing is left
 rm -r /etc/pgkeep /var/backups/pgkeep
 dpkg --install ./pgkeep_*.deb

@@ -214,6 +214,27 @@ fn req_6_22_a_hole_in_the_wal_is_critical_until_it_is_filled() {
 }
 
 #[test]
+fn req_6_22_a_server_that_archives_no_more_is_critical_and_closes_no_other_alert() {
+    let archiving = Archiving::ready();
+    let (place, cluster) = (&archiving.place, &archiving.cluster);
+    place.set("ALERT_STORAGE", "100");
+    archiving.archive();
+    place.catalog(&format!(
+        "INSERT INTO alerts (alert_type, severity, message, created_at) SELECT 'rpo', 'CRITICAL', 'too old', {NOW} \
+         RETURNING 1"
+    ));
+    cluster.set("archive_mode", "off");
+    cluster.shut_down();
+    cluster.start_again();
+    expect(place, &["CRITICAL archiving-off", "CRITICAL rpo"]);
+    cluster.set("archive_mode", "on");
+    cluster.shut_down();
+    cluster.start_again();
+    archiving.archive();
+    expect(place, &[]);
+}
+
+#[test]
 fn every_condition_has_a_test() {
     /// The file with the test that raises and closes it, when it is another one than this.
     const ELSEWHERE: [(&str, &str); 9] = [

@@ -53,6 +53,66 @@ fn every_file_of_the_package_is_there_and_secrets_are_the_owners_alone() {
 }
 
 #[test]
+fn no_key_is_lost_however_often_the_package_is_removed_and_installed_again() {
+    let root = tempfile::tempdir().unwrap();
+    let etc = root.path().join("etc/pgkeep");
+    fs::create_dir_all(&etc).unwrap();
+    // It is there: nothing needs to be made, which only root could.
+    fs::create_dir_all(root.path().join("var/lib/pgkeep")).unwrap();
+    let called = |script: &str, arguments: &[&str]| {
+        let mut command = std::process::Command::new("sh");
+        command.arg(project().join("examples/debian").join(script)).args(arguments);
+        run(command.env("DPKG_ROOT", root.path())).ok()
+    };
+    let put = |name: &str, text: &str| fs::write(etc.join(name), text).unwrap();
+    let saved = || {
+        let mut found: Vec<(String, String)> = fs::read_dir(&etc)
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .map(|it| (it.file_name().into_string().unwrap(), fs::read_to_string(it.path()).unwrap()))
+            .filter(|(name, _)| name.contains(".removed"))
+            .collect();
+        found.sort();
+        found
+    };
+    let pair = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+    let none = "BACKUP_ENCRYPTION_KEY_FILE=/etc/pgkeep/key\n#BACKUP_ENCRYPTION_KEY=no\n";
+    put("pgkeep.env", none);
+    called("postrm", &["remove"]);
+    assert_eq!(saved(), []);
+    // However it is written; and what an upgrade has put aside goes with the settings.
+    put("pgkeep.env", "BACKUP_ENCRYPTION_KEY = one\n");
+    put("pgkeep.env.dpkg-old", "  export BACKUP_ENCRYPTION_KEY=zero\n");
+    put("pgkeep.env.dpkg-dist", none);
+    called("postrm", &["remove"]);
+    let mut expected = vec![
+        pair("pgkeep.env.removed", "BACKUP_ENCRYPTION_KEY = one\n"),
+        pair("pgkeep.env.removed.1", "  export BACKUP_ENCRYPTION_KEY=zero\n"),
+    ];
+    assert_eq!(saved(), expected);
+    called("postrm", &["remove"]);
+    assert_eq!(saved(), expected, "once is enough");
+    // Purged, and installed again with another key: neither that nor the next upgrade takes the old one away.
+    for name in ["pgkeep.env", "pgkeep.env.dpkg-old", "pgkeep.env.dpkg-dist"] {
+        fs::remove_file(etc.join(name)).unwrap();
+    }
+    let purged = called("postrm", &["purge"]);
+    assert!(purged.stderr.contains("etc/pgkeep is kept"), "{}", purged.stderr);
+    put("pgkeep.env", "BACKUP_ENCRYPTION_KEY=two\n");
+    let said = called("postinst", &["configure", "0.1.0-1"]).stderr;
+    assert_eq!(said.matches("a key of before").count(), 2, "{said}");
+    assert_eq!(saved(), expected);
+    called("postrm", &["remove"]);
+    expected.push(pair("pgkeep.env.removed.2", "BACKUP_ENCRYPTION_KEY=two\n"));
+    assert_eq!(saved(), expected);
+    // In its place again is what is the same word for word.
+    fs::create_dir_all(root.path().join("var/lib/pgkeep")).unwrap();
+    called("postinst", &["configure", "0.1.0-1"]);
+    expected.pop();
+    assert_eq!(saved(), expected);
+}
+
+#[test]
 fn with_the_settings_that_it_brings_backups_work_as_soon_as_there_is_a_key() {
     let place = Place::new();
     let mut settings = read("examples/debian/pgkeep.env");

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use crate::support::dialog::{Dialog, ENTER};
 use crate::support::faults::{Gate, databases_beginning, fresh_large, wait_for};
-use crate::support::{Place, Running, cluster, give, run, set_mode};
+use crate::support::{Place, Running, cluster, give, ordinary, pgkeep_binary, run, set_mode};
 
 /// So many seconds from now, as `--at` takes it.
 fn in_seconds(seconds: i64) -> String {
@@ -197,6 +197,86 @@ fn relative_paths_of_a_job_mean_what_they_meant_when_it_was_put_off() {
     let told = place.catalog("SELECT state, message FROM jobs ORDER BY id");
     assert_eq!(told[0][0], "done", "{told:?}");
     assert!(told[1][0] == "failed" && told[1][1].contains("/gone: No such file"), "{told:?}");
+}
+
+#[test]
+fn a_directory_that_can_not_be_entered_holds_up_no_job_without_relative_paths() {
+    let place = Place::ready();
+    let closed = place.path("closed");
+    std::fs::create_dir(&closed).unwrap();
+    give(&closed);
+    // One stands in it and could not enter it again, as after `sudo -u` in somebody's home.
+    let from_within = |arguments: &[&str]| {
+        let mut command = ordinary("sh");
+        command.args(["-c", "cd \"$1\" && chmod 0 . && shift && exec \"$@\"", "sh"]);
+        command.arg(&closed).arg(pgkeep_binary()).arg("--env-file").arg(place.env_file());
+        let ran = run(command.args(arguments).args(["--at", &in_seconds(60)]));
+        set_mode(&closed, 0o700);
+        ran
+    };
+    from_within(&["verify"]).ok();
+    let refused = from_within(&["restore", "latest", "--to-dir", "copy", "--yes"]).fails_with(2);
+    assert!(refused.stderr.contains("could not be entered"), "{}", refused.stderr);
+    // Or it is gone when the time has come.
+    run(place.command(&["verify", "--at", &in_seconds(60)]).current_dir(&closed)).ok();
+    let directories = place.catalog("SELECT directory FROM jobs ORDER BY id");
+    assert_eq!(directories, [["/".to_owned()], [closed.display().to_string()]]);
+    std::fs::remove_dir(&closed).unwrap();
+    time_comes(&place, &in_seconds(0).replace('Z', ".000Z"));
+    place.pgkeep(&["run-due"]).ok();
+    assert_eq!(jobs(&place), [["verify", "8", "done", "0"], ["verify", "8", "done", "0"]]);
+}
+
+#[test]
+fn a_job_that_never_became_a_run_is_a_critical_alert() {
+    let place = Place::ready();
+    place.set("ALERT_STORAGE", "100");
+    place.pgkeep(&["verify", "--at", &in_seconds(60)]).ok();
+    let gone = place.path("gone.env").display().to_string();
+    place.catalog(&format!("UPDATE jobs SET env_file = '{gone}' RETURNING 1"));
+    time_comes(&place, &in_seconds(0).replace('Z', ".000Z"));
+    place.pgkeep(&["run-due"]).ended_with(3);
+    let alerts = "SELECT severity, alert_type, message FROM alerts";
+    let found = place.catalog(alerts);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0][..2], ["CRITICAL", "job-lost"]);
+    assert!(found[0][2].starts_with("job 1 (verify) has not become a run: "), "{found:?}");
+    assert!(found[0][2].contains("gone.env"), "{found:?}");
+    assert_eq!(place.pgkeep(&["run-due"]).ok().stdout, "nothing is due\n");
+    assert_eq!(place.catalog(alerts), found);
+}
+
+#[test]
+fn a_job_that_can_not_be_started_waits_on_for_a_while() {
+    let place = Place::ready();
+    let now = in_seconds(0).replace('Z', ".000Z");
+    // No system starts a program with a word this long.
+    let too_long = "UPDATE jobs SET arguments = json_array('verify', hex(zeroblob(300000))) WHERE state = 'waiting' \
+                    RETURNING 1";
+    let waits_on = |id: u32| {
+        time_comes(&place, &now);
+        let ran = place.pgkeep(&["run-due"]).ended_with(3);
+        let said = format!("job {id} (verify) waits on: could not be started: ");
+        assert!(ran.stderr.contains(&said), "{}", ran.stderr);
+        assert_eq!(jobs(&place).last().unwrap()[2], "waiting");
+    };
+    place.pgkeep(&["verify", "--at", &in_seconds(60)]).ok();
+    place.catalog(too_long);
+    (0..5).for_each(|_| waits_on(1));
+    time_comes(&place, &now);
+    place.pgkeep(&["run-due"]).ended_with(3);
+    assert_eq!(jobs(&place), [["verify", "8", "failed", ""]]);
+    let lost = "SELECT message LIKE 'job 1 (verify) has not become a run:%' FROM alerts WHERE alert_type = 'job-lost'";
+    assert_eq!(place.catalog(lost), [["1"]]);
+    // Another one can be started the next time.
+    place.pgkeep(&["verify", "--at", &in_seconds(60)]).ok();
+    place.catalog(too_long);
+    waits_on(2);
+    place.catalog("UPDATE jobs SET arguments = json_array('verify') WHERE state = 'waiting' RETURNING 1");
+    time_comes(&place, &now);
+    place.pgkeep(&["run-due"]).ok();
+    assert_eq!(jobs(&place)[1][2], "done");
+    assert_eq!(place.catalog(lost), [["1"]]);
 }
 
 #[test]

@@ -208,6 +208,35 @@ fn attempt(directory: &Path, mut restore: Command, bindir: PathBuf) -> Result<St
     Ok(server.psql("postgres", "SELECT count(*) || ' to ' || max(n) FROM t"))
 }
 
+/// Carries out restores, several at once: when, what was asked for, and what came of it.
+fn restored(
+    archiving: &Archiving,
+    waiting: Vec<(DateTime<Utc>, PathBuf, Command)>,
+) -> Vec<(DateTime<Utc>, Result<String, String>)> {
+    let place = &archiving.place;
+    let (waiting, came, bindir) =
+        (Mutex::new(waiting), Mutex::new(Vec::new()), archiving.cluster.bindir.clone());
+    std::thread::scope(|scope| {
+        for number in 0..AT_ONCE {
+            // Each with a state directory of its own: two restores of a cluster in one wait for each other.
+            let state = place.path(&format!("state{number}"));
+            let copied = Command::new("cp").arg("-a").args([&place.state(), &state]).status();
+            assert!(copied.expect("start cp").success());
+            scope.spawn({
+                let (waiting, came, bindir) = (&waiting, &came, &bindir);
+                move || loop {
+                    let next = waiting.lock().unwrap().pop();
+                    let Some((instant, directory, mut restore)) = next else { return };
+                    restore.env("BACKUP_STATE_DIR", &state);
+                    let result = attempt(&directory, restore, bindir.clone());
+                    came.lock().unwrap().push((instant, result));
+                }
+            });
+        }
+    });
+    came.into_inner().unwrap()
+}
+
 #[test]
 fn through_a_quarter_what_is_promised_and_what_comes_back_agree_at_a_hundred_random_instants() {
     // The exact ends of the transactions, as recovery goes by them.
@@ -274,27 +303,7 @@ fn through_a_quarter_what_is_promised_and_what_comes_back_agree_at_a_hundred_ran
         ]);
         waiting.push((instant, directory, restore));
     }
-    let (waiting, came, bindir) =
-        (Mutex::new(waiting), Mutex::new(Vec::new()), archiving.cluster.bindir.clone());
-    std::thread::scope(|scope| {
-        for number in 0..AT_ONCE {
-            // Each with a state directory of its own: two restores of a cluster in one wait for each other.
-            let state = place.path(&format!("state{number}"));
-            let copied = Command::new("cp").arg("-a").args([&place.state(), &state]).status();
-            assert!(copied.expect("start cp").success());
-            scope.spawn({
-                let (waiting, came, bindir) = (&waiting, &came, &bindir);
-                move || loop {
-                    let next = waiting.lock().unwrap().pop();
-                    let Some((instant, directory, mut restore)) = next else { return };
-                    restore.env("BACKUP_STATE_DIR", &state);
-                    let result = attempt(&directory, restore, bindir.clone());
-                    came.lock().unwrap().push((instant, result));
-                }
-            });
-        }
-    });
-    let came = came.into_inner().unwrap();
+    let came = restored(&archiving, waiting);
     let (mut reached, mut refused, mut about) = (0, 0, 0);
     for (instant, result) in &came {
         let (reach, is_promised) = (model.reach(*instant), model.is_promised(*instant));

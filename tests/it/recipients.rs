@@ -46,7 +46,7 @@ fn of_three_recipients_one_gets_it_one_is_refused_and_one_gets_it_later() {
         place.catalog(deliveries),
         [
             ["ada@example.com", "delivered", "1", "0"],
-            ["bob@example.com", "given up", "1", "0"],
+            ["bob@example.com", "waiting", "1", "1"],
             ["carol@example.com", "waiting", "1", "1"]
         ]
     );
@@ -123,9 +123,17 @@ fn a_text_message_to_a_number_that_is_none_fails_alone_and_a_wrong_token_keeps_a
     fail(&place);
     assert!(http.request().body.starts_with("To=%2B4916&"));
     assert!(http.request().body.starts_with("To=%2B4917&"));
-    assert_eq!(place.catalog(deliveries), [["+4916", "given up", "2"], ["+4917", "delivered", "2"]]);
+    assert_eq!(place.catalog(deliveries), [["+4916", "waiting", "2"], ["+4917", "delivered", "2"]]);
+    let pause = "SELECT round((julianday(not_before) - julianday('now')) * 24) FROM deliveries WHERE recipient = '+4916'";
+    assert_eq!(place.catalog(pause), [["1.0"]], "in an hour");
+    // Whatever else is wrong with one number keeps nothing from those behind it.
+    http.answers_to("To=%2B4916", 400, r#"{"code": 21606, "message": "not a valid sender for it"}"#);
+    place.catalog("UPDATE deliveries SET state = 'waiting' RETURNING 1");
     time_comes(&place);
     fail(&place);
+    assert!(http.request().body.starts_with("To=%2B4916&"));
+    assert!(http.request().body.starts_with("To=%2B4917&"));
+    assert_eq!(place.catalog(deliveries), [["+4916", "waiting", "3"], ["+4917", "delivered", "3"]]);
     http.is_silent();
 }
 

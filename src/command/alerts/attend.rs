@@ -9,7 +9,7 @@ use crate::command::archive::unrecorded;
 use crate::command::context::run_lock;
 use crate::command::recoverable;
 use crate::config::Settings;
-use crate::model::{Progress, RunId, Severity, StoreName, Timestamp};
+use crate::model::{Progress, RunId, Severity, StoreName, Timestamp, WalName};
 use crate::plan::conditions::exposure::{self, Position, Safe, Seen};
 use crate::plan::conditions::{self, Condition, End, EndedRun, Facts, Limits, Server, Usage};
 use crate::system::caller::Caller;
@@ -38,13 +38,12 @@ pub(in crate::command) struct Attended {
 /// Evaluates, writes down, and tells. Only `watch` asks the server.
 pub(in crate::command) async fn attend(place: Place<'_>, server: Server) -> anyhow::Result<Attended> {
     let Place { settings, catalog, .. } = place;
-    let mut facts = gather(place)?;
-    facts.server = server;
-    remember(catalog, &facts)?;
+    let facts = &mut gather(place, server)?;
+    remember(catalog, facts)?;
     let (holes, are_unknown) = recoverable::holes(settings, catalog)?;
     facts.holes = Some(holes);
-    let mut conditions = conditions::evaluate(&facts, &limits(settings));
-    let decided = conditions::decided(&facts);
+    let mut conditions = conditions::evaluate(facts, &limits(settings));
+    let decided = conditions::decided(facts);
     let alerts = catalog.alerts();
     if are_unknown {
         // Whether it is over nobody knows until the store has answered that may have what was missing.
@@ -104,12 +103,21 @@ fn limits(settings: &Settings) -> Limits {
     }
 }
 
-fn gather(place: Place<'_>) -> anyhow::Result<Facts> {
+fn gather(place: Place<'_>, server: Server) -> anyhow::Result<Facts> {
     let Place { settings, catalog, .. } = place;
     unrecorded::take_in(settings, catalog)?;
     let mut facts = catalog.facts(Utc::now())?;
-    let safe = recoverable::newest_safe(catalog, settings.min_copies)?;
+    let (position, copies) = match &server {
+        Server::Answered(archiving) if archiving.is_on => (archiving.position, settings.min_copies),
+        // Whether there is any at all.
+        Server::Answered(_) => (None, 1),
+        Server::NotAsked | Server::Unreachable(_) => (None, settings.min_copies),
+    };
+    let histories = catalog.wal().histories()?;
+    let counts = |name: &WalName| position.is_none_or(|it| exposure::is_of_its_line(name, &it, &histories));
+    let safe = recoverable::newest_safe(catalog, copies, &counts)?;
     facts.safe = safe.map(|(name, at)| Safe { name, at });
+    facts.server = server;
     facts.has_key = !settings.keys.is_empty();
     let host = Caller::find().host;
     for run in catalog.runs().unfinished()? {

@@ -11,7 +11,7 @@ use super::messages;
 use super::post::Post;
 use crate::catalog::{Again, Delivery};
 use crate::command::context::locks;
-use crate::model::{Channel, Timestamp};
+use crate::model::{Channel, Severity, Timestamp};
 use crate::notify::Failure;
 use crate::system::lock::{Attempt, FileLock};
 use crate::system::{Step, step};
@@ -27,6 +27,11 @@ const LONGEST_PAUSE: TimeDelta = TimeDelta::hours(1);
 const UNANSWERED_PAUSE: TimeDelta = TimeDelta::minutes(10);
 /// How often such a message is sent at most.
 const UNANSWERED_MOST: u64 = 6;
+/// The same for a recipient that has been refused for good, by the age of the message: a mailbox that is full or a rule that is
+/// wrong may be mended, and of what is CRITICAL somebody must hear.
+const REFUSED_PAUSES: [(TimeDelta, TimeDelta); 2] =
+    [(TimeDelta::hours(1), TimeDelta::hours(1)), (TimeDelta::hours(7), TimeDelta::hours(6))];
+const REFUSED_PAUSE: TimeDelta = TimeDelta::days(1);
 /// What is older has been seen by other ways, or never will be.
 const GIVEN_UP: TimeDelta = TimeDelta::days(7);
 
@@ -114,7 +119,7 @@ async fn through(
             other if to.is_empty() => other.reason().to_owned(),
             other => format!("{to}: {}", other.reason()),
         };
-        write_down(place, &batch, &failure)?;
+        write_down(place, &batch, &failure, known.contains(to))?;
         if failure.is_of_all() && trouble.is_none() {
             trouble = Some(failure);
         }
@@ -127,11 +132,16 @@ async fn through(
 }
 
 /// Writes down that messages did not arrive, and when they are tried again, each by its own history.
-fn write_down(place: Place<'_>, batch: &[Delivery], failure: &Failure) -> anyhow::Result<()> {
+fn write_down(
+    place: Place<'_>,
+    batch: &[Delivery],
+    failure: &Failure,
+    is_recipient: bool,
+) -> anyhow::Result<()> {
     let now = Utc::now();
     for delivery in batch {
         let again = Again {
-            at: again(now, delivery, failure),
+            at: if is_recipient { again(now, delivery, failure) } else { None },
             unanswered: matches!(failure, Failure::Unanswered(_)),
         };
         let error = match failure {
@@ -164,11 +174,21 @@ fn again(now: Timestamp, delivery: &Delivery, failure: &Failure) -> Option<Times
         return None;
     }
     match failure {
-        Failure::Refused(_) => None,
+        Failure::Refused(_) => refused_until(now, delivery),
         Failure::Unanswered(_) if delivery.unanswered + 1 >= UNANSWERED_MOST => None,
         Failure::Unanswered(_) => Some(now + pause(UNANSWERED_PAUSE, delivery.unanswered)),
         Failure::Service(_) | Failure::NotNow(_) => Some(now + pause(FIRST_PAUSE, delivery.attempts)),
     }
+}
+
+/// When one that was refused for good is tried again, if ever.
+fn refused_until(now: Timestamp, delivery: &Delivery) -> Option<Timestamp> {
+    if delivery.alert.severity != Severity::Critical {
+        return None;
+    }
+    let age = now - delivery.created_at;
+    let pause = REFUSED_PAUSES.iter().find(|(younger, _)| age < *younger);
+    Some(now + pause.map_or(REFUSED_PAUSE, |(_, pause)| *pause))
 }
 
 fn pause(first: TimeDelta, attempts: u64) -> TimeDelta {
@@ -178,6 +198,44 @@ fn pause(first: TimeDelta, attempts: u64) -> TimeDelta {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::{Alert, Event, Recipient};
+
+    #[test]
+    fn of_what_is_critical_one_who_is_refused_is_told_again_more_and_more_rarely() {
+        let now = Utc::now();
+        let delivery = |severity, hours| Delivery {
+            id: 1,
+            recipient: Recipient { channel: Channel::Email, address: "ada@example.com".to_owned() },
+            event: Event::Raised,
+            attempts: 7,
+            unanswered: 0,
+            created_at: now - TimeDelta::hours(hours),
+            alert: Alert {
+                id: 1,
+                alert_type: "damage".to_owned(),
+                subject: String::new(),
+                severity,
+                message: "bad".to_owned(),
+                notification_channels: None,
+                created_at: now,
+                last_seen_at: now,
+                times: 1,
+                closed_at: None,
+                closed_message: None,
+                acknowledged_at: None,
+                acknowledged_by: None,
+                note: None,
+                run_id: None,
+            },
+        };
+        let refused = Failure::Refused("550".to_owned());
+        let pause = |severity, hours| {
+            again(now, &delivery(severity, hours), &refused).map(|at| (at - now).num_hours())
+        };
+        let critical = [0, 1, 6, 7, 31, 168, 169].map(|hours| pause(Severity::Critical, hours));
+        assert_eq!(critical, [Some(1), Some(6), Some(6), Some(24), Some(24), Some(24), None]);
+        assert_eq!(pause(Severity::Warning, 0), None);
+    }
 
     #[test]
     fn pauses_double_up_to_an_hour() {

@@ -192,7 +192,7 @@ fn rpo(
     let seen = shelf.catalog.seen_archived()?.filter(|seen| *seen <= now);
     let wal = match reach {
         None => None,
-        Some(window) => recoverable::newest_safe(&shelf.catalog, copies)?.map(|(segment, at)| {
+        Some(window) => recoverable::newest_safe(&shelf.catalog, copies, &|_| true)?.map(|(segment, at)| {
             // A server that has written nothing more since has nothing to lose, as long as somebody looks.
             let at = if ends_unknown || window.missing.is_some() {
                 at.min(window.until)

@@ -3,8 +3,10 @@
 //! An idle server has nothing to lose, however long ago it last archived something. So it matters when it began to have
 //! something, and that lies between two looks at it: not before the last one that found everything in the archive.
 
+use std::collections::BTreeMap;
+
 use super::{Archiving, Facts};
-use crate::model::{Lsn, Timestamp, WalName};
+use crate::model::{Lsn, TimelineHistory, Timestamp, WalName};
 
 /// WAL that a server writes without anybody having written anything: snapshots of running transactions, checkpoints.
 const IDLE: u64 = 8 << 10;
@@ -42,6 +44,22 @@ pub struct Safe {
     pub at: Timestamp,
 }
 
+/// Whether this segment is of the stream that ends where the server writes: of its own timeline, or of one from which that
+/// descends and before it was left. A server for an exercise archives a timeline that is none of its business.
+pub fn is_of_its_line(
+    name: &WalName,
+    position: &Position,
+    histories: &BTreeMap<u32, TimelineHistory>,
+) -> bool {
+    if name.timeline() >= position.timeline {
+        return name.timeline() == position.timeline;
+    }
+    // The history file is archived at once; until then nobody knows which of the earlier timelines are ancestors.
+    let Some(history) = histories.get(&position.timeline) else { return true };
+    let left = history.ancestors.iter().find(|it| it.timeline == name.timeline()).map(|it| it.until);
+    left.zip(name.start(position.segment_size)).is_some_and(|(left, start)| start < left.0)
+}
+
 /// Whether everything that the server has written is in the archive, but for what it writes by itself.
 pub fn is_all_archived(server: &Archiving, safe: Option<&Safe>) -> bool {
     if server.waiting.is_some_and(|waiting| waiting > 0) {
@@ -49,6 +67,8 @@ pub fn is_all_archived(server: &Archiving, safe: Option<&Safe>) -> bool {
     }
     match (&server.position, end(server, safe)) {
         (Some(position), Some(end)) => position.lsn.0 <= end + IDLE,
+        // Behind a segment that the archiver could not take there may be any number of others.
+        _ if server.waiting.is_none() && server.failing.is_some() => false,
         _ => server.pending <= IDLE,
     }
 }

@@ -354,3 +354,63 @@ fn what_was_not_looked_at_is_not_decided_upon() {
     assert!(!decided(&facts).contains(&"rpo"), "what the server would have said is not known");
     assert!(!is_condition("wal-refused") && is_condition("rpo"));
 }
+
+#[test]
+fn req_6_22_a_server_that_archives_no_more_is_critical_and_rpo_is_not_over_by_that() {
+    let off = || Archiving { is_on: false, waiting: Some(0), ..archiving() };
+    expect(|it| it.server = Server::Answered(off()), &["C archiving-off"]);
+    let kinds = |server: Archiving| {
+        let mut facts = facts();
+        facts.server = Server::Answered(server);
+        decided(&facts)
+    };
+    assert!(!kinds(off()).contains(&"rpo") && kinds(off()).contains(&"archiving-off"));
+    assert!(kinds(archiving()).contains(&"rpo") && kinds(archiving()).contains(&"archiving-off"));
+    // It is for the primary to archive.
+    let standby = || Archiving { is_standby: true, ..off() };
+    expect(|it| it.server = Server::Answered(standby()), &[]);
+    for kind in ["rpo", "archiving-off", "archiver-failing", "archiver-backlog"] {
+        assert!(!kinds(standby()).contains(&kind), "{kind}");
+    }
+}
+
+#[test]
+fn req_6_12_an_archiver_that_fails_has_not_archived_everything() {
+    let failing = Some(("000000010000000000000007".to_owned(), at(NOW)));
+    let fails = Archiving { failing, waiting: None, pending: 200, ..archiving() };
+    expect(
+        |it| {
+            it.safe = Some(safe(at(NOW) - TimeDelta::minutes(16)));
+            it.server = Server::Answered(fails);
+        },
+        &["C rpo", "W archiver-failing"],
+    );
+}
+
+#[test]
+fn req_6_12_only_wal_of_the_servers_own_line_counts() {
+    let histories =
+        [(2, "1\t0/8000000\tno recovery target specified\n"), (4, "1\t0/9000000\tx\n3\t0/A000000\tx\n")];
+    let histories = histories
+        .map(|(timeline, text)| (timeline, crate::model::TimelineHistory::parse(text.as_bytes()).unwrap()))
+        .into();
+    let counts = |name: &str, timeline| {
+        let position = Position { timeline, lsn: Lsn(0xC00_0000), segment_size: 16 << 20 };
+        exposure::is_of_its_line(&name.parse().unwrap(), &position, &histories)
+    };
+    for (name, timeline, expected) in [
+        ("000000010000000000000007", 1, true),
+        // A server for an exercise.
+        ("00000002000000000000000B", 1, false),
+        ("00000002000000000000000B", 2, true),
+        // Before and behind the place where it was left.
+        ("000000010000000000000007", 2, true),
+        ("000000010000000000000008", 2, false),
+        ("000000030000000000000009", 4, true),
+        ("000000020000000000000007", 4, false),
+        // Its history is not known yet.
+        ("000000010000000000000009", 3, true),
+    ] {
+        assert_eq!(counts(name, timeline), expected, "{name} on {timeline}");
+    }
+}
