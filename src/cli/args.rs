@@ -11,7 +11,7 @@ use clap_complete::Shell;
 
 use crate::command::status::StatusRequest;
 use crate::config::{parse_duration, parse_size};
-use crate::model::{Fault, Kind, StoreName, Timestamp, parse_timestamp};
+use crate::model::{Fault, Kind, Lsn, StoreName, Timestamp, parse_timestamp};
 
 mod alerts;
 mod restore;
@@ -107,7 +107,7 @@ pub enum Command {
         bounded: bool,
         /// Give out no segment in which a tablespace is made from this place on (for servers that pgkeep starts beside the
         /// original)
-        #[arg(long, value_name = "LSN", value_parser = lsn, hide = true)]
+        #[arg(long, value_name = "LSN", value_parser = restore::lsn, hide = true)]
         contained: Option<Lsn>,
         /// Read this store alone (for test restores)
         #[arg(long, value_name = "NAME", value_parser = store_name, hide = true)]

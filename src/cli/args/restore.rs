@@ -152,7 +152,7 @@ pub enum Action {
     Shutdown,
 }
 
-fn lsn(text: &str) -> Result<Lsn, String> {
+pub(super) fn lsn(text: &str) -> Result<Lsn, String> {
     text.parse().map_err(said)
 }
 
