@@ -248,6 +248,12 @@ fn req_6_22_an_archiver_that_has_stopped_is_mailed_by_watch_and_so_is_its_end() 
     });
     // By the catalog's time, so that no test needs to wait for it to pass.
     place.catalog("UPDATE wal_segments SET stored_at = '2026-01-01T00:00:00.000Z' RETURNING 1");
+    // What a server for an exercise archives on a timeline of its own is none of this one's.
+    place.catalog(
+        "INSERT INTO wal_segments (timeline, segment, content_sha256, store, size_bytes, state, stored_at) \
+         SELECT 2, '00000002' || substr(segment, 9), content_sha256, store, size_bytes, state, \
+         strftime('%FT%H:%M:%fZ', 'now') FROM wal_segments RETURNING 1",
+    );
     let watched = place.pgkeep(&["--output", "json", "watch"]).ok().json();
     let kinds: Vec<_> = watched["conditions"]
         .as_array()
