@@ -158,7 +158,9 @@ fn a_look_at_certificates_that_fails_is_a_warning_and_the_rest_is_looked_at() {
     let place = place();
     place.set("PGHOST", "127.0.0.1");
     place.set("PGPORT", "1");
-    place.catalog("CREATE TRIGGER full BEFORE INSERT ON certificates BEGIN SELECT raise(ABORT, 'no room'); END");
+    place.catalog(
+        "CREATE TRIGGER full BEFORE INSERT ON certificates BEGIN SELECT raise(ABORT, 'no room'); END",
+    );
     let watched = place.pgkeep(&["watch"]).ok();
     assert!(watched.stderr.contains("warning: look at certificates: "), "{}", watched.stderr);
     assert!(watched.stderr.contains("no room"), "{}", watched.stderr);
