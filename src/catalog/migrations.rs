@@ -11,7 +11,7 @@ use crate::model::{Fault, Kind};
 const APPLICATION_ID: i32 = 0x7067_6B70;
 
 /// The steps in order; the schema's version is how many were taken. Released ones are never changed.
-const STEPS: [&str; 7] = [
+const STEPS: [&str; 8] = [
     include_str!("migrations/001_first.sql"),
     include_str!("migrations/002_settling.sql"),
     include_str!("migrations/003_lineage.sql"),
@@ -19,6 +19,7 @@ const STEPS: [&str; 7] = [
     include_str!("migrations/005_tenants.sql"),
     include_str!("migrations/006_operations.sql"),
     include_str!("migrations/007_telling.sql"),
+    include_str!("migrations/008_keys.sql"),
 ];
 
 /// What a SQLite file is to this version of pgkeep.

@@ -17,6 +17,7 @@ mod deliveries;
 mod failure;
 mod history;
 mod jobs;
+mod keys;
 mod migrations;
 mod overview;
 mod pins;

@@ -206,7 +206,7 @@ fn a_catalog_of_a_newer_version_is_refused_with_both_versions() {
         let error = result.unwrap_err();
         assert_eq!(fault(&error).kind, Kind::NotInitialised);
         assert!(error.to_string().contains("schema version 99"), "{error}");
-        assert!(error.to_string().contains("up to 7"), "{error}");
+        assert!(error.to_string().contains("up to 8"), "{error}");
         assert!(fault(&error).hint.as_ref().unwrap().contains("newer pgkeep"));
     }
 }
@@ -242,7 +242,7 @@ fn a_catalog_of_the_first_schema_is_brought_up_to_date_and_loses_nothing() {
     let catalog = Catalog::open(&path).unwrap();
     let version: i64 =
         catalog.connection().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-    assert_eq!(version, 7);
+    assert_eq!(version, 8);
     assert_eq!(catalog.check().unwrap(), Vec::<String>::new());
     let run = catalog.runs().unfinished().unwrap().remove(0);
     assert_eq!((run.scratch_directory, run.staging_directory), (None, None));

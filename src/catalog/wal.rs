@@ -58,7 +58,7 @@ pub struct ListedWal {
 /// What can be done with the table of WAL files.
 #[derive(Debug, Clone, Copy)]
 pub struct Wal<'a> {
-    catalog: &'a Catalog,
+    pub(super) catalog: &'a Catalog,
 }
 
 impl<'a> Wal<'a> {

@@ -4,7 +4,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
 use super::values::{count, json_or_null, parsed, parsed_or_null, time, time_or_null};
-use super::{Catalog, RestoreState, RunOutcome};
+use super::{Catalog, RestoreState, RunOutcome, keys};
 use crate::model::{BackupId, StoreName, Timestamp, timestamp_text};
 use crate::plan::conditions::exposure::Seen;
 use crate::plan::conditions::{Damaged, End, EndedRun, Facts, FailedTest, Made, Owed, Server, Short, Usage};
@@ -25,6 +25,7 @@ impl Catalog {
             Ok(Facts {
                 now,
                 has_key: true,
+                foreign_keys: keys::used(connection)?,
                 begun: one_time(connection, "SELECT min(started_at) AS at FROM runs")?,
                 latest: one_time(
                     connection,
@@ -74,6 +75,11 @@ impl Catalog {
             )
         })?;
         Ok(())
+    }
+
+    /// How far the server was when somebody last looked.
+    pub fn last_seen(&self) -> anyhow::Result<Option<Seen>> {
+        self.read("look how far the server was", |connection| Ok(seen(connection)?.pop()))
     }
 
     /// When somebody last saw that everything the server had written was in enough stores.

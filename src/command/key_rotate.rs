@@ -273,7 +273,9 @@ impl Rotating<'_> {
         copies.became(&became)?;
         copies.prove(&proven, Proof::Written, Utc::now())?;
         let grown = i64::try_from(object.len())? - i64::try_from(size_before.unwrap_or(object.len() as u64))?;
-        self.context.catalog.backups().resealed(id, grown, sum(object))
+        let backups = self.context.catalog.backups();
+        backups.resealed(id, grown, sum(object))?;
+        backups.sealed_with(id, self.keyring.fingerprint())
     }
 
     /// Under which keys WAL files and saved catalogs are.

@@ -14,7 +14,7 @@ use crate::catalog::{
 use crate::config::Settings;
 use crate::format::identity::Identity;
 use crate::format::keyring::Keyring;
-use crate::format::manifest::Manifest;
+use crate::format::manifest::{Manifest, ManifestHead};
 use crate::format::names;
 use crate::model::{BackupId, BackupKind, Digest, Fault, Kind, RunId, StoreName, Timestamp};
 use crate::pipeline::Refusal;
@@ -252,7 +252,9 @@ pub(super) fn record(context: &Context, stored: &Stored<'_>, run: Option<&RunId>
     };
     let copies: Vec<CopyRow> =
         objects.flat_map(|object| held.iter().map(move |held| copy(object, held))).collect();
-    context.catalog.backups().record(&row, &copies)
+    context.catalog.backups().record(&row, &copies)?;
+    let ManifestHead { fingerprint, .. } = ManifestHead::read(object, &manifest.id)?;
+    context.catalog.backups().sealed_with(&manifest.id, &fingerprint)
 }
 
 /// `15.18` out of 150018.

@@ -107,7 +107,7 @@ pub async fn run(environment: &Environment, request: &WalPushRequest) -> anyhow:
     step::reached(Step::WalAcknowledged)?;
     let files = ahead.iter().map(|(file, _)| file).chain([&file]);
     let histories: Vec<(u32, String)> = files.filter_map(|file| history(file)).collect();
-    tell_the_catalog(environment, &archiver.settings, &rows, &histories);
+    tell_the_catalog(environment, &archiver.settings, archiver.key(), &rows, &histories);
     for (store, why) in &pushed.owed {
         environment.progress.detail(&format!("store {store} is owed {}: {why}", file.name));
     }
@@ -199,12 +199,16 @@ fn history(file: &WalFile) -> Option<(u32, String)> {
 fn tell_the_catalog(
     environment: &Environment,
     settings: &Settings,
+    key: &str,
     rows: &[WalRow],
     histories: &[(u32, String)],
 ) {
     let told = quick_catalog(settings).and_then(|catalog| {
         unrecorded::take_in(settings, &catalog)?;
         catalog.wal().record(rows)?;
+        if let Some(at) = rows.iter().filter_map(|row| row.stored_at).max() {
+            catalog.wal().sealed_with(key, at)?;
+        }
         histories.iter().try_for_each(|(timeline, text)| catalog.wal().record_history(*timeline, text))
     });
     if let Err(error) = told {

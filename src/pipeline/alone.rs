@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
+use std::time::SystemTime;
 
 use anyhow::Context;
 use sha2::{Digest as _, Sha256};
@@ -59,8 +61,6 @@ pub struct SealFile<'a> {
     pub file: &'a File,
     /// Its length in bytes.
     pub size: u64,
-    /// The SHA-256 of its bytes if that is known already.
-    pub sha256: Option<Digest>,
     /// Compression.
     pub codec: Codec,
     /// The first key seals.
@@ -80,139 +80,114 @@ const IN_MEMORY: u64 = 64 << 20;
 /// Seals the file for the owner that `owner` names when it is told the SHA-256 of the plain bytes. Returns that digest
 /// and how many bytes were written. The target is not flushed. Blocks.
 ///
-/// Each frame is read once: it is summed up here while other threads compress it. Sealing begins when the digest is
-/// known, so what is compressed waits until then: in memory for files of ordinary size, larger ones are read twice.
+/// Sealing begins when the digest is known; where several threads compress, what they have done by then waits in memory.
+/// Parts of the file are read twice, and one that was written to in between is refused ([`Kind::Refused`]).
 pub fn seal_file<W: Write>(
     plan: &SealFile<'_>,
     owner: impl FnOnce(&Digest) -> String,
     target: W,
 ) -> anyhow::Result<(Digest, u64)> {
+    let before = Stamp::of(plan.file)?;
     let begin = |sha256: Digest| {
         let (codec, keyring, now) = (plan.codec, plan.keyring, plan.now);
         let sealer = Sealer::begin(&SealAlone { owner: owner(&sha256), codec, keyring, now }, target)?;
         anyhow::Ok((sha256, sealer))
     };
-    let frames = plan.size.div_ceil(FILE_FRAME as u64);
-    let known = match plan.sha256 {
-        None if plan.threads <= 1 || plan.size > IN_MEMORY => Some(sha256_of(plan.file, plan.size)?),
-        known => known,
-    };
-    if plan.threads <= 1
-        && let Some(sha256) = known
-    {
-        let (sha256, mut sealer) = begin(sha256)?;
-        let (mut plain, mut packed) = (Vec::new(), Vec::new());
-        for number in 0..frames {
-            read_nth(plan, number, &mut plain)?;
-            let raw = compress(plan.codec, &plain, &mut packed)?;
-            sealer.frame(&mut packed, plain.len(), raw)?;
-        }
-        return Ok((sha256, sealer.finish()?));
+    let (sha256, sealer) =
+        if plan.threads <= 1 { seal_by_one(plan, begin)? } else { seal_by_several(plan, begin)? };
+    if Stamp::of(plan.file)? != before {
+        return Fault::new(Kind::Refused, "it was written to while it was sealed").err();
     }
-    let (work, waiting) = mpsc::sync_channel::<(u64, Arc<Vec<u8>>)>(plan.threads);
-    let (done, compressed) = mpsc::channel();
-    let waiting = Mutex::new(waiting);
+    Ok((sha256, sealer.finish()?))
+}
+
+/// What changes when a file is written to.
+#[derive(PartialEq, Eq)]
+struct Stamp(u64, SystemTime);
+
+impl Stamp {
+    fn of(file: &File) -> anyhow::Result<Self> {
+        let metadata = file.metadata().context("look at what is to be sealed")?;
+        Ok(Self(metadata.len(), metadata.modified()?))
+    }
+}
+
+/// This thread does everything.
+fn seal_by_one<W: Write>(
+    plan: &SealFile<'_>,
+    begin: impl FnOnce(Digest) -> anyhow::Result<(Digest, Sealer<W>)>,
+) -> anyhow::Result<(Digest, Sealer<W>)> {
+    let (sha256, mut sealer) = begin(sha256_of(plan.file, plan.size)?)?;
+    let (mut plain, mut packed) = (Vec::new(), Vec::new());
+    for number in 0..frames(plan) {
+        read_nth(plan, number, &mut plain)?;
+        let raw = compress(plan.codec, &plain, &mut packed)?;
+        sealer.frame(&mut packed, plain.len(), raw)?;
+    }
+    Ok((sha256, sealer))
+}
+
+/// Several threads read and compress, this one sums up and seals. While it sums up there is one less of them than cores,
+/// so that the digest is known soon and sealing goes on beside compressing. Reading twice out of the kernel's memory takes
+/// less than handing what was read to another core.
+fn seal_by_several<W: Write>(
+    plan: &SealFile<'_>,
+    begin: impl FnOnce(Digest) -> anyhow::Result<(Digest, Sealer<W>)>,
+) -> anyhow::Result<(Digest, Sealer<W>)> {
+    let frames = frames(plan);
+    // What is compressed waits until the file is summed up: a large one is summed up before.
+    let (known, waiting) = if plan.size > IN_MEMORY {
+        (Some(sha256_of(plan.file, plan.size)?), 2 * plan.threads)
+    } else {
+        (None, frames as usize)
+    };
+    let (done, compressed) = mpsc::sync_channel(waiting);
+    let (next, used) = (AtomicU64::new(0), Mutex::new(Vec::new()));
+    let compress_frames = |done: mpsc::SyncSender<(u64, anyhow::Result<CompressedFrame>)>| {
+        let mut plain = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= frames {
+                return;
+            }
+            let mut packed = lock(&used).pop().unwrap_or_default();
+            let raw =
+                read_nth(plan, number, &mut plain).and_then(|()| compress(plan.codec, &plain, &mut packed));
+            let frame = raw.map(|raw| (packed, plain.len(), raw));
+            if done.send((number, frame)).is_err() {
+                return;
+            }
+        }
+    };
     thread::scope(|scope| {
         // Moved in here, so that the threads find out however this ends.
-        let (work, compressed) = (work, compressed);
-        for _ in 0..plan.threads {
-            let (waiting, done) = (&waiting, done.clone());
-            scope.spawn(move || {
-                loop {
-                    let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok((number, plain)) = next else { return };
-                    let mut packed = Vec::new();
-                    let raw = compress(plan.codec, &plain, &mut packed);
-                    let length = plain.len();
-                    // Before its frame is told to be done: its buffer is read into again.
-                    drop(plain);
-                    if done.send((number, raw.map(|raw| (packed, length, raw)))).is_err() {
-                        return;
-                    }
-                }
-            });
+        let (done, compressed) = (done, compressed);
+        let spawn = |done| scope.spawn(|| compress_frames(done));
+        for _ in 1..plan.threads {
+            spawn(done.clone());
         }
-        drop(done);
-        let mut begun = None;
-        let mut begin = Some(begin);
-        if let (Some(sha256), Some(begin)) = (known, begin.take_if(|_| known.is_some())) {
-            begun = Some(begin(sha256)?);
-        }
-        let mut ordered = InOrder { compressed, early: BTreeMap::new(), next: 0 };
-        let (mut hasher, mut buffers) = (Sha256::new(), Buffers::default());
+        let sha256 = known.map_or_else(|| sha256_of(plan.file, plan.size), Ok)?;
+        spawn(done);
+        let (sha256, mut sealer) = begin(sha256)?;
+        let mut early: BTreeMap<u64, CompressedFrame> = BTreeMap::new();
         for number in 0..frames {
-            let mut plain = buffers.take();
-            if let Some(plain) = Arc::get_mut(&mut plain) {
-                read_nth(plan, number, plain)?;
+            while !early.contains_key(&number) {
+                let (number, frame) = compressed.recv().context("the threads that compress have died")?;
+                early.insert(number, frame?);
             }
-            work.send((number, Arc::clone(&plain))).context("the threads that compress have died")?;
-            match &mut begun {
-                None => hasher.update(&*plain),
-                Some((_, sealer)) => ordered.seal_ready(sealer)?,
-            }
-            buffers.give(plain);
+            let Some((mut packed, length, raw)) = early.remove(&number) else { continue };
+            sealer.frame(&mut packed, length, raw)?;
+            lock(&used).push(packed);
         }
-        drop(work);
-        let (sha256, mut sealer) = match (begun, begin) {
-            (Some(begun), _) => begun,
-            (None, Some(begin)) => begin(Digest::from_bytes(hasher.finalize().into()))?,
-            (None, None) => anyhow::bail!("sealing was not begun"),
-        };
-        ordered.seal_up_to(frames, &mut sealer)?;
-        Ok((sha256, sealer.finish()?))
+        Ok((sha256, sealer))
     })
 }
 
 /// A compressed frame: its bytes, how many plain ones there are, and whether it is raw.
 type CompressedFrame = (Vec<u8>, usize, bool);
 
-/// Frames come as they are done and are sealed in their order.
-struct InOrder {
-    compressed: mpsc::Receiver<(u64, anyhow::Result<CompressedFrame>)>,
-    early: BTreeMap<u64, CompressedFrame>,
-    next: u64,
-}
-
-impl InOrder {
-    fn seal_ready<W: Write>(&mut self, sealer: &mut Sealer<W>) -> anyhow::Result<()> {
-        while let Ok((number, frame)) = self.compressed.try_recv() {
-            self.early.insert(number, frame?);
-        }
-        self.seal(sealer)
-    }
-
-    fn seal_up_to<W: Write>(&mut self, end: u64, sealer: &mut Sealer<W>) -> anyhow::Result<()> {
-        self.seal(sealer)?;
-        while self.next < end {
-            let (number, frame) = self.compressed.recv().context("the threads that compress have died")?;
-            self.early.insert(number, frame?);
-            self.seal(sealer)?;
-        }
-        Ok(())
-    }
-
-    fn seal<W: Write>(&mut self, sealer: &mut Sealer<W>) -> anyhow::Result<()> {
-        while let Some((mut packed, length, raw)) = self.early.remove(&self.next) {
-            sealer.frame(&mut packed, length, raw)?;
-            self.next += 1;
-        }
-        Ok(())
-    }
-}
-
-/// Buffers that are shared with the threads that compress, and used again when those have let go of them.
-#[derive(Default)]
-struct Buffers(Vec<Arc<Vec<u8>>>);
-
-impl Buffers {
-    fn take(&mut self) -> Arc<Vec<u8>> {
-        let free = self.0.iter().position(|buffer| Arc::strong_count(buffer) == 1);
-        free.map_or_else(Arc::default, |free| self.0.swap_remove(free))
-    }
-
-    fn give(&mut self, buffer: Arc<Vec<u8>>) {
-        self.0.push(buffer);
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The SHA-256 of a file's first `size` bytes.
@@ -228,6 +203,10 @@ pub fn sha256_of(file: &File, size: u64) -> anyhow::Result<Digest> {
         offset += bytes.len() as u64;
     }
     Ok(Digest::from_bytes(hasher.finalize().into()))
+}
+
+fn frames(plan: &SealFile<'_>) -> u64 {
+    plan.size.div_ceil(FILE_FRAME as u64)
 }
 
 /// Reads one frame.
@@ -412,7 +391,7 @@ mod tests {
             file.write_all(&plain).unwrap();
             for threads in [1, 2, 3, 8] {
                 let (size, codec, keyring, now) = (length as u64, Codec::Zstd(1), &keyring, 1);
-                let plan = SealFile { file: &file, size, sha256: None, codec, keyring, now, threads };
+                let plan = SealFile { file: &file, size, codec, keyring, now, threads };
                 let mut bytes = Vec::new();
                 let (sha256, stored) = seal_file(&plan, |it| format!("wal/{it}"), &mut bytes).unwrap();
                 assert_eq!(sha256.as_bytes()[..], Sha256::digest(&plain)[..]);
@@ -430,9 +409,27 @@ mod tests {
         for threads in [1, 4] {
             let size = 3 * FRAME_BYTES as u64;
             let (codec, keyring) = (Codec::Zstd(1), &keyring);
-            let sha256 = Some(Digest::from_bytes([1; 32]));
-            let plan = SealFile { file: &file, size, sha256, codec, keyring, now: 1, threads };
+            let plan = SealFile { file: &file, size, codec, keyring, now: 1, threads };
             assert!(seal_file(&plan, |_| "wal".to_owned(), &mut Vec::new()).is_err());
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_written_to_meanwhile_is_not_sealed() {
+        let keyring = ring();
+        for threads in [1, 4] {
+            let file = tempfile::tempfile().unwrap();
+            let size = 3 * FRAME_BYTES as u64;
+            file.set_len(size).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+            let (codec, keyring) = (Codec::Zstd(1), &keyring);
+            let plan = SealFile { file: &file, size, codec, keyring, now: 1, threads };
+            let owner = |_: &Digest| {
+                file.write_all_at(b"row", 2 * FRAME_BYTES as u64).unwrap();
+                "wal".to_owned()
+            };
+            let error = seal_file(&plan, owner, &mut Vec::new()).unwrap_err();
+            assert_eq!(error.downcast_ref::<Fault>().unwrap().kind, Kind::Refused);
         }
     }
 

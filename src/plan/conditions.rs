@@ -93,6 +93,8 @@ pub struct Facts {
     pub now: Timestamp,
     /// Whether a key is set.
     pub has_key: bool,
+    /// Keys that something is under and the settings lack.
+    pub foreign_keys: Vec<UsedKey>,
     /// When pgkeep first ran here.
     pub begun: Option<Timestamp>,
     /// The latest time that is written down anywhere.
@@ -127,6 +129,19 @@ pub struct Facts {
     pub holes: Option<Vec<Hole>>,
     /// What the server says.
     pub server: Server,
+}
+
+/// A key that something is under.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsedKey {
+    /// Its fingerprint.
+    pub key: String,
+    /// How many backups.
+    pub backups: u64,
+    /// The newest of them.
+    pub newest: Option<BackupId>,
+    /// When the last WAL was sealed with it that may be there.
+    pub wal_until: Option<Timestamp>,
 }
 
 /// A run that has ended.
@@ -400,6 +415,7 @@ fn machine(facts: &Facts, limits: &Limits, found: &mut Vec<Condition>) {
         let message = "no encryption key is set: nothing can be backed up or restored".to_owned();
         found.push(critical("key-missing", "", message));
     }
+    found.extend(facts.foreign_keys.iter().filter(|_| facts.has_key).map(foreign_key));
     if let Some(took) = facts.test_restore.filter(|took| *took > limits.rto) {
         let message = format!(
             "the last test restore took {}, longer than RTO_TARGET, {}",
@@ -425,6 +441,23 @@ fn machine(facts: &Facts, limits: &Limits, found: &mut Vec<Condition>) {
     for (file, how) in &facts.exposed {
         found.push(warning("key-exposed", file.as_str(), format!("{file} holds a secret, and {how}")));
     }
+}
+
+/// What can't be opened with the keys that are set.
+fn foreign_key(used: &UsedKey) -> Condition {
+    let UsedKey { key, backups, newest, wal_until } = used;
+    let backups = newest.as_ref().map(|newest| match backups {
+        1 => newest.to_string(),
+        _ => format!("{newest} and {} before it", count(backups - 1, "backup")),
+    });
+    let wal = wal_until.map(|until| format!("WAL up to {}", timestamp_text(until)));
+    let what: Vec<String> = backups.into_iter().chain(wal).collect();
+    let message = format!(
+        "{} can't be restored: sealed with the key {key}, which the settings lack; put it into BACKUP_ENCRYPTION_KEY, \
+         behind the present one and a comma",
+        what.join(" and ")
+    );
+    critical("key-missing", key.as_str(), message)
 }
 
 /// Whether a certificate must be thought of.

@@ -214,6 +214,40 @@ fn req_6_22_a_hole_in_the_wal_is_critical_until_it_is_filled() {
 }
 
 #[test]
+fn req_6_22_a_backup_whose_key_is_gone_is_critical_until_the_key_is_back() {
+    let archiving = Archiving::ready();
+    let place = &archiving.place;
+    place.set("ALERT_STORAGE", "100");
+    place.pgkeep(&["backup", "cluster", "--fast"]).ok();
+    archiving.archive();
+    let said = || {
+        let mut rows =
+            place.catalog("SELECT message FROM alerts WHERE alert_type = 'key-missing' ORDER BY id DESC");
+        rows.remove(0).remove(0)
+    };
+    let backup = place.catalog("SELECT id FROM backups").remove(0).remove(0);
+    let old = place.setting("BACKUP_ENCRYPTION_KEY");
+    let new = place.pgkeep(&["key", "new"]).ok().stdout.trim().to_owned();
+    place.set("BACKUP_ENCRYPTION_KEY", &new);
+    expect(place, &["CRITICAL key-missing"]);
+    assert!(said().starts_with(&format!("{backup} and WAL up to ")), "{}", said());
+    let both = format!("{new},{old}");
+    place.set("BACKUP_ENCRYPTION_KEY", &both);
+    expect(place, &[]);
+    // Manifests go under the new key, WAL stays under the old one until it is removed.
+    place.pgkeep(&["key", "rotate"]).ok();
+    place.set("BACKUP_ENCRYPTION_KEY", &new);
+    expect(place, &["CRITICAL key-missing"]);
+    assert!(said().starts_with("WAL up to "), "{}", said());
+    place.set("BACKUP_ENCRYPTION_KEY", &both);
+    expect(place, &[]);
+    // A catalog from before keys were written down learns them by reading.
+    place.catalog("UPDATE backups SET key = NULL RETURNING 1");
+    place.pgkeep(&["verify", "--deep"]).ok();
+    assert_ne!(place.catalog("SELECT key FROM backups WHERE key IS NOT NULL"), Vec::<Vec<String>>::new());
+}
+
+#[test]
 fn req_6_22_a_server_that_archives_no_more_is_critical_and_closes_no_other_alert() {
     let archiving = Archiving::ready();
     let (place, cluster) = (&archiving.place, &archiving.cluster);

@@ -6,7 +6,7 @@ use super::deliver::{self, Told};
 use super::{certificates, exposed};
 use crate::catalog::{Alert, Audience, Catalog, Recipient};
 use crate::command::archive::unrecorded;
-use crate::command::context::run_lock;
+use crate::command::context::{keyring, run_lock};
 use crate::command::recoverable;
 use crate::config::Settings;
 use crate::model::{Progress, RunId, Severity, StoreName, Timestamp, WalName};
@@ -119,6 +119,11 @@ fn gather(place: Place<'_>, server: Server) -> anyhow::Result<Facts> {
     facts.safe = safe.map(|(name, at)| Safe { name, at });
     facts.server = server;
     facts.has_key = !settings.keys.is_empty();
+    match keyring(settings) {
+        Ok(keyring) => facts.foreign_keys.retain(|used| keyring.fingerprints().all(|ours| ours != used.key)),
+        // Whoever needs a key says what is wrong with those that are set.
+        Err(_) => facts.foreign_keys.clear(),
+    }
     let host = Caller::find().host;
     for run in catalog.runs().unfinished()? {
         let is_ours = run.host == host && place.run != Some(&run.id);

@@ -39,7 +39,22 @@ pub(in crate::command) async fn look(place: Place<'_>) -> anyhow::Result<()> {
     let is_due = |service: &&Service| {
         known.iter().find(|it| it.place == service.place).is_none_or(|it| must_be_asked(it, now))
     };
-    let asked = services.iter().filter(is_due).map(|service| async move {
+    let seen = ask(services.iter().filter(is_due), now).await;
+    let places: Vec<&str> = services.iter().map(|service| service.place.as_str()).collect();
+    if seen.is_empty() && known.iter().all(|it| places.contains(&it.place.as_str())) {
+        return Ok(());
+    }
+    place.catalog.saw_certificates(&seen, &places)
+}
+
+/// Those that can be had now, without a catalog.
+pub(in crate::command) async fn now(settings: &Settings) -> Vec<Certificate> {
+    let seen = ask(services(settings).iter(), Utc::now()).await;
+    seen.iter().filter_map(certificate).chain(of_client(settings)).collect()
+}
+
+async fn ask(services: impl Iterator<Item = &Service>, now: Timestamp) -> Vec<SeenCertificate> {
+    let asked = services.map(|service| async move {
         let (host, port, before) = (service.host.clone(), service.port, service.before);
         let asking = tokio::task::spawn_blocking(move || certificate_of(&host, port, before, PATIENCE));
         let answer = match tokio::time::timeout(LIMIT, asking).await {
@@ -54,12 +69,7 @@ pub(in crate::command) async fn look(place: Place<'_>) -> anyhow::Result<()> {
             error: answer.err(),
         }
     });
-    let seen = join_all(asked).await;
-    let places: Vec<&str> = services.iter().map(|service| service.place.as_str()).collect();
-    if seen.is_empty() && known.iter().all(|it| places.contains(&it.place.as_str())) {
-        return Ok(());
-    }
-    place.catalog.saw_certificates(&seen, &places)
+    join_all(asked).await
 }
 
 fn must_be_asked(seen: &SeenCertificate, now: Timestamp) -> bool {
@@ -80,13 +90,15 @@ pub(super) fn known(place: Place<'_>) -> anyhow::Result<Vec<Certificate>> {
     let is_set = |seen: &SeenCertificate| services.iter().any(|service| service.place == seen.place);
     let mut found: Vec<Certificate> =
         place.catalog.certificates()?.iter().filter(|seen| is_set(seen)).filter_map(certificate).collect();
-    if let Some(file) = &place.settings.postgres.sslcert
-        && let Some(validity) = certificate::of_file(file)
-    {
-        let of = file.display().to_string();
-        found.push(Certificate { of, until: validity.until });
-    }
+    found.extend(of_client(place.settings));
     Ok(found)
+}
+
+/// The one with which one logs in to the server.
+fn of_client(settings: &Settings) -> Option<Certificate> {
+    let file = settings.postgres.sslcert.as_ref()?;
+    let validity = certificate::of_file(file)?;
+    Some(Certificate { of: file.display().to_string(), until: validity.until })
 }
 
 fn services(settings: &Settings) -> Vec<Service> {

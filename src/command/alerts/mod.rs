@@ -20,7 +20,7 @@ use crate::system::caller::Caller;
 use post::Post;
 
 pub(in crate::command) use attend::{Attended, Place, attend};
-pub(in crate::command) use certificates::look as look_at_certificates;
+pub(in crate::command) use certificates::{look as look_at_certificates, now as certificates_now};
 
 /// How many alerts `--all` shows.
 const ALL: usize = 200;

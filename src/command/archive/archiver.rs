@@ -122,6 +122,11 @@ impl Archiver {
         Ok(self.registration().refuse_strangers(file)?)
     }
 
+    /// The fingerprint of the key that seals.
+    pub(in crate::command) fn key(&self) -> &str {
+        self.keyring.fingerprint()
+    }
+
     /// How many stores must have a file before it counts.
     pub(in crate::command) fn min_copies(&self) -> usize {
         self.replicas.min_copies()
@@ -359,14 +364,13 @@ impl Archiver {
         let plan = SealFile {
             file: &file.file,
             size: file.size,
-            sha256: None,
             codec: self.settings.wal_compression,
             keyring: &self.keyring,
             now: u64::try_from(Utc::now().timestamp()).unwrap_or(0),
             threads,
         };
         let owner = |sha256: &Digest| names::wal_owner(&file.name, sha256);
-        let (sha256, size) = seal_file(&plan, owner, &mut staged.file())?;
+        let (sha256, size) = seal_file(&plan, owner, staged.writer())?;
         // Durable before any store is told that it has it.
         staged.flush()?;
         Ok(Sealed { sha256, size, path: staged.path().to_owned(), _staged: Some(staged) })

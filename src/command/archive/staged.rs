@@ -2,9 +2,13 @@
 //! killed one has left from what another is writing now.
 
 use std::fs::{File, TryLockError};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::system::{durable, random_u32};
+
+/// So many bytes the disk is given at once.
+const BEGUN_AT_ONCE: u64 = 1 << 20;
 
 /// A file that goes with this value, unless a store has taken it over by renaming.
 #[derive(Debug)]
@@ -30,12 +34,35 @@ impl Staged {
         &self.path
     }
 
-    pub(super) fn file(&self) -> &File {
-        &self.file
+    /// Writes into it from its beginning; the disk begins with a part while the next is made.
+    pub(super) fn writer(&self) -> impl Write {
+        Writer { file: &self.file, written: 0, begun: 0 }
     }
 
     pub(super) fn flush(&self) -> anyhow::Result<()> {
         Ok(self.file.sync_all()?)
+    }
+}
+
+struct Writer<'a> {
+    file: &'a File,
+    written: u64,
+    begun: u64,
+}
+
+impl Write for Writer<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.written += count as u64;
+        if self.written - self.begun >= BEGUN_AT_ONCE {
+            durable::begin_flush(self.file, self.begun, self.written - self.begun);
+            self.begun = self.written;
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 

@@ -1,6 +1,7 @@
 //! `pgkeep check`: whether a backup would work, before cron finds out. Each line is ok, a warning or a fault.
 
 mod archive;
+mod certificates;
 mod permissions;
 mod tenants;
 
@@ -126,6 +127,7 @@ pub async fn run(environment: &Environment) -> CheckReport {
     permissions::check(&settings, &mut report);
     let identities = stores(&settings, &mut report).await;
     server(environment, &settings, &identities, &mut report).await;
+    certificates::check(&settings, &mut report).await;
     report
 }
 

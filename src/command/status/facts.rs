@@ -11,7 +11,8 @@ use crate::catalog::{
 };
 use crate::command::Shelf;
 use crate::command::recoverable::{self, Ledger};
-use crate::model::{BackupId, BackupKind, Kind, StoreName, Timestamp};
+use crate::model::{BackupId, BackupKind, Kind, StoreName, Timestamp, WalName};
+use crate::plan::conditions::exposure::{self, Position, Seen};
 use crate::plan::health::{Facts, Health, State};
 use crate::report::{
     AlertLine, BackupCount, HeldBackups, JobLine, LastRun, NewestBackup, Rpo, Rto, RunLine, Status,
@@ -192,7 +193,7 @@ fn rpo(
     let seen = shelf.catalog.seen_archived()?.filter(|seen| *seen <= now);
     let wal = match reach {
         None => None,
-        Some(window) => recoverable::newest_safe(&shelf.catalog, copies, &|_| true)?.map(|(segment, at)| {
+        Some(window) => newest_wal(shelf, rows, copies)?.map(|(segment, at)| {
             // A server that has written nothing more since has nothing to lose, as long as somebody looks.
             let at = if ends_unknown || window.missing.is_some() {
                 at.min(window.until)
@@ -212,6 +213,26 @@ fn rpo(
         newest: newest.map(|(name, _)| name),
         copies,
     })
+}
+
+/// The newest segment that is safe, of those that the server writes as far as somebody has looked.
+fn newest_wal(
+    shelf: &Shelf,
+    rows: &[BackupRow],
+    copies: usize,
+) -> anyhow::Result<Option<(WalName, Timestamp)>> {
+    let segment_size = rows.iter().find_map(|row| row.wal).map(|wal| wal.wal_segment_size);
+    let position = shelf.catalog.last_seen()?.zip(segment_size).map(|(seen, segment_size)| {
+        let Seen { timeline, lsn, .. } = seen;
+        Position { timeline, lsn, segment_size }
+    });
+    let histories = shelf.catalog.wal().histories()?;
+    // A timeline above the last one that was seen may be the server's since.
+    let counts = |name: &WalName| {
+        position
+            .is_none_or(|it| name.timeline() > it.timeline || exposure::is_of_its_line(name, &it, &histories))
+    };
+    recoverable::newest_safe(&shelf.catalog, copies, &counts)
 }
 
 fn overview_tests(shelf: &Shelf) -> anyhow::Result<Vec<TestRun>> {

@@ -12,6 +12,7 @@ use crate::command::archive::checked::{self, Unproven};
 use crate::command::volumes::{BadCopy, Volumes};
 use crate::command::{Context, judge, manifests, stores};
 use crate::format::keyring::Keyring;
+use crate::format::manifest::ManifestHead;
 use crate::format::names;
 use crate::model::{Digest, Fault, Kind, Stage, StoreName, Timestamp};
 use crate::pipeline::{Discard, Unpack, read_hashed, unpack};
@@ -377,6 +378,8 @@ impl<'a> Proving<'a> {
             return Fault::new(Kind::Damaged, format!("the manifest of {id} is that of {}", manifest.id))
                 .err();
         }
+        let ManifestHead { fingerprint, .. } = ManifestHead::read(&fetched.object, id)?;
+        self.context.catalog.backups().found_under(id, &fingerprint)?;
         let manifest = Arc::new(manifest);
         let request = Unpack {
             entries: (0..manifest.entries.len()).collect(),

@@ -41,6 +41,7 @@ fn facts() -> Facts {
     Facts {
         now: at(NOW),
         has_key: true,
+        foreign_keys: Vec::new(),
         begun: Some(at(0)),
         latest: Some(at(NOW)),
         runs: Vec::new(),
@@ -210,6 +211,21 @@ fn req_6_22_damage_holes_and_too_few_copies_are_critical() {
     };
     expect(|it| it.holes = Some(vec![hole()]), &["C wal-hole 000000010000000000000007"]);
     expect(|it| it.has_key = false, &["C key-missing"]);
+    let used = |backups: u64, wal| UsedKey {
+        key: "ab12".to_owned(),
+        backups,
+        newest: (backups > 0).then(|| id(0)),
+        wal_until: wal,
+    };
+    expect(|it| it.foreign_keys = vec![used(1, None)], &["C key-missing ab12"]);
+    let said = |backups, wal| {
+        let facts = Facts { foreign_keys: vec![used(backups, wal)], ..facts() };
+        evaluate(&facts, &limits()).remove(0).message
+    };
+    assert!(said(1, None).starts_with(&format!("{} can't be restored", id(0))), "{}", said(1, None));
+    let both = format!("{} and 2 backups before it and WAL up to {} can't", id(0), timestamp_text(at(1)));
+    assert!(said(3, Some(at(1))).starts_with(&both), "{}", said(3, Some(at(1))));
+    assert!(said(0, Some(at(1))).starts_with("WAL up to "), "{}", said(0, Some(at(1))));
 }
 
 #[test]
