@@ -217,7 +217,8 @@ fn see_again(
     let mut statement = transaction.prepare_cached(
         "UPDATE alerts SET times = times + 1, last_seen_at = :at, message = :message, severity = :severity, \
          notification_channels = iif(:is_worse, NULL, notification_channels), \
-         acknowledged_at = iif(:is_worse, NULL, acknowledged_at) WHERE id = :id",
+         acknowledged_at = iif(:is_worse, NULL, acknowledged_at), \
+         acknowledged_by = iif(:is_worse, NULL, acknowledged_by), note = iif(:is_worse, NULL, note) WHERE id = :id",
     )?;
     statement.execute(named_params! {
         ":id": known.id,

@@ -50,10 +50,6 @@ impl Wal<'_> {
 /// The keys that complete backups and WAL that is still there are under.
 pub(super) fn used(connection: &Connection) -> rusqlite::Result<Vec<UsedKey>> {
     let mut used: BTreeMap<String, UsedKey> = BTreeMap::new();
-    fn of<'a>(used: &'a mut BTreeMap<String, UsedKey>, key: &str) -> &'a mut UsedKey {
-        let unused = || UsedKey { key: key.to_owned(), backups: 0, newest: None, wal_until: None };
-        used.entry(key.to_owned()).or_insert_with(unused)
-    }
     // A column beside max() is of the row that has it (https://www.sqlite.org/lang_select.html, "Bare columns").
     let sql = "SELECT key, count(*) AS backups, id, max(started_at) FROM backups \
                WHERE status = 'complete' AND key IS NOT NULL GROUP BY key";
@@ -73,4 +69,9 @@ pub(super) fn used(connection: &Connection) -> rusqlite::Result<Vec<UsedKey>> {
         of(&mut used, &row.get::<_, String>("key")?).wal_until = Some(time(row, "sealed_at")?);
     }
     Ok(used.into_values().collect())
+}
+
+fn of<'a>(used: &'a mut BTreeMap<String, UsedKey>, key: &str) -> &'a mut UsedKey {
+    let unused = || UsedKey { key: key.to_owned(), backups: 0, newest: None, wal_until: None };
+    used.entry(key.to_owned()).or_insert_with(unused)
 }

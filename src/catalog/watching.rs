@@ -7,7 +7,9 @@ use super::values::{count, json_or_null, parsed, parsed_or_null, time, time_or_n
 use super::{Catalog, RestoreState, RunOutcome, keys};
 use crate::model::{BackupId, StoreName, Timestamp, timestamp_text};
 use crate::plan::conditions::exposure::Seen;
-use crate::plan::conditions::{Damaged, End, EndedRun, Facts, FailedTest, Made, Owed, Server, Short, Usage};
+use crate::plan::conditions::{
+    Damaged, End, EndedRun, Facts, FailedTest, Made, Owed, Server, Short, ShortWal, Usage,
+};
 
 /// How far back runs are looked at: what failed longer ago, and was not tried since, is nobody's concern any more.
 const RUNS: chrono::TimeDelta = chrono::TimeDelta::days(7);
@@ -25,6 +27,7 @@ impl Catalog {
             Ok(Facts {
                 now,
                 has_key: true,
+                key_fault: None,
                 foreign_keys: keys::used(connection)?,
                 begun: one_time(connection, "SELECT min(started_at) AS at FROM runs")?,
                 latest: one_time(
@@ -36,6 +39,7 @@ impl Catalog {
                 tests: tests(connection, now)?,
                 backups: backups(connection)?,
                 short: short(connection)?,
+                short_wal: short_wal(connection)?,
                 damaged: damaged(connection)?,
                 owed: owed(connection)?,
                 proofs: proofs(connection)?,
@@ -104,7 +108,7 @@ fn one_time(connection: &Connection, sql: &str) -> rusqlite::Result<Option<Times
 
 fn runs(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<EndedRun>> {
     let mut statement = connection.prepare(
-        "SELECT id, command, arguments, outcome, exit_code, message, started_at FROM runs \
+        "SELECT id, command, arguments, outcome, exit_code, message, started_at, terminal FROM runs \
          WHERE started_at > :since AND outcome <> 'running' ORDER BY started_at, id",
     )?;
     let since = timestamp_text(now - RUNS);
@@ -122,6 +126,7 @@ fn runs(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<EndedRu
             exit_code: row.get("exit_code")?,
             message: row.get("message")?,
             at: time(row, "started_at")?,
+            is_told: row.get::<_, String>("terminal")? != "none",
         })
     })?;
     found.collect()
@@ -200,6 +205,20 @@ fn short(connection: &Connection) -> rusqlite::Result<Vec<Short>> {
          AND backup_id IN (SELECT id FROM backups WHERE status = 'complete') GROUP BY backup_id, object) \
          GROUP BY backup_id ORDER BY backup_id",
         |row| Ok(Short { id: parsed::<BackupId>(row, "backup_id")?, good: count(row, "good")? }),
+    )
+}
+
+/// WAL of which some copy is not good, by how many are.
+fn short_wal(connection: &Connection) -> rusqlite::Result<Vec<ShortWal>> {
+    rows(
+        connection,
+        "SELECT good, count(*) AS files, min(segment) AS first FROM (SELECT segment, (SELECT count(*) FROM \
+         wal_segments AS other WHERE other.segment = lacking.segment AND other.content_sha256 = lacking.content_sha256 \
+         AND other.state = 'good') AS good FROM wal_segments AS lacking \
+         WHERE state IN ('owed', 'missing', 'damaged') GROUP BY segment, content_sha256) GROUP BY good ORDER BY good",
+        |row| {
+            Ok(ShortWal { good: count(row, "good")?, files: count(row, "files")?, first: row.get("first")? })
+        },
     )
 }
 

@@ -23,19 +23,27 @@ pub(super) fn refuse_others(context: &Context, command: &str) -> anyhow::Result<
     if is_admitted(&context.settings, caller, command) {
         return Ok(());
     }
-    let who = match &caller.sudo_user {
-        Some(sudo_user) => format!("{sudo_user} (through sudo, as {})", caller.user),
-        None => caller.user.clone(),
-    };
     if command == "restore" {
-        log_restore(context, &who)?;
+        log_restore(context, &named(caller))?;
     }
+    Err(refusal(caller, command).into())
+}
+
+/// What one is told who may not run that command. The attempt is to be written down.
+pub(super) fn refusal(caller: &Caller, command: &str) -> Fault {
+    let who = named(caller);
     Fault::new(
         Kind::Refused,
         format!("{who} may not run `pgkeep {command}`: PGKEEP_ADMINS does not name them"),
     )
     .hint("Ask one of those whom it names. This attempt is written down.")
-    .err()
+}
+
+fn named(caller: &Caller) -> String {
+    match &caller.sudo_user {
+        Some(sudo_user) => format!("{sudo_user} (through sudo, as {})", caller.user),
+        None => caller.user.clone(),
+    }
 }
 
 /// A restore that was refused stands in the log of restores, with the backup that was named if it is one.
@@ -53,7 +61,7 @@ fn log_restore(context: &Context, who: &str) -> anyhow::Result<()> {
         purpose: Purpose::Restore,
         store: None,
         backup_id,
-        initiated_by: context.caller.user.clone(),
+        initiated_by: context.caller.person().to_owned(),
         tenant_ids: None,
         mode: RestoreMode::Full,
         target_timestamp: None,

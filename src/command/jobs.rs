@@ -4,7 +4,8 @@
 use chrono::{TimeDelta, Utc};
 use serde::Serialize;
 
-use super::{Environment, Report, Shelf};
+use super::looking::Looking;
+use super::{Environment, Report, Shelf, access};
 use crate::catalog::{Job, JobState, NewJob};
 use crate::model::{Fault, Kind, Timestamp, timestamp_text};
 use crate::plan::turns;
@@ -100,6 +101,14 @@ pub fn put_off(environment: &Environment, later: &Later<'_>) -> anyhow::Result<J
     let Shelf { settings, catalog } = Shelf::open(environment)?;
     let env_file = settings.env_file.as_ref().map(std::path::absolute).transpose()?;
     let caller = Caller::find();
+    // Cron's user will run it, who may be one of those that may.
+    if !access::is_admitted(&settings, &caller, words) {
+        let shelf = Shelf { settings, catalog };
+        let looking = Looking::begin(environment, &shelf, words)?;
+        let refused = Err(access::refusal(&caller, words).into());
+        looking.end(&refused, |_: &JobReport| false);
+        return refused;
+    }
     let job = NewJob {
         command: (*words).to_owned(),
         arguments: without(line, &TAKEN_OUT),
@@ -167,7 +176,7 @@ pub fn list(shelf: &Shelf) -> anyhow::Result<JobsReport> {
 
 /// Takes one back that waits.
 pub fn cancel(shelf: &Shelf, id: i64) -> anyhow::Result<JobReport> {
-    let is_cancelled = shelf.catalog.jobs().cancel(id, &Caller::find().user, Utc::now())?;
+    let is_cancelled = shelf.catalog.jobs().cancel(id, Caller::find().person(), Utc::now())?;
     let job = known(&shelf.catalog, id)?;
     if !is_cancelled {
         let fault =

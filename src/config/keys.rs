@@ -13,25 +13,31 @@ use crate::system::Secret;
 /// 32 bytes in base64 with its padding. The padding could be done without, but not everywhere: Python wants it.
 const KEY_LENGTH: usize = 44;
 
-/// Reads the keys in their order, each once; none at all is no fault here.
-pub(super) fn read(values: &Values, current_dir: &Path) -> Result<Vec<Secret>, Fault> {
+/// The keys, or why they can't be had.
+pub(super) type Keys = Result<Vec<Secret>, Fault>;
+
+/// Reads the keys in their order, each once; none at all is no fault here. A file that can't be had is one for whoever
+/// needs a key, and the others go on: who watches must be able to say that it is gone.
+pub(super) fn read(values: &Values, current_dir: &Path) -> Result<Keys, Fault> {
     match (values.get("BACKUP_ENCRYPTION_KEY"), values.get("BACKUP_ENCRYPTION_KEY_FILE")) {
-        (None, None) => Ok(Vec::new()),
+        (None, None) => Ok(Ok(Vec::new())),
         (Some(_), Some(file)) => Err(about_key(file, "BACKUP_ENCRYPTION_KEY is set too")
             .hint("Set one of the two, so that it is certain which key seals.")),
-        (Some(value), None) => parse(value, &value.text),
+        (Some(value), None) => parse(value, &value.text).map(Ok),
         (None, Some(value)) => {
             let path = current_dir.join(value.text.as_str());
-            let bytes = private_file::read(&path, Kind::Key)
-                .map_err(|wrong| Fault { hint: wrong.hint, ..about_key(value, &wrong.message) })?;
+            let bytes = match private_file::read(&path, Kind::Key) {
+                Ok(bytes) => bytes,
+                Err(wrong) => return Ok(Err(Fault { hint: wrong.hint, ..about_key(value, &wrong.message) })),
+            };
             let text = std::str::from_utf8(&bytes).map_err(|_| about_key(value, "the file is not text"))?;
             let text = Zeroizing::new(text.to_owned());
             let keys = parse(value, &text)?;
             if keys.is_empty() {
-                return Err(about_key(value, "there is no key in the file")
-                    .hint("Write a key into it that `pgkeep key new` has made."));
+                return Ok(Err(about_key(value, "there is no key in the file")
+                    .hint("Write a key into it that `pgkeep key new` has made.")));
             }
-            Ok(keys)
+            Ok(Ok(keys))
         }
     }
 }

@@ -62,6 +62,8 @@ pub struct Settings {
     /// `BACKUP_ENCRYPTION_KEY` or the content of `BACKUP_ENCRYPTION_KEY_FILE`: Fernet keys, the first one
     /// seals, all open. May be empty.
     pub keys: Vec<Secret>,
+    /// Why there are none although a file is set.
+    pub key_fault: Option<Fault>,
     /// `BACKUP_LOCAL_DIR`: the local store. Absolute.
     pub local_dir: Option<PathBuf>,
     /// `R2_*` and `B2_*`: the stores in a cloud, those that are set.
@@ -137,6 +139,9 @@ impl Settings {
 
     /// Returns the keys, or the fault that none is set.
     pub fn keys(&self) -> Result<&[Secret], Fault> {
+        if let Some(fault) = &self.key_fault {
+            return Err(fault.clone());
+        }
         if self.keys.is_empty() {
             return Err(Fault::new(Kind::Key, "no encryption key is set").hint(
                 "Make one with `pgkeep key new`, set it as BACKUP_ENCRYPTION_KEY, and keep a copy of it \

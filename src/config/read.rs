@@ -100,7 +100,8 @@ pub(super) fn settings(inputs: &Inputs) -> Result<Settings, Fault> {
     Ok(Settings {
         cluster,
         state_dir,
-        keys: keys.unwrap_or_default(),
+        key_fault: keys.as_ref().and_then(|keys| keys.as_ref().err().cloned()),
+        keys: keys.and_then(Result::ok).unwrap_or_default(),
         local_dir,
         clouds,
         read_order,

@@ -33,6 +33,7 @@ pub const ALWAYS: &[&str] = &[
     "restore-failed",
     "verify-failed",
     "test-restore-failed",
+    "cleanup-failed",
     "damage",
     "no-good-backup",
     "too-few-copies",
@@ -93,6 +94,8 @@ pub struct Facts {
     pub now: Timestamp,
     /// Whether a key is set.
     pub has_key: bool,
+    /// Why it can't be had, where one is set.
+    pub key_fault: Option<String>,
     /// Keys that something is under and the settings lack.
     pub foreign_keys: Vec<UsedKey>,
     /// When pgkeep first ran here.
@@ -107,6 +110,8 @@ pub struct Facts {
     pub backups: Vec<Made>,
     /// Backups of which some object has fewer good copies than this.
     pub short: Vec<Short>,
+    /// The same of WAL files.
+    pub short_wal: Vec<ShortWal>,
     /// Copies that are damaged.
     pub damaged: Vec<Damaged>,
     /// What stores lack.
@@ -129,6 +134,17 @@ pub struct Facts {
     pub holes: Option<Vec<Hole>>,
     /// What the server says.
     pub server: Server,
+}
+
+/// WAL files of which there are so many good copies and one that is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShortWal {
+    /// Good copies of each.
+    pub good: u64,
+    /// How many files.
+    pub files: u64,
+    /// The first of them by name.
+    pub first: String,
 }
 
 /// A key that something is under.
@@ -161,6 +177,8 @@ pub struct EndedRun {
     pub message: Option<String>,
     /// When it began.
     pub at: Timestamp,
+    /// Whether somebody at a terminal was told.
+    pub is_told: bool,
 }
 
 /// A test restore that failed, and no later one of the same has passed.
@@ -382,6 +400,18 @@ fn stored(facts: &Facts, limits: &Limits, found: &mut Vec<Condition>) {
         };
         found.push(critical("too-few-copies", id.as_str(), message));
     }
+    let few: Vec<_> = facts.short_wal.iter().filter(|short| short.good < limits.min_copies).collect();
+    if let Some(first) = few.iter().map(|short| &short.first).min() {
+        let files: u64 = few.iter().map(|short| short.files).sum();
+        let least = few.iter().map(|short| short.good).min().unwrap_or_default();
+        let message = format!(
+            "{} from {first} on {} fewer good copies than the {} that BACKUP_MIN_COPIES asks for, the least {least}",
+            count(files, "WAL file"),
+            if files == 1 { "has" } else { "have" },
+            limits.min_copies
+        );
+        found.push(critical("too-few-copies", "WAL", message));
+    }
     for Owed { store, objects, since } in &facts.owed {
         let age = age(*since, facts.now);
         if age > OWED {
@@ -412,8 +442,8 @@ fn stored(facts: &Facts, limits: &Limits, found: &mut Vec<Condition>) {
 /// Keys, clocks, certificates, and how long it would take.
 fn machine(facts: &Facts, limits: &Limits, found: &mut Vec<Condition>) {
     if !facts.has_key {
-        let message = "no encryption key is set: nothing can be backed up or restored".to_owned();
-        found.push(critical("key-missing", "", message));
+        let why = facts.key_fault.as_deref().unwrap_or("no encryption key is set");
+        found.push(critical("key-missing", "", format!("{why}: nothing can be backed up or restored")));
     }
     found.extend(facts.foreign_keys.iter().filter(|_| facts.has_key).map(foreign_key));
     if let Some(took) = facts.test_restore.filter(|took| *took > limits.rto) {

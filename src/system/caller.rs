@@ -30,6 +30,11 @@ impl Caller {
 }
 
 impl Caller {
+    /// Who it is: the one who called sudo, if somebody did.
+    pub fn person(&self) -> &str {
+        self.sudo_user.as_deref().unwrap_or(&self.user)
+    }
+
     /// Whether this person is one of those named: users, and groups with `%` in front. root is always one, except when
     /// it is somebody else's sudo. Anybody can set `SUDO_USER`: it takes a right away and never gives one.
     pub fn is_among(&self, named: &[String]) -> bool {

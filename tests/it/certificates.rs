@@ -127,6 +127,19 @@ fn a_stores_and_the_servers_certificates_are_looked_at_too() {
         let said = format!("WARNING   the certificate of {of} expires on ");
         assert!(watched.stdout.contains(&said), "no {of}: {}", watched.stdout);
     }
+    // Whoever sets things up sees it at once.
+    let checked = place.pgkeep(&["check", "--output", "json"]);
+    let lines = checked.json()["lines"].as_array().unwrap().clone();
+    for of in [format!("store b2 (localhost:{})", store.port), format!("the server ({address}:5432)")] {
+        let is_its = |line: &&serde_json::Value| {
+            line["subject"] == "certificate" && line["message"].as_str().unwrap().starts_with(&of)
+        };
+        let line = lines.iter().find(is_its).unwrap_or_else(|| panic!("no {of}: {lines:?}"));
+        assert!(
+            line["standing"] == "warning" && line["message"].as_str().unwrap().contains("good until "),
+            "{line}"
+        );
+    }
 }
 
 #[test]

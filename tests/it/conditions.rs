@@ -291,3 +291,56 @@ fn every_condition_has_a_test() {
         assert!(readme.contains(&format!("`{kind}`")), "the README does not speak of {kind}");
     }
 }
+
+#[test]
+fn req_6_22_a_key_file_that_is_gone_is_told_of_though_nothing_else_works() {
+    let (place, _) = backed_up();
+    let key = place.setting("BACKUP_ENCRYPTION_KEY");
+    place.unset("BACKUP_ENCRYPTION_KEY");
+    let file = place.put("key.txt", key.as_bytes());
+    place.set("BACKUP_ENCRYPTION_KEY_FILE", file.to_str().unwrap());
+    expect(&place, &[]);
+    fs::rename(&file, place.path("away.txt")).unwrap();
+    expect(&place, &["CRITICAL key-missing"]);
+    let said = place.catalog("SELECT message FROM alerts WHERE alert_type = 'key-missing'");
+    assert!(said[0][0].contains("key.txt") && said[0][0].contains("No such file"), "{said:?}");
+    place.pgkeep(&["list"]).ok();
+    place.pgkeep(&["backup", "config"]).fails_with(12);
+    fs::rename(place.path("away.txt"), &file).unwrap();
+    place.pgkeep(&["backup", "config"]).ok();
+    expect(&place, &[]);
+}
+
+#[test]
+fn req_6_22_wal_with_too_few_copies_is_critical() {
+    let archiving = Archiving::ready();
+    let place = &archiving.place;
+    place.set("ALERT_STORAGE", "100");
+    place.pgkeep(&["backup", "cluster", "--fast"]).ok();
+    let name = archiving.archive();
+    by_catalog(
+        place,
+        "CRITICAL too-few-copies",
+        &format!("UPDATE wal_segments SET state = 'owed' WHERE segment = '{name}' RETURNING 1"),
+        "UPDATE wal_segments SET state = 'good' RETURNING 1",
+    );
+}
+
+#[test]
+fn req_6_23_a_cleanup_of_crons_that_is_refused_is_a_warning() {
+    let (place, _) = backed_up();
+    place.set("PGKEEP_ADMINS", "nobody_of_this_name");
+    let refused = place.pgkeep(&["cleanup", "--yes"]).fails_with(5);
+    expect(&place, &["WARNING cleanup-failed"]);
+    // Putting it off goes no way around.
+    let later = place.pgkeep(&["cleanup", "--yes", "--at", "2099-01-01T00:00:00Z"]).fails_with(5);
+    assert_eq!(later.message(), refused.message());
+    assert_eq!(place.catalog("SELECT count(*) FROM jobs"), [["0"]]);
+    assert_eq!(
+        place.catalog("SELECT count(*) FROM runs WHERE command = 'cleanup' AND exit_code = 5"),
+        [["2"]]
+    );
+    place.unset("PGKEEP_ADMINS");
+    place.pgkeep(&["cleanup", "--yes"]).ok();
+    expect(&place, &[]);
+}

@@ -119,6 +119,7 @@ fn gather(place: Place<'_>, server: Server) -> anyhow::Result<Facts> {
     facts.safe = safe.map(|(name, at)| Safe { name, at });
     facts.server = server;
     facts.has_key = !settings.keys.is_empty();
+    facts.key_fault = settings.key_fault.as_ref().map(|fault| fault.message.clone());
     match keyring(settings) {
         Ok(keyring) => facts.foreign_keys.retain(|used| keyring.fingerprints().all(|ours| ours != used.key)),
         // Whoever needs a key says what is wrong with those that are set.
@@ -136,6 +137,7 @@ fn gather(place: Place<'_>, server: Server) -> anyhow::Result<Facts> {
                 exit_code: None,
                 message: Some("it ended without a word".to_owned()),
                 at: run.started_at,
+                is_told: false,
             });
         }
     }

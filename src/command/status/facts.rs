@@ -355,10 +355,14 @@ fn last_runs(shelf: &Shelf, now: Timestamp) -> anyhow::Result<Vec<LastRun>> {
 
 /// Whether a run ended in a way that it should not. That another one was at it, or that it made no sense or was not
 /// confirmed, is none.
-pub(super) fn is_failure(run: &EndedRun) -> bool {
+fn is_harmless(run: &EndedRun) -> bool {
     let harmless = [Kind::Usage, Kind::Refused, Kind::Locked].map(Kind::exit_code);
+    run.outcome == RunOutcome::Failed && run.exit_code.is_some_and(|code| harmless.contains(&code))
+}
+
+pub(super) fn is_failure(run: &EndedRun) -> bool {
     match run.outcome {
-        RunOutcome::Failed => run.exit_code.is_none_or(|code| !harmless.contains(&code)),
+        RunOutcome::Failed => !is_harmless(run),
         RunOutcome::Died => true,
         RunOutcome::Running | RunOutcome::Done | RunOutcome::Incomplete | RunOutcome::Interrupted => false,
     }
@@ -369,7 +373,8 @@ pub(super) fn is_failure(run: &EndedRun) -> bool {
 fn failed(shelf: &Shelf, now: Timestamp) -> anyhow::Result<Vec<String>> {
     let mut last: BTreeMap<String, EndedRun> = BTreeMap::new();
     for run in shelf.catalog.overview().ended_runs(now - FAILED_FOR)? {
-        if !run.is_at_terminal && run.command != "restore" {
+        // One that was refused or had no turn says nothing of whether the one before it was right.
+        if !run.is_at_terminal && run.command != "restore" && !is_harmless(&run) {
             last.entry(run.arguments.clone()).or_insert(run);
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Condition, Facts, Limits, Made, age, critical, warning};
-use crate::model::{Bytes, Elapsed};
+use crate::model::{BackupKind, Bytes, Elapsed};
 
 /// With how many backups the newest one is compared, and how many there must be for that.
 const COMPARED: usize = 7;
@@ -13,7 +13,9 @@ const LEAST: usize = 3;
 const NOISE: f64 = 60.0;
 
 pub(super) fn evaluate(facts: &Facts, limits: &Limits, found: &mut Vec<Condition>) {
-    let newest = facts.backups.iter().map(|backup| backup.finished_at).max();
+    // Of files of configuration no row comes back.
+    let data = facts.backups.iter().filter(|backup| backup.series != BackupKind::Config.as_str());
+    let newest = data.map(|backup| backup.finished_at).max();
     if let Some(since) = newest.or(facts.begun) {
         let age = age(since, facts.now);
         if age > limits.backup_age {

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::model::{BackupKind, Lsn};
+use crate::model::{BackupKind, Kind, Lsn};
 
 fn at(hours: i64) -> Timestamp {
     Timestamp::from_timestamp(1_795_312_800 + hours * 3600, 0).unwrap()
@@ -41,12 +41,14 @@ fn facts() -> Facts {
     Facts {
         now: at(NOW),
         has_key: true,
+        key_fault: None,
         foreign_keys: Vec::new(),
         begun: Some(at(0)),
         latest: Some(at(NOW)),
         runs: Vec::new(),
         backups: (0..8).map(made).collect(),
         short: Vec::new(),
+        short_wal: Vec::new(),
         damaged: Vec::new(),
         owed: Vec::new(),
         proofs: vec![(StoreName::Local, at(NOW - 24))],
@@ -98,6 +100,7 @@ fn run(command: &str, arguments: &str, end: End, code: u8) -> EndedRun {
         exit_code: (end != End::Died).then_some(code),
         message: Some("the server is away".to_owned()),
         at: at(NOW - 1),
+        is_told: false,
     }
 }
 
@@ -117,7 +120,24 @@ fn req_6_22_what_failed_is_critical_until_the_same_succeeds() {
         |it| it.runs = vec![failed("restore", "restore latest --yes")],
         &["C restore-failed restore latest"],
     );
-    expect(|it| it.runs = vec![failed("verify", "verify --store r2 --deep")], &["C verify-failed verify"]);
+    expect(|it| it.runs = vec![failed("verify", "verify --store r2")], &["C verify-failed verify"]);
+    // One that has looked at names and sizes does not make good one that could not read bytes.
+    let quick = || run("verify", "verify", End::Done, 0);
+    let deep = "verify --store r2 --deep";
+    expect(|it| it.runs = vec![failed("verify", deep), quick()], &["C verify-failed verify --deep"]);
+    // Of what somebody at a terminal was told nobody else need hear; cron is nobody.
+    let code = |command: &str, kind: Kind, is_told| EndedRun {
+        is_told,
+        ..run(command, command, End::Failed, kind.exit_code())
+    };
+    expect(|it| it.runs = vec![code("cleanup", Kind::Refused, true)], &[]);
+    expect(|it| it.runs = vec![code("cleanup", Kind::Refused, false)], &["W cleanup-failed cleanup"]);
+    expect(|it| it.runs = vec![code("cleanup", Kind::Locked, false)], &["W cleanup-failed cleanup"]);
+    expect(|it| it.runs = vec![code("test-restore", Kind::Locked, true)], &[]);
+    expect(
+        |it| it.runs = vec![code("test-restore", Kind::Locked, false)],
+        &["C test-restore-failed test-restore"],
+    );
     expect(
         |it| it.runs = vec![failed("test-restore", "test-restore")],
         &["C test-restore-failed test-restore"],
@@ -183,6 +203,8 @@ fn req_6_22_no_backup_for_too_long_is_critical() {
     // Twice the usual distance: this one is overdue by itself.
     expect(|it| later(it, 48), &["C no-good-backup", "C no-good-backup database shop"]);
     expect(|it| it.backups = Vec::new(), &["C no-good-backup"]);
+    let of_config = || Made { series: "config".to_owned(), ..made(0) };
+    expect(|it| it.backups = vec![of_config()], &["C no-good-backup"]);
     expect(
         |it| {
             it.backups = Vec::new();
@@ -210,6 +232,9 @@ fn req_6_22_damage_holes_and_too_few_copies_are_critical() {
         next: "000000010000000000000009".to_owned(),
     };
     expect(|it| it.holes = Some(vec![hole()]), &["C wal-hole 000000010000000000000007"]);
+    let lacking = |good| ShortWal { good, files: 3, first: "000000010000000000000007".to_owned() };
+    expect(|it| it.short_wal = vec![lacking(2)], &[]);
+    expect(|it| it.short_wal = vec![lacking(0), lacking(1)], &["C too-few-copies WAL"]);
     expect(|it| it.has_key = false, &["C key-missing"]);
     let used = |backups: u64, wal| UsedKey {
         key: "ab12".to_owned(),
