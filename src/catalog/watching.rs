@@ -108,7 +108,7 @@ fn one_time(connection: &Connection, sql: &str) -> rusqlite::Result<Option<Times
 
 fn runs(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<EndedRun>> {
     let mut statement = connection.prepare(
-        "SELECT id, command, arguments, outcome, exit_code, message, started_at, terminal FROM runs \
+        "SELECT id, command, arguments, outcome, exit_code, message, started_at, terminal, job_id FROM runs \
          WHERE started_at > :since AND outcome <> 'running' ORDER BY started_at, id",
     )?;
     let since = timestamp_text(now - RUNS);
@@ -127,6 +127,7 @@ fn runs(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<EndedRu
             message: row.get("message")?,
             at: time(row, "started_at")?,
             is_told: row.get::<_, String>("terminal")? != "none",
+            is_job: row.get::<_, Option<i64>>("job_id")?.is_some(),
         })
     })?;
     found.collect()

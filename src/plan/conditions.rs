@@ -179,6 +179,8 @@ pub struct EndedRun {
     pub at: Timestamp,
     /// Whether somebody at a terminal was told.
     pub is_told: bool,
+    /// Whether it was put off, so that nobody was there.
+    pub is_job: bool,
 }
 
 /// A test restore that failed, and no later one of the same has passed.

@@ -138,6 +138,7 @@ fn gather(place: Place<'_>, server: Server) -> anyhow::Result<Facts> {
                 message: Some("it ended without a word".to_owned()),
                 at: run.started_at,
                 is_told: false,
+                is_job: false,
             });
         }
     }

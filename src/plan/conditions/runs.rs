@@ -65,9 +65,9 @@ fn counts(run: &EndedRun) -> bool {
         return false;
     }
     let is_answer = ANSWERS.iter().any(|kind| run.exit_code == Some(kind.exit_code()));
-    // One of cron's whose turn never came has told nobody.
-    let is_unheard =
-        run.command == "test-restore" && !run.is_told && run.exit_code == Some(Kind::Locked.exit_code());
+    // One of cron's whose turn never came has told nobody, nor has one that was put off.
+    let is_late = run.command == "test-restore" && run.exit_code == Some(Kind::Locked.exit_code());
+    let is_unheard = !run.is_told && (run.is_job || is_late);
     let is_asked = match run.command.as_str() {
         "restore" | "test-restore" => !is_unheard,
         "cleanup" => run.is_told,

@@ -101,6 +101,7 @@ fn run(command: &str, arguments: &str, end: End, code: u8) -> EndedRun {
         message: Some("the server is away".to_owned()),
         at: at(NOW - 1),
         is_told: false,
+        is_job: false,
     }
 }
 
@@ -133,6 +134,9 @@ fn req_6_22_what_failed_is_critical_until_the_same_succeeds() {
     expect(|it| it.runs = vec![code("cleanup", Kind::Refused, true)], &[]);
     expect(|it| it.runs = vec![code("cleanup", Kind::Refused, false)], &["W cleanup-failed cleanup"]);
     expect(|it| it.runs = vec![code("cleanup", Kind::Locked, false)], &["W cleanup-failed cleanup"]);
+    expect(|it| it.runs = vec![code("restore", Kind::NotThere, false)], &[]);
+    let job = || EndedRun { is_job: true, ..code("restore", Kind::NotThere, false) };
+    expect(|it| it.runs = vec![job()], &["C restore-failed restore"]);
     expect(|it| it.runs = vec![code("test-restore", Kind::Locked, true)], &[]);
     expect(
         |it| it.runs = vec![code("test-restore", Kind::Locked, false)],
