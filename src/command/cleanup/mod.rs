@@ -146,6 +146,10 @@ pub async fn run(context: &Context, request: CleanupRequest) -> anyhow::Result<C
             context.turn("sync", "clean up while no copies are made").await?,
         ))
     };
+    // With one that is set and can't be had, what others want kept can't be read.
+    if let Some(fault) = &context.settings.key_fault {
+        return Err(fault.clone().into());
+    }
     let presence = context.stop.or(stores::presence(context)).await?;
     let mut report = CleanupReport { dry_run: request.dry_run, ..CleanupReport::default() };
     report

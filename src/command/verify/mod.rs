@@ -188,5 +188,7 @@ fn is_locked(error: &anyhow::Error) -> bool {
 }
 
 fn key_if_set(context: &Context) -> anyhow::Result<Option<Keyring>> {
-    if context.settings.keys.is_empty() { Ok(None) } else { context.keyring().map(Some) }
+    let is_set = !context.settings.keys.is_empty() || context.settings.key_fault.is_some();
+    // One that is set and can't be had is no reason to look less closely without a word.
+    if is_set { context.keyring().map(Some) } else { Ok(None) }
 }
