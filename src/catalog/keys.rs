@@ -20,17 +20,6 @@ impl Backups<'_> {
             Ok(())
         })
     }
-
-    /// The same, where it is not known yet.
-    pub fn found_under(self, id: &BackupId, key: &str) -> anyhow::Result<()> {
-        self.catalog.write("write down a manifest's key", |transaction| {
-            transaction.execute(
-                "UPDATE backups SET key = :key WHERE id = :id AND key IS NULL",
-                named_params! { ":id": id.as_str(), ":key": key },
-            )?;
-            Ok(())
-        })
-    }
 }
 
 impl Wal<'_> {
@@ -42,6 +31,21 @@ impl Wal<'_> {
                  ON CONFLICT (key) DO UPDATE SET sealed_at = excluded.sealed_at WHERE sealed_at < excluded.sealed_at",
                 named_params! { ":key": key, ":at": timestamp_text(at) },
             )?;
+            Ok(())
+        })
+    }
+}
+
+impl Wal<'_> {
+    /// Writes down under which keys all the WAL is that is there.
+    pub fn all_sealed_with(self, keys: &BTreeMap<String, Timestamp>) -> anyhow::Result<()> {
+        self.catalog.write("write down the keys of WAL", |transaction| {
+            transaction.execute("DELETE FROM wal_keys", [])?;
+            let mut statement =
+                transaction.prepare("INSERT INTO wal_keys (key, sealed_at) VALUES (:key, :at)")?;
+            for (key, at) in keys {
+                statement.execute(named_params! { ":key": key, ":at": timestamp_text(*at) })?;
+            }
             Ok(())
         })
     }
@@ -60,9 +64,10 @@ pub(super) fn used(connection: &Connection) -> rusqlite::Result<Vec<UsedKey>> {
         entry.backups = count(row, "backups")?;
         entry.newest = Some(parsed(row, "id")?);
     }
-    // Of the first by name, which goes through the index: what is older is of another timeline, and few.
-    let sql = "SELECT key, sealed_at FROM wal_keys WHERE sealed_at >= \
-               (SELECT stored_at FROM wal_segments WHERE state = 'good' ORDER BY segment LIMIT 1)";
+    // The oldest of the first segments by name, which goes through the index. Histories stay for ever, and copies that were
+    // made later have later times.
+    let sql = "SELECT key, sealed_at FROM wal_keys WHERE sealed_at >= (SELECT min(stored_at) FROM (SELECT stored_at \
+               FROM wal_segments WHERE state = 'good' AND length(segment) = 24 ORDER BY segment LIMIT 64))";
     let mut statement = connection.prepare(sql)?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {

@@ -209,14 +209,17 @@ fn short(connection: &Connection) -> rusqlite::Result<Vec<Short>> {
     )
 }
 
-/// WAL of which some copy is not good, by how many are.
+/// WAL of which some copy is not good, by how many are. That a state is not `good` is said twice, for the index. A name of
+/// which other bytes are good is somebody's to look at for another reason.
 fn short_wal(connection: &Connection) -> rusqlite::Result<Vec<ShortWal>> {
     rows(
         connection,
         "SELECT good, count(*) AS files, min(segment) AS first FROM (SELECT segment, (SELECT count(*) FROM \
          wal_segments AS other WHERE other.segment = lacking.segment AND other.content_sha256 = lacking.content_sha256 \
          AND other.state = 'good') AS good FROM wal_segments AS lacking \
-         WHERE state IN ('owed', 'missing', 'damaged') GROUP BY segment, content_sha256) GROUP BY good ORDER BY good",
+         WHERE state <> 'good' AND state IN ('owed', 'missing', 'damaged') AND NOT EXISTS (SELECT 1 FROM wal_segments \
+         AS twin WHERE twin.segment = lacking.segment AND twin.content_sha256 <> lacking.content_sha256 \
+         AND twin.state = 'good') GROUP BY segment, content_sha256) GROUP BY good ORDER BY good",
         |row| {
             Ok(ShortWal { good: count(row, "good")?, files: count(row, "files")?, first: row.get("first")? })
         },

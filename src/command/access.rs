@@ -61,7 +61,7 @@ fn log_restore(context: &Context, who: &str) -> anyhow::Result<()> {
         purpose: Purpose::Restore,
         store: None,
         backup_id,
-        initiated_by: context.caller.person().to_owned(),
+        initiated_by: context.caller.person(),
         tenant_ids: None,
         mode: RestoreMode::Full,
         target_timestamp: None,

@@ -176,7 +176,7 @@ pub fn list(shelf: &Shelf) -> anyhow::Result<JobsReport> {
 
 /// Takes one back that waits.
 pub fn cancel(shelf: &Shelf, id: i64) -> anyhow::Result<JobReport> {
-    let is_cancelled = shelf.catalog.jobs().cancel(id, Caller::find().person(), Utc::now())?;
+    let is_cancelled = shelf.catalog.jobs().cancel(id, &Caller::find().person(), Utc::now())?;
     let job = known(&shelf.catalog, id)?;
     if !is_cancelled {
         let fault =

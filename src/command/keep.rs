@@ -50,8 +50,7 @@ async fn set(context: &Context, backup: &str, reason: Option<&str>) -> anyhow::R
     let learned = wishes::take_in(context).await?;
     let row = manifests::find(&context.catalog, backup, None, None)?;
     let at = after(learned.last_word(context, &row.id)?)?;
-    let kept =
-        reason.map(|reason| Pin { at, by: context.caller.person().to_owned(), reason: reason.to_owned() });
+    let kept = reason.map(|reason| Pin { at, by: context.caller.person(), reason: reason.to_owned() });
     if !context.catalog.backups().set_pin(&row.id, kept.as_ref(), at)? {
         return Fault::new(Kind::NotThere, format!("{} is being deleted at this moment", row.id))
             .hint("`pgkeep list` shows what is left.")

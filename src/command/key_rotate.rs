@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt as _};
 use serde::Serialize;
@@ -24,7 +24,7 @@ use crate::format::keyring::Keyring;
 use crate::format::manifest::{Manifest, ManifestHead};
 use crate::format::names;
 use crate::format::volume::VolumeHeader;
-use crate::model::{BackupId, Digest, Fault, Kind, StoreName};
+use crate::model::{BackupId, Digest, Fault, Kind, StoreName, Timestamp};
 use crate::store::{Body, ObjectInfo, Store, StoreError};
 use crate::system::{Step, step};
 
@@ -32,6 +32,8 @@ use crate::system::{Step, step};
 const AT_ONCE: usize = 16;
 /// A header of an object that opens by itself is shorter.
 const HEADER: u64 = 1024;
+/// How long after a file was written the catalog may have heard of it.
+const WRITTEN: TimeDelta = TimeDelta::minutes(1);
 
 /// What was done, and what is needed.
 #[derive(Debug, Clone, Serialize)]
@@ -298,12 +300,15 @@ impl Rotating<'_> {
             }
         }
         let stage = self.context.progress.rows("keys of WAL", objects.len() as u64);
+        let mut sealed: BTreeMap<String, Timestamp> = BTreeMap::new();
         let reading = stream::iter(objects.into_iter().map(|(key, (store, info))| async move {
             let head = store.get(&key, 0, info.size.min(HEADER)).await;
-            (key, head)
+            (key, info.modified, head)
         }));
         let mut reading = std::pin::pin!(reading.buffered(AT_ONCE));
-        while let Some((key, head)) = self.context.stop.or(async { Ok(reading.next().await) }).await? {
+        while let Some((key, modified, head)) =
+            self.context.stop.or(async { Ok(reading.next().await) }).await?
+        {
             stage.add(1);
             let head = match head {
                 Ok(head) => head,
@@ -325,10 +330,16 @@ impl Rotating<'_> {
                     needed.wal_files += 1;
                     let last = needed.last_wal_file.take().max(Some(file.to_string()));
                     needed.last_wal_file = last;
+                    // Its row is a little younger than the file.
+                    let at = modified.unwrap_or_else(Utc::now) + WRITTEN;
+                    sealed.entry(fingerprint).and_modify(|known| *known = at.max(*known)).or_insert(at);
                 }
                 None if names::parse_wish(&cluster, &key).is_some() => needed.wishes += 1,
                 None => needed.saved_catalogs += 1,
             }
+        }
+        if self.report.away.is_empty() && self.report.warnings.is_empty() {
+            self.context.catalog.wal().all_sealed_with(&sealed)?;
         }
         Ok(())
     }

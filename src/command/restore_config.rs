@@ -108,7 +108,7 @@ pub async fn run(context: &Context, request: &RestoreConfigRequest) -> anyhow::R
         purpose: Purpose::Restore,
         store: None,
         backup_id: row.id.clone(),
-        initiated_by: context.caller.person().to_owned(),
+        initiated_by: context.caller.person(),
         tenant_ids: None,
         mode: RestoreMode::Full,
         target_timestamp: None,

@@ -37,7 +37,8 @@ const CODEC: Codec = Codec::Zstd(3);
 /// one has failed and said enough; it never changes how this one ended.
 pub(super) async fn save(context: &Context, has_failed: bool) {
     // Without a key nothing can be sealed; who wants the end does not want to wait.
-    if context.settings.keys.is_empty() || context.stop.is_requested() {
+    let has_none = context.settings.keys.is_empty() && context.settings.key_fault.is_none();
+    if has_none || context.stop.is_requested() {
         return;
     }
     let staging = staging(context);

@@ -134,7 +134,7 @@ pub async fn run(shelf: &Shelf, backup: &str) -> anyhow::Result<ShowReport> {
         proven_how: copy.proven_how.map(|how| how.to_string()),
         note: copy.note,
     });
-    let manifest = if shelf.settings.keys.is_empty() {
+    let manifest = if shelf.settings.keys.is_empty() && shelf.settings.key_fault.is_none() {
         None
     } else {
         let stores = replicas(&shelf.settings)?.reading();

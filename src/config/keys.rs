@@ -30,14 +30,16 @@ pub(super) fn read(values: &Values, current_dir: &Path) -> Result<Keys, Fault> {
                 Ok(bytes) => bytes,
                 Err(wrong) => return Ok(Err(Fault { hint: wrong.hint, ..about_key(value, &wrong.message) })),
             };
-            let text = std::str::from_utf8(&bytes).map_err(|_| about_key(value, "the file is not text"))?;
+            let Ok(text) = std::str::from_utf8(&bytes) else {
+                return Ok(Err(about_key(value, "the file is not text")));
+            };
             let text = Zeroizing::new(text.to_owned());
-            let keys = parse(value, &text)?;
-            if keys.is_empty() {
-                return Ok(Err(about_key(value, "there is no key in the file")
-                    .hint("Write a key into it that `pgkeep key new` has made.")));
-            }
-            Ok(Ok(keys))
+            let keys = parse(value, &text);
+            Ok(match keys {
+                Ok(keys) if keys.is_empty() => Err(about_key(value, "there is no key in the file")
+                    .hint("Write a key into it that `pgkeep key new` has made.")),
+                keys => keys,
+            })
         }
     }
 }

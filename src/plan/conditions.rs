@@ -402,17 +402,20 @@ fn stored(facts: &Facts, limits: &Limits, found: &mut Vec<Condition>) {
         };
         found.push(critical("too-few-copies", id.as_str(), message));
     }
-    let few: Vec<_> = facts.short_wal.iter().filter(|short| short.good < limits.min_copies).collect();
-    if let Some(first) = few.iter().map(|short| &short.first).min() {
+    let few = facts.short_wal.iter().filter(|short| short.good < limits.min_copies);
+    let (without, few): (Vec<_>, Vec<_>) = few.partition(|short| short.good == 0);
+    // Who has seen the one has not seen the other.
+    for (subject, few) in [("WAL", few), ("WAL without a copy", without)] {
+        let Some(first) = few.iter().map(|short| &short.first).min() else { continue };
         let files: u64 = few.iter().map(|short| short.files).sum();
-        let least = few.iter().map(|short| short.good).min().unwrap_or_default();
-        let message = format!(
-            "{} from {first} on {} fewer good copies than the {} that BACKUP_MIN_COPIES asks for, the least {least}",
-            count(files, "WAL file"),
-            if files == 1 { "has" } else { "have" },
-            limits.min_copies
-        );
-        found.push(critical("too-few-copies", "WAL", message));
+        let has = if files == 1 { "has" } else { "have" };
+        let how = if subject == "WAL" {
+            format!("fewer good copies than the {} that BACKUP_MIN_COPIES asks for", limits.min_copies)
+        } else {
+            "no good copy in any store".to_owned()
+        };
+        let message = format!("{} from {first} on {has} {how}", count(files, "WAL file"));
+        found.push(critical("too-few-copies", subject, message));
     }
     for Owed { store, objects, since } in &facts.owed {
         let age = age(*since, facts.now);

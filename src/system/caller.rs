@@ -30,9 +30,12 @@ impl Caller {
 }
 
 impl Caller {
-    /// Who it is: the one who called sudo, if somebody did.
-    pub fn person(&self) -> &str {
-        self.sudo_user.as_deref().unwrap_or(&self.user)
+    /// Who it is: the user, and who called sudo by their own account, which anybody can set.
+    pub fn person(&self) -> String {
+        match &self.sudo_user {
+            Some(sudo_user) => format!("{sudo_user} (as {})", self.user),
+            None => self.user.clone(),
+        }
     }
 
     /// Whether this person is one of those named: users, and groups with `%` in front. root is always one, except when

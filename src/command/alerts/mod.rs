@@ -74,7 +74,7 @@ pub fn acknowledge(shelf: &Shelf, id: i64, note: Option<&str>) -> anyhow::Result
     };
     let Some(alert) = alerts.get(id)? else { return missing().err() };
     let is_over = !conditions::is_condition(&alert.alert_type);
-    alerts.acknowledge(id, Caller::find().person(), note, is_over, Utc::now())?;
+    alerts.acknowledge(id, &Caller::find().person(), note, is_over, Utc::now())?;
     Ok(AckReport { alert: alerts.get(id)?.ok_or_else(missing)? })
 }
 

@@ -338,6 +338,7 @@ impl Archiver {
         beside_local: bool,
     ) -> anyhow::Result<Sealed> {
         let (archiver, file) = (Arc::clone(self), Arc::clone(file));
+        let name = file.name.to_string();
         let sealing = spawn_blocking(move || {
             let mut failed = None;
             // Where the local store is not mounted, its place is not to be filled.
@@ -348,12 +349,20 @@ impl Archiver {
             for directory in archiver.replicas.staging().iter().filter(usable) {
                 match archiver.seal_into(directory, &file, threads) {
                     Ok(sealed) => return Ok(sealed),
+                    Err(error) if is_refused(&error) => return Err(error),
                     Err(error) => failed = failed.or(Some(error)),
                 }
             }
             Err(failed.unwrap_or_else(|| anyhow::anyhow!("no directory to write into")))
         });
-        sealing.await.context("seal a WAL file")?.or_fault(|| {
+        let sealed = sealing.await.context("seal a WAL file")?;
+        if sealed.as_ref().is_err_and(is_refused) {
+            let message = format!("{name} was written to while it was archived");
+            return Fault::new(Kind::Refused, message)
+                .hint("Look at who else writes into pg_wal; the server offers the file again.")
+                .err();
+        }
+        sealed.or_fault(|| {
             Fault::new(Kind::Store, "seal a WAL file")
                 .hint("Make room on the disk; the server keeps the file and tries again.")
         })
@@ -389,6 +398,10 @@ impl Archiver {
             "The server keeps it and tries again, so no WAL is lost as long as its disk has room; mend the store.",
         )
     }
+}
+
+fn is_refused(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Fault>().is_some_and(|fault| fault.kind == Kind::Refused)
 }
 
 async fn summed(file: &Arc<WalFile>) -> anyhow::Result<Digest> {

@@ -242,7 +242,7 @@ fn begin(
         backup_id: restore.manifest.id.clone(),
         purpose: Purpose::Restore,
         store: None,
-        initiated_by: context.caller.person().to_owned(),
+        initiated_by: context.caller.person(),
         tenant_ids,
         mode: if pitr.is_some() { RestoreMode::Pitr } else { RestoreMode::Full },
         target_timestamp: pitr.and_then(|target| match target {

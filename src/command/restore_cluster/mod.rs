@@ -159,7 +159,7 @@ fn begin(context: &Context, restore: &Restore) -> anyhow::Result<i64> {
         backup_id: restore.manifest.id.clone(),
         purpose: Purpose::Restore,
         store: None,
-        initiated_by: context.caller.person().to_owned(),
+        initiated_by: context.caller.person(),
         tenant_ids: None,
         mode,
         target_timestamp: time(&restore.target),

@@ -283,7 +283,7 @@ impl Work<'_> {
             backup_id: image.backup.clone(),
             purpose: Purpose::Restore,
             store: None,
-            initiated_by: self.context.caller.person().to_owned(),
+            initiated_by: self.context.caller.person(),
             tenant_ids: Some(vec![self.becomes(image)]),
             mode,
             target_timestamp: request.pitr.flatten(),

@@ -119,7 +119,7 @@ impl Schema<'_> {
             backup_id: self.manifest.id.clone(),
             purpose: Purpose::Restore,
             store: None,
-            initiated_by: self.context.caller.person().to_owned(),
+            initiated_by: self.context.caller.person(),
             tenant_ids: Some(vec![self.wanted.becomes().to_owned()]),
             mode: match (self.request.pitr, self.request.mode) {
                 (_, Mode::Merge { .. }) => RestoreMode::Merge,

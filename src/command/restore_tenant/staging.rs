@@ -260,7 +260,7 @@ impl Staging<'_> {
             backup_id: self.manifest.id.clone(),
             purpose: Purpose::Restore,
             store: None,
-            initiated_by: self.context.caller.person().to_owned(),
+            initiated_by: self.context.caller.person(),
             tenant_ids: Some(self.request.tenants.clone()),
             mode: RestoreMode::Full,
             target_timestamp: None,

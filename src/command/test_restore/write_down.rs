@@ -31,7 +31,7 @@ pub(super) fn begin(
         backup_id: row.id.clone(),
         purpose: Purpose::Test,
         store: Some(store),
-        initiated_by: context.caller.person().to_owned(),
+        initiated_by: context.caller.person(),
         tenant_ids: row.tenant_id.clone().map(|tenant| vec![tenant]),
         mode: if is_cluster { RestoreMode::Pitr } else { RestoreMode::Full },
         target_timestamp: request.target_time.filter(|_| is_cluster),

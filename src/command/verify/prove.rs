@@ -379,7 +379,7 @@ impl<'a> Proving<'a> {
                 .err();
         }
         let ManifestHead { fingerprint, .. } = ManifestHead::read(&fetched.object, id)?;
-        self.context.catalog.backups().found_under(id, &fingerprint)?;
+        self.context.catalog.backups().sealed_with(id, &fingerprint)?;
         let manifest = Arc::new(manifest);
         let request = Unpack {
             entries: (0..manifest.entries.len()).collect(),

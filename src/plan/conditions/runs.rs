@@ -64,6 +64,10 @@ fn counts(run: &EndedRun) -> bool {
     if run.exit_code == Some(Kind::Usage.exit_code()) {
         return false;
     }
+    // Showing what would go does not do it.
+    if run.command == "cleanup" && run.arguments.split(' ').any(|word| word == "--dry-run") {
+        return false;
+    }
     let is_answer = ANSWERS.iter().any(|kind| run.exit_code == Some(kind.exit_code()));
     // One of cron's whose turn never came has told nobody, nor has one that was put off.
     let is_late = run.command == "test-restore" && run.exit_code == Some(Kind::Locked.exit_code());

@@ -66,7 +66,7 @@ impl Merging<'_> {
             backup_id: self.manifest.id.clone(),
             purpose: Purpose::Restore,
             store: None,
-            initiated_by: self.context.caller.person().to_owned(),
+            initiated_by: self.context.caller.person(),
             tenant_ids: Some(vec![self.wanted.id.clone()]),
             mode: RestoreMode::Merge,
             target_timestamp: self.request.pitr.flatten(),
