@@ -290,6 +290,7 @@ fn a_catalog_of_the_first_schema_is_settled_as_before() {
              ALTER TABLE runs DROP COLUMN job_id;
              DROP INDEX runs_quiet; ALTER TABLE runs DROP COLUMN quiet; ALTER TABLE jobs DROP COLUMN directory;
              DROP TABLE wal_seen; DROP TABLE certificates;
+             DROP INDEX backups_key; ALTER TABLE backups DROP COLUMN key; DROP TABLE wal_keys;
              DROP TRIGGER wal_sums_insert; DROP TRIGGER wal_sums_update; DROP TRIGGER wal_sums_delete;
              DROP TABLE wal_blocks; DROP TABLE wal_hours;
              DROP TABLE cluster; PRAGMA user_version = 1",
