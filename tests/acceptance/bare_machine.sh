@@ -163,11 +163,11 @@ printf '#!/bin/sh\n[ "$1 $2" = "restart postgresql" ] && exec pg_ctlcluster 15 m
 chmod 755 /usr/local/bin/systemctl
 mkdir ~/mail
 cd ~/mail
-openssl req -batch -x509 -newkey rsa:2048 -nodes -days 2 -subj '/CN=the machine trusts it' -keyout ca.key \
+openssl req -batch -x509 -newkey rsa:2048 -nodes -days 90 -subj '/CN=the machine trusts it' -keyout ca.key \
     -out /usr/local/share/ca-certificates/mail.crt
 openssl req -batch -newkey rsa:2048 -nodes -subj '/CN=localhost' -keyout key.pem -out request.pem
 echo subjectAltName=DNS:localhost >names
-openssl x509 -req -in request.pem -CA /usr/local/share/ca-certificates/mail.crt -CAkey ca.key -CAcreateserial -days 2 \
+openssl x509 -req -in request.pem -CA /usr/local/share/ca-certificates/mail.crt -CAkey ca.key -CAcreateserial -days 90 \
     -extfile names -out cert.pem
 update-ca-certificates >/dev/null
 cd -

@@ -211,13 +211,13 @@ osd_is_up() {
 
 make_certificates() {
     say 'making a certificate authority of its own'
-    as_user openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj '/CN=pgkeep acceptance CA' \
+    as_user openssl req -x509 -newkey rsa:2048 -nodes -days 90 -subj '/CN=pgkeep acceptance CA' \
         -addext 'basicConstraints=critical,CA:TRUE' -keyout "$work/ca.key" -out "$work/ca.pem" 2>/dev/null
     as_user openssl req -newkey rsa:2048 -nodes -subj '/CN=localhost' \
         -keyout "$work/server.key" -out "$work/server.csr" 2>/dev/null
     as_user tee "$work/server.ext" >/dev/null <<<'subjectAltName = DNS:localhost, IP:127.0.0.1'
     as_user openssl x509 -req -in "$work/server.csr" -CA "$work/ca.pem" -CAkey "$work/ca.key" -CAcreateserial \
-        -days 2 -extfile "$work/server.ext" -out "$work/server.pem" 2>/dev/null
+        -days 90 -extfile "$work/server.ext" -out "$work/server.pem" 2>/dev/null
 }
 
 # A gateway for each place, so that one can be away.
