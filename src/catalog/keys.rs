@@ -34,9 +34,7 @@ impl Wal<'_> {
             Ok(())
         })
     }
-}
 
-impl Wal<'_> {
     /// Writes down under which keys all the WAL is that is there.
     pub fn all_sealed_with(self, keys: &BTreeMap<String, Timestamp>) -> anyhow::Result<()> {
         self.catalog.write("write down the keys of WAL", |transaction| {
